@@ -1,0 +1,57 @@
+"""Errors that a user can mend, and how the command-line tools show them."""
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """Bad input, told in one sentence that names the file, the field and the mend.
+
+    A DataLoader worker hands an exception to the training process as its type and a formatted
+    traceback; ``torch`` calls the type with the keyword ``message`` if it has an attribute of that
+    name. The sentence is recovered from that traceback here, so that it reads the same with and
+    without workers.
+
+    Args:
+        sentence (str): What is wrong and what to do about it.
+        message (str, optional): A worker's traceback that ends in the sentence.
+
+    Example:
+        >>> str(UserError("a.json: field 'images' is missing; ..."))
+        "a.json: field 'images' is missing; ..."
+    """
+
+    message = "see the class docstring"
+
+    def __init__(self, sentence: str = "", message: str | None = None) -> None:
+        if message is not None:
+            marker = f"{type(self).__module__}.{type(self).__qualname__}: "
+            sentence = message.rpartition(marker)[2].strip()
+        super().__init__(sentence)
+
+
+def exit_on_user_error(main: Callable[[], None]) -> Callable[[], None]:
+    """Make a tool's ``main`` print a :class:`UserError` as one line and exit with status 2.
+
+    Any other exception keeps its traceback: it is a bug, and the traceback is what a report needs.
+
+    Args:
+        main (Callable): A function without arguments.
+
+    Returns:
+        Callable: The same function, guarded.
+    """
+
+    @functools.wraps(main)
+    def guarded() -> None:
+        try:
+            main()
+        except UserError as error:
+            rank = os.environ.get("RANK")
+            where = f" (rank {rank})" if rank not in (None, "0") else ""
+            print(f"error{where}: {error}", file=sys.stderr, flush=True)
+            sys.exit(2)
+
+    return guarded

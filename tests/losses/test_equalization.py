@@ -1,0 +1,268 @@
+"""EqualizationLoss against the equation of the paper, written out in float64."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mmdet.registry import MODELS
+
+from mmdet_eql.errors import UserError
+from mmdet_eql.frequency import ClassFrequency
+from mmdet_eql.losses import EqualizationLoss, equalization_loss
+
+LVIS_COUNTS = Path(__file__).parents[3] / "shared" / "lvis_v0.5_image_counts.json"
+
+
+def reference(cls_score, labels, frequency, lambda_, exclude_background=True):
+    """Equations 3 and 4 by loops over proposals and categories: loss and gradient of each."""
+    num_rows, num_classes = cls_score.shape
+    losses = np.zeros(num_rows)
+    gradient = np.zeros((num_rows, num_classes))
+    for r in range(num_rows):
+        excluded = 1 if labels[r] < num_classes or not exclude_background else 0
+        for j in range(num_classes):
+            y = 1 if labels[r] == j else 0
+            tail = 1 if frequency[j] < lambda_ else 0
+            w = 1 - excluded * tail * (1 - y)
+            z = cls_score[r, j]
+            # log p and log(1 - p) without forming p, which rounds to 1 for large z.
+            log_p = -math.log1p(math.exp(-z)) if z > 0 else z - math.log1p(math.exp(z))
+            log_not_p = log_p - z
+            losses[r] -= w * (y * log_p + (1 - y) * log_not_p)
+            gradient[r, j] = w * (math.exp(log_p) - y)
+    return losses, gradient
+
+
+def make_loss(frequency, **kwargs) -> EqualizationLoss:
+    loss = EqualizationLoss(num_classes=len(frequency), **kwargs)
+    loss.set_class_frequency(torch.as_tensor(frequency))
+    return loss
+
+
+@st.composite
+def cases(draw):
+    num_rows = draw(st.integers(0, 6))
+    num_classes = draw(st.integers(1, 7))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    cls_score = rng.normal(scale=draw(st.sampled_from([0.1, 3, 30])), size=(num_rows, num_classes))
+    labels = rng.integers(0, num_classes + 1, size=num_rows)
+    frequency = rng.uniform(0, 0.01, size=num_classes)
+    # Also a category exactly at the threshold, which does not belong to the tail.
+    lambda_ = draw(st.sampled_from([0.0, 0.004, float(frequency[0]), 1.0]))
+    return cls_score, labels, frequency, lambda_, draw(st.booleans())
+
+
+@settings(max_examples=200, deadline=None)
+@given(cases())
+def test_value_and_gradient_equal_the_equation(case):
+    cls_score, labels, frequency, lambda_, exclude = case
+    loss = make_loss(frequency, lambda_=lambda_, exclude_background=exclude, reduction="sum")
+    logits = torch.tensor(cls_score, requires_grad=True)
+    value = loss(logits, torch.as_tensor(labels))
+    value.backward()
+
+    losses, gradient = reference(cls_score, labels, frequency, lambda_, exclude)
+    np.testing.assert_allclose(value.item(), losses.sum(), rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(logits.grad.numpy(), gradient, rtol=1e-6, atol=1e-12)
+
+
+def lvis_frequency() -> ClassFrequency:
+    if not LVIS_COUNTS.is_file():
+        pytest.skip("the counts of LVIS v0.5 are not beside this checkout")
+    data = json.loads(LVIS_COUNTS.read_text())
+    count = np.array(data["image_count"])
+    names = tuple(str(index) for index in range(len(count)))
+    return ClassFrequency(count, count, data["num_images"], names)
+
+
+def test_at_the_scale_of_lvis():
+    freq = lvis_frequency()
+    rng = np.random.default_rng(0)
+    cls_score = rng.normal(-4, 3, size=(24, 1230))
+    labels = rng.integers(0, 1231, size=24)
+    labels[:6] = 1230
+    labels[6:12] = np.flatnonzero(freq.image_count <= 3)[:6]
+    loss = make_loss(freq.frequency, reduction="none")
+    logits = torch.tensor(cls_score, requires_grad=True)
+    value = loss(logits, torch.as_tensor(labels))
+    value.sum().backward()
+
+    losses, gradient = reference(cls_score, labels, freq.frequency, 1.76e-3)
+    np.testing.assert_allclose(value.detach().numpy(), losses, rtol=1e-6)
+    np.testing.assert_allclose(logits.grad.numpy(), gradient, rtol=1e-6, atol=1e-12)
+
+
+def test_thresholds_of_the_paper_on_lvis():
+    freq = lvis_frequency()
+    assert freq.tail_ratio(0.176e-3) == pytest.approx(0.00934, abs=5e-6)
+    assert int(make_loss(freq.frequency, lambda_=1.76e-3).tail_weights().sum()) == 915
+
+
+def test_gradcheck():
+    torch.manual_seed(0)
+    logits = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
+    tail = torch.tensor([1.0, 0, 1, 0], dtype=torch.float64)
+    labels = torch.tensor([0, 1, 2, 4, 4])
+    assert torch.autograd.gradcheck(
+        lambda z: equalization_loss(z, labels, tail, labels < 4), (logits,)
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_low_precision_and_extreme_logits_are_finite(dtype, scale):
+    torch.manual_seed(0)
+    loss = make_loss(torch.tensor([0.5, 0.001, 0.0001]))
+    logits = (torch.randn(16, 3) * scale).to(dtype).requires_grad_()
+    value = loss(logits, torch.randint(0, 4, (16,)))
+    value.backward()
+    assert torch.isfinite(value)
+    assert torch.isfinite(logits.grad).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_gives_the_loss_of_its_logits(dtype):
+    torch.manual_seed(0)
+    loss = make_loss(torch.tensor([0.5, 0.001, 0.0001]))
+    labels = torch.tensor([0, 1, 2, 3, 3])
+    classifier = torch.nn.Linear(8, 3)
+    features = torch.randn(5, 8)
+    with torch.autocast("cpu", dtype=dtype):
+        logits = classifier(features)
+        value = loss(logits, labels)
+    assert logits.dtype == dtype
+    assert value.dtype == torch.float32
+    value.backward()
+    assert torch.isfinite(classifier.weight.grad).all()
+    torch.testing.assert_close(value, loss(logits.double(), labels).float())
+
+
+def test_empty_batch():
+    loss = make_loss(torch.tensor([0.5, 0.001]))
+    logits = torch.zeros(0, 2, requires_grad=True)
+    value = loss(logits, torch.zeros(0, dtype=torch.long))
+    value.backward()
+    assert value == 0
+    assert logits.grad.shape == (0, 2)
+
+
+def test_background_pushes_every_category_down():
+    loss = make_loss(torch.tensor([0.5, 0.001]))
+    logits = torch.zeros(3, 2, requires_grad=True)
+    loss(logits, torch.full((3,), 2), avg_factor=1).backward()
+    torch.testing.assert_close(logits.grad, torch.full((3, 2), 0.5))
+
+
+def test_foreground_spares_the_tail_only():
+    loss = make_loss(torch.tensor([0.5, 0.3, 0.001]), lambda_=0.01)
+    logits = torch.zeros(1, 3, requires_grad=True)
+    loss(logits, torch.tensor([0])).backward()
+    assert torch.equal(logits.grad, torch.tensor([[-0.5, 0.5, 0.0]]))
+
+
+def test_lambda_zero_is_sigmoid_cross_entropy():
+    torch.manual_seed(0)
+    logits = torch.randn(7, 5)
+    labels = torch.randint(0, 6, (7,))
+    loss = EqualizationLoss(num_classes=5, lambda_=0)  # needs no frequencies
+    targets = torch.nn.functional.one_hot(labels, 6)[:, :5].float()
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(
+        logits, targets, reduction="sum"
+    )
+    torch.testing.assert_close(loss(logits, labels), expected / 7)
+
+
+def test_weights_and_reductions():
+    torch.manual_seed(0)
+    loss = make_loss(torch.tensor([0.5, 0.001]), loss_weight=2.0)
+    logits, labels = torch.randn(4, 2), torch.tensor([0, 1, 2, 2])
+    weights = torch.tensor([1.0, 0.5, 0.0, 2.0])
+    each = loss(logits, labels, reduction_override="none")
+    assert each.shape == (4,)
+    torch.testing.assert_close(
+        loss(logits, labels, weights, avg_factor=3), (each * weights).sum() / 3
+    )
+    torch.testing.assert_close(loss(logits, labels), each.mean())
+    torch.testing.assert_close(loss(logits, labels, reduction_override="sum"), each.sum())
+
+
+def test_scores_have_a_zero_background_column():
+    loss = EqualizationLoss(num_classes=2)
+    scores = loss.get_activation(torch.tensor([[0.0, 100.0]]))
+    assert torch.equal(scores, torch.tensor([[0.5, 1.0, 0.0]]))
+
+
+def test_accuracy_is_that_of_foreground():
+    loss = EqualizationLoss(num_classes=2)
+    logits = torch.tensor([[2.0, 1.0], [2.0, 1.0], [2.0, 1.0]])
+    assert loss.get_accuracy(logits, torch.tensor([0, 1, 2]))["acc_classes"] == 50
+    assert loss.get_accuracy(logits, torch.tensor([2, 2, 2]))["acc_classes"] == 0
+
+
+def test_frequency_survives_a_checkpoint():
+    frequency = np.array([1 / 57263, 100 / 57263, 0.5])
+    saved = make_loss(frequency).state_dict()
+    loss = EqualizationLoss(num_classes=3)
+    loss.load_state_dict(saved)
+    assert torch.equal(loss.class_frequency, torch.as_tensor(frequency))
+
+
+def test_number_of_classes_comes_from_the_box_head():
+    head = MODELS.build(
+        dict(
+            type="Shared2FCBBoxHead",
+            in_channels=8,
+            fc_out_channels=16,
+            roi_feat_size=1,
+            num_classes=4,
+            cls_predictor_cfg=dict(type="PriorLinear"),
+            loss_cls=dict(type="EqualizationLoss"),
+        )
+    )
+    head.init_weights()
+    assert head.fc_cls.out_features == 4
+    assert head.fc_cls.bias.sigmoid().tolist() == pytest.approx([0.001] * 4)
+    assert head.loss_cls.class_frequency.shape == (4,)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: EqualizationLoss(lambda_=-1), ["lambda_", "-1", "between 0 and 1"]),
+        (lambda: EqualizationLoss(reduction="avg"), ["reduction", "'avg'"]),
+        (lambda: EqualizationLoss(num_classes=3).get_cls_channels(4), ["3", "4", "num_classes"]),
+        (
+            lambda: EqualizationLoss(num_classes=3).set_class_frequency(torch.rand(4)),
+            ["4", "3", "num_classes"],
+        ),
+        (
+            lambda: EqualizationLoss(num_classes=2).set_class_frequency(np.array([5, 7])),
+            ["counts", "divided"],
+        ),
+        (
+            lambda: EqualizationLoss(num_classes=2).set_class_frequency(
+                torch.tensor([0.1, math.nan])
+            ),
+            ["between 0 and 1"],
+        ),
+        (
+            lambda: EqualizationLoss(num_classes=2)(torch.zeros(1, 2), torch.tensor([0])),
+            ["no class frequencies", "ClassFrequencyHook"],
+        ),
+        (
+            lambda: make_loss(torch.rand(1230))(torch.zeros(1, 1231), torch.tensor([0])),
+            ["1230", "1231", "num_classes"],
+        ),
+    ],
+)
+def test_wrong_use_is_one_sentence(call, words):
+    with pytest.raises(UserError) as error:
+        call()
+    assert "\n" not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
