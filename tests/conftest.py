@@ -1,0 +1,114 @@
+"""A tiny MiniLVIS and runs on it: the real parts, small enough for a test."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from mmdet_eql.datasets.minilvis import MiniLVISConfig, make_minilvis
+
+REPOSITORY = Path(__file__).parents[1]
+CONFIGS = REPOSITORY / "configs"
+TINY = MiniLVISConfig(num_categories=12, num_train_images=60, num_val_images=24, image_size=96)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """The tests' processes share two cores."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def minilvis(tmp_path_factory) -> Path:
+    """A MiniLVIS of 12 categories, 60 training and 24 validation images of 96 pixels."""
+    folder = tmp_path_factory.mktemp("data") / "minilvis"
+    make_minilvis(folder, TINY, num_workers=1, progress=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def train_annotations(minilvis) -> dict:
+    """The content of its training annotation file."""
+    return json.loads((minilvis / "annotations" / "minilvis_train.json").read_text())
+
+
+def tiny_options(data_root: Path, max_iters: int = 4, method: str = "eql") -> dict:
+    """What turns a MiniLVIS config into a run of a few seconds on the tiny set."""
+    options = {
+        "train_cfg.max_iters": max_iters,
+        "train_cfg.val_interval": max_iters,
+        "default_hooks.checkpoint.interval": 2,
+        "default_hooks.logger.interval": 1,
+        "train_dataloader.num_workers": 0,
+        "train_dataloader.persistent_workers": False,
+        "val_dataloader.num_workers": 0,
+        "val_dataloader.persistent_workers": False,
+        "test_dataloader.num_workers": 0,
+        "test_dataloader.persistent_workers": False,
+        "train_dataloader.batch_size": 2,
+        "model.roi_head.bbox_head.num_classes": TINY.num_categories,
+        "model.roi_head.mask_head.num_classes": TINY.num_categories,
+        "randomness.seed": 0,
+    }
+    # Rare enough that the tiny set has a tail.
+    if method == "eql":
+        options["model.roi_head.bbox_head.loss_cls.lambda_"] = 0.1
+    for name, split in (("train", "train"), ("val", "val"), ("test", "val")):
+        options[f"{name}_dataloader.dataset.data_root"] = str(data_root)
+        if split == "val":
+            options[f"{name}_evaluator.ann_file"] = str(
+                data_root / "annotations" / "minilvis_val.json"
+            )
+    for name, index in (("train", 2), ("val", 1), ("test", 1)):
+        options[f"{name}_dataloader.dataset.pipeline.{index}.scale"] = (96, 96)
+    return options
+
+
+def minilvis_config(method: str) -> Path:
+    """The config file of ``"softmax"``, ``"sigmoid"`` or ``"eql"``."""
+    infix = "" if method == "softmax" else f"{method}_"
+    return CONFIGS / "minilvis" / f"mask-rcnn_r18_fpn_{infix}1xb4_minilvis.py"
+
+
+@pytest.fixture
+def tiny_config(minilvis, tmp_path):
+    """Make the config of a run of a few seconds: ``tiny_config(method="eql", max_iters=4)``."""
+
+    def make(method: str = "eql", max_iters: int = 4) -> Config:
+        cfg = Config.fromfile(minilvis_config(method))
+        cfg.merge_from_dict(tiny_options(minilvis, max_iters, method))
+        cfg.work_dir = str(tmp_path / "work_dir")
+        return cfg
+
+    return make
+
+
+@pytest.fixture
+def run_tool(tmp_path):
+    """Run a tool in another folder than the repository's: ``run_tool("train.py", *args)``."""
+
+    def run(tool: str, *args, check: bool = False, **kwargs) -> subprocess.CompletedProcess:
+        command = [str(REPOSITORY / "tools" / tool), *map(str, args)]
+        if tool.endswith(".py"):
+            command.insert(0, sys.executable)
+        env = {**os.environ, "PYTHON": sys.executable, **kwargs.pop("env", {})}
+        result = subprocess.run(
+            command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300, **kwargs
+        )
+        if check:
+            assert result.returncode == 0, result.stdout + result.stderr
+        return result
+
+    return run
+
+
+def as_arguments(options: dict) -> list[str]:
+    """Options for the command line, ``key=value``."""
+    return ["--cfg-options", *(f"{key}={value}".replace(" ", "") for key, value in options.items())]

@@ -1,0 +1,147 @@
+"""LVISFormatDataset: against mmdet's own reader, and at the edges of the format."""
+
+import json
+from collections import Counter
+
+import pytest
+from mmdet.datasets import LVISV1Dataset
+from mmengine.dataset import ClassBalancedDataset, ConcatDataset, RepeatDataset
+
+from mmdet_eql.datasets import LVISFormatDataset
+from mmdet_eql.errors import UserError
+from mmdet_eql.frequency import class_frequency_of
+
+
+def build(folder, **kwargs) -> LVISFormatDataset:
+    kwargs.setdefault("ann_file", "annotations/minilvis_train.json")
+    return LVISFormatDataset(data_root=str(folder), data_prefix=dict(img=""), **kwargs)
+
+
+@pytest.fixture
+def edited(minilvis, train_annotations, tmp_path):
+    """A folder with the images of MiniLVIS and annotations changed by a function."""
+
+    def make(edit):
+        data = json.loads(json.dumps(train_annotations))
+        edit(data)
+        (tmp_path / "annotations").mkdir()
+        (tmp_path / "annotations" / "minilvis_train.json").write_text(json.dumps(data))
+        (tmp_path / "train").symlink_to(minilvis / "train")
+        return tmp_path
+
+    return make
+
+
+@pytest.mark.parametrize("filter_cfg", [None, dict(filter_empty_gt=True, min_size=32)])
+def test_the_same_as_mmdets_reader(minilvis, train_annotations, filter_cfg):
+    names = [c["name"] for c in sorted(train_annotations["categories"], key=lambda c: c["id"])]
+    stock = LVISV1Dataset(
+        ann_file="annotations/minilvis_train.json",
+        data_root=str(minilvis),
+        data_prefix=dict(img=""),
+        metainfo=dict(classes=names),
+        filter_cfg=filter_cfg,
+    )
+    ours = build(minilvis, filter_cfg=filter_cfg)
+    assert len(ours) == len(stock) > 0
+    assert ours.metainfo["classes"] == tuple(names)
+    for index in range(len(ours)):
+        info = ours.get_data_info(index)
+        info.pop("has_annotations")
+        assert info == stock.get_data_info(index)
+        assert ours.get_cat_ids(index) == stock.get_cat_ids(index)
+
+
+def test_frequencies_are_those_of_the_file(minilvis, train_annotations):
+    dataset = build(minilvis, filter_cfg=dict(filter_empty_gt=True), indices=7)
+    freq = dataset.class_frequency
+    images_of = Counter(
+        category
+        for _, category in {
+            (a["image_id"], a["category_id"]) for a in train_annotations["annotations"]
+        }
+    )
+    by_id = sorted(train_annotations["categories"], key=lambda c: c["id"])
+    assert len(dataset) == 7  # yet nothing is missing from the counts
+    assert freq.num_images == len(train_annotations["images"]) == 60
+    assert freq.image_count.tolist() == [images_of[c["id"]] for c in by_id]
+    assert freq.image_count.tolist() == [c["image_count"] for c in by_id]
+    assert freq.instance_count.tolist() == [c["instance_count"] for c in by_id]
+    assert freq.group.tolist() == [c["frequency"] for c in by_id]
+    assert freq.class_names == tuple(c["name"] for c in by_id)
+
+
+def test_frequencies_are_found_through_mmengines_wrappers(minilvis):
+    dataset = build(minilvis)
+    for wrapped in (RepeatDataset(dataset, 3), ClassBalancedDataset(dataset, 0.5)):
+        assert class_frequency_of(wrapped) is dataset.class_frequency
+    twice = class_frequency_of(ConcatDataset([dataset, build(minilvis)]))
+    assert twice.image_count.tolist() == (2 * dataset.class_frequency.image_count).tolist()
+    assert twice.num_images == 120
+
+
+def test_some_classes_in_an_order_of_ones_own(minilvis):
+    everything = build(minilvis)
+    names = everything.metainfo["classes"]
+    wanted = (names[5], names[2])
+    dataset = build(minilvis, metainfo=dict(classes=wanted))
+    assert dataset.metainfo["classes"] == wanted
+    counts = everything.class_frequency.image_count
+    assert dataset.class_frequency.image_count.tolist() == [counts[5], counts[2]]
+    seen = Counter(label for i in range(len(dataset)) for label in dataset.get_cat_ids(i))
+    all_seen = Counter(label for i in range(len(everything)) for label in everything.get_cat_ids(i))
+    assert seen == {0: all_seen[5], 1: all_seen[2]}
+
+
+def test_an_unknown_class_is_named(minilvis):
+    with pytest.raises(UserError, match="no category 'unicorn'"):
+        build(minilvis, metainfo=dict(classes=("unicorn",)))
+
+
+def test_files_named_without_a_url(edited):
+    def edit(data):
+        for image in data["images"]:
+            image["file_name"] = "train/" + image.pop("coco_url").rpartition("/")[2]
+
+    folder = edited(edit)
+    info = build(folder).get_data_info(0)
+    assert info["img_path"].startswith(str(folder / "train"))
+
+
+def test_a_path_out_of_the_image_folder_is_refused(edited):
+    folder = edited(lambda data: data["images"][3].update(coco_url="", file_name="../../secret"))
+    with pytest.raises(UserError, match=r"'../../secret', outside the image folder"):
+        build(folder)
+
+
+def test_two_categories_of_one_name_are_refused(edited):
+    def edit(data):
+        data["categories"][1]["name"] = data["categories"][0]["name"]
+
+    with pytest.raises(UserError, match="two categories are called"):
+        build(edited(edit))
+
+
+def test_missing_images_are_told_at_the_start(edited):
+    folder = edited(lambda data: data["images"][0].update(coco_url="http://x/elsewhere/1.jpg"))
+    with pytest.raises(UserError, match="elsewhere: no such image folder"):
+        build(folder)
+    (folder / "elsewhere").mkdir()
+    with pytest.raises(UserError, match=r"1\.jpg: no such image, though"):
+        build(folder)
+
+
+def test_a_filter_that_drops_everything(minilvis):
+    with pytest.raises(UserError, match="drops every image"):
+        build(minilvis, filter_cfg=dict(min_size=1000))
+
+
+def test_semantic_maps_lie_beside_the_images(minilvis):
+    dataset = LVISFormatDataset(
+        ann_file="annotations/minilvis_train.json",
+        data_root=str(minilvis),
+        data_prefix=dict(img="", seg="semantic/"),
+    )
+    path = dataset.get_data_info(0)["seg_map_path"]
+    assert path == str(minilvis / "semantic" / "train" / "000000000001.png")
+    assert (minilvis / "semantic" / "train" / "000000000001.png").is_file()
