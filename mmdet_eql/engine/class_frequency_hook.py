@@ -1,0 +1,81 @@
+"""Handing the training set's class frequencies to whoever needs them."""
+
+import re
+
+import torch
+from mmdet.registry import HOOKS
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import nn
+
+from mmdet_eql.errors import UserError
+from mmdet_eql.frequency import class_frequency_of
+
+#: The modules that must know the dataset's categories; cascades number their stages.
+_CATEGORY_HEAD = re.compile(r"(^|\.)(bbox_head|mask_head)(\.\d+)?$")
+
+
+@HOOKS.register_module()
+class ClassFrequencyHook(Hook):
+    """Give f_j of the training dataset to each module that has ``set_class_frequency``.
+
+    It happens once, before the first iteration, on every rank; each rank has the training dataset
+    in memory anyway, so nothing is read again. A resumed run keeps the frequencies of its
+    checkpoint, so that its tail stays what it was, and is told if the dataset differs.
+
+    Before that, the number of classes of every head is compared with the dataset's, so that a
+    mistake costs seconds and is told with the key to change.
+    """
+
+    priority = "HIGH"
+
+    def before_train(self, runner: Runner) -> None:
+        """Compare the model with the training dataset, then hand over the frequencies.
+
+        Raises:
+            UserError: If a head has another number of classes than the training annotations, or
+                the training dataset does not count its categories.
+        """
+        model = _bare_model(runner)
+        _check_num_classes(model, runner.train_dataloader.dataset)
+        modules = {
+            name: module
+            for name, module in model.named_modules()
+            if hasattr(module, "set_class_frequency")
+        }
+        if not modules:
+            return
+        class_frequency = class_frequency_of(runner.train_dataloader.dataset)
+        freq = torch.from_numpy(class_frequency.frequency)
+        resumed = runner.iter > 0
+        for name, module in modules.items():
+            known = module.class_frequency.cpu()
+            if not resumed or torch.isnan(known).any():
+                module.set_class_frequency(freq)
+            elif not torch.allclose(known, freq.to(known), rtol=1e-6, atol=0):
+                runner.logger.warning(
+                    f"{name}: the class frequencies of the resumed checkpoint differ from those of "
+                    f"{class_frequency.num_images} training images; the checkpoint's are kept."
+                )
+
+
+def _bare_model(runner: Runner) -> nn.Module:
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+def _check_num_classes(model: nn.Module, dataset) -> None:
+    classes = dataset.metainfo.get("classes")
+    if classes is None:
+        return
+    for name, module in model.named_modules():
+        # RPN heads tell objects from background and semantic heads count background regions.
+        if not _CATEGORY_HEAD.search(name) or getattr(module, "class_agnostic", False):
+            continue
+        num_classes = getattr(module, "num_classes", len(classes))
+        if num_classes != len(classes):
+            raise UserError(
+                f"model.{name}.num_classes is {num_classes}, but the training annotations have "
+                f"{len(classes)} categories; set num_classes of bbox_head and mask_head to "
+                f"{len(classes)}."
+            )

@@ -1,0 +1,238 @@
+"""From a config file and command-line options to a runner, on GPUs and on the CPU alike."""
+
+import argparse
+import os
+import os.path as osp
+
+import torch
+import torch.distributed
+from mmengine.config import Config, DictAction
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from mmdet_eql.errors import UserError
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that MMDetection's train.py and test.py share."""
+    parser.add_argument("--work-dir", help="folder for logs, checkpoints and results")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        help="override keys of the config: key=value, with dots for nested keys, "
+        'key="[a,b]" for lists',
+    )
+    parser.add_argument(
+        "--launcher",
+        choices=["none", "pytorch", "slurm", "mpi"],
+        default="none",
+        help="what started the processes of a distributed job",
+    )
+    # torchrun's predecessor passes the rank as an option, with either spelling.
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config and apply the common options.
+
+    Args:
+        args (argparse.Namespace): With ``config`` and the options of :func:`add_common_arguments`.
+
+    Returns:
+        Config: The merged config, with ``launcher`` and ``work_dir`` set.
+
+    Raises:
+        UserError: If the config or one of its bases is missing or is not a config.
+    """
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    cfg = read_config(args.config)
+    merge_options(cfg, args.cfg_options)
+    cfg.launcher = args.launcher
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get("work_dir") is None:
+        cfg.work_dir = osp.join("work_dirs", osp.splitext(osp.basename(args.config))[0])
+    return cfg
+
+
+def read_config(path: str) -> Config:
+    """Read a config file.
+
+    A config is a Python program and is run: read only those you trust.
+
+    Args:
+        path (str): A ``.py``, ``.json`` or ``.yaml`` file.
+
+    Returns:
+        Config: The config with its bases merged.
+
+    Raises:
+        UserError: If the file or one of its bases is missing or is not a config.
+    """
+    if not osp.isfile(path):
+        raise UserError(f"{path}: no such config; correct the path (see configs/).")
+    try:
+        return Config.fromfile(path)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: its base is missing ({error}); correct '_base_'.") from None
+    except SyntaxError as error:
+        # mmengine parses a filled-in copy of the file, whose name would tell the user nothing.
+        raise UserError(f"{path}: line {error.lineno} is not Python ({error.msg}).") from None
+    except ImportError as error:
+        raise UserError(
+            f"{path}: cannot import what 'custom_imports' or a base names ({error}); install it, "
+            "e.g. by `bash tools/setup_env.sh`."
+        ) from None
+    except (KeyError, TypeError, OSError, ValueError, NameError) as error:
+        raise UserError(f"{path}: is not a valid config ({error}); mend it.") from None
+
+
+def merge_options(cfg: Config, options: dict | None) -> None:
+    """Override keys of a config.
+
+    Args:
+        cfg (Config): The config to change.
+        options (dict | None): New values by dotted key, as ``DictAction`` parses them.
+
+    Raises:
+        UserError: If a key leads through something that is no dict or list.
+    """
+    try:
+        cfg.merge_from_dict(options or {})
+    except (TypeError, KeyError, IndexError, AssertionError) as error:
+        raise UserError(
+            f"--cfg-options does not fit {cfg.filename} ({error}); see its keys with "
+            f"`python tools/misc/print_config.py {cfg.filename}`."
+        ) from None
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the runner, with gloo instead of NCCL where there is no GPU.
+
+    Args:
+        cfg (Config): The whole config.
+
+    Returns:
+        Runner: Ready to ``train()`` or ``test()``.
+    """
+    if cfg.launcher != "none" and not torch.cuda.is_available():
+        _init_cpu_processes(cfg)
+    if "runner_type" in cfg:
+        return RUNNERS.build(cfg)
+    return Runner.from_cfg(cfg)
+
+
+def _init_cpu_processes(cfg: Config) -> None:
+    # mmengine's init_dist sets a CUDA device whatever the backend; it leaves a process group alone
+    # that exists. Its model wrapper names a device id by default, which DDP refuses on the CPU.
+    if cfg.launcher != "pytorch":
+        raise UserError(
+            f"--launcher {cfg.launcher} needs GPUs; on CPUs start the job by tools/dist_train.sh "
+            "or tools/dist_test.sh."
+        )
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo")
+    cfg.setdefault(
+        "model_wrapper_cfg",
+        dict(
+            type="MMDistributedDataParallel",
+            device_ids=None,
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get("find_unused_parameters", False),
+        ),
+    )
+
+
+def enable_amp(cfg: Config) -> None:
+    """Train with automatic mixed precision.
+
+    Raises:
+        UserError: If there is no GPU, or the config has an optimizer wrapper of its own.
+    """
+    if not torch.cuda.is_available():
+        raise UserError("--amp: mixed precision needs a GPU, and none is visible; leave it out.")
+    wrapper = cfg.optim_wrapper.get("type", "OptimWrapper")
+    if wrapper not in ("OptimWrapper", "AmpOptimWrapper"):
+        raise UserError(
+            f"--amp: optim_wrapper.type is {wrapper!r}, which has no mixed-precision twin; set it "
+            "to 'AmpOptimWrapper' in the config."
+        )
+    cfg.optim_wrapper.type = "AmpOptimWrapper"
+    cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
+
+
+def enable_auto_scale_lr(cfg: Config) -> None:
+    """Scale the learning rate with the batch size.
+
+    Raises:
+        UserError: If the config does not say for which batch size its rate is meant.
+    """
+    if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
+        raise UserError(
+            "--auto-scale-lr: the config has no auto_scale_lr.base_batch_size; add the batch size "
+            "that its learning rate is meant for."
+        )
+    cfg.auto_scale_lr.enable = True
+
+
+def set_resume(cfg: Config, resume: str | None) -> None:
+    """Go on from a checkpoint.
+
+    Args:
+        cfg (Config): The config to change.
+        resume (str | None): A checkpoint, ``"auto"`` for the last one in the work_dir (a fresh
+            start if there is none), or None.
+
+    Raises:
+        UserError: If the checkpoint does not exist.
+    """
+    if resume is None:
+        return
+    if resume != "auto" and "://" not in resume and not osp.isfile(resume):
+        raise UserError(
+            f"{resume}: no such checkpoint to resume from; correct the path, or give --resume "
+            f"alone for the last one in {cfg.work_dir}."
+        )
+    cfg.resume = True
+    cfg.load_from = None if resume == "auto" else resume
+
+
+def set_visualization(cfg: Config, show: bool, show_dir: str | None, wait_time: float) -> None:
+    """Show or save painted predictions while testing.
+
+    Args:
+        cfg (Config): The config to change.
+        show (bool): Whether to open a window.
+        show_dir (str | None): Folder below ``work_dir/timestamp`` to save images to.
+        wait_time (float): Seconds that an image stays in the window.
+
+    Raises:
+        UserError: If the config has no visualization hook.
+    """
+    if not show and show_dir is None:
+        return
+    hook = cfg.get("default_hooks", {}).get("visualization")
+    if hook is None:
+        raise UserError(
+            "--show/--show-dir: the config has no default_hooks.visualization; add "
+            "dict(type='DetVisualizationHook')."
+        )
+    hook.draw = True
+    if show:
+        hook.show = True
+        hook.wait_time = wait_time
+    if show_dir is not None:
+        hook.test_out_dir = show_dir
+
+
+def dump_predictions(runner: Runner, path: str) -> None:
+    """Have the runner write its test predictions to a pickle file.
+
+    Args:
+        runner (Runner): Before ``test()``.
+        path (str): File to write; it is meant for this user's own scripts, as unpickling runs code.
+    """
+    from mmdet.evaluation import DumpDetResults
+
+    runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=path))

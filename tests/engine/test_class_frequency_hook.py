@@ -1,0 +1,107 @@
+"""Frequencies on their way from the dataset to the loss, in a real runner."""
+
+import math
+
+import pytest
+import torch
+from mmengine.runner import Runner
+
+from mmdet_eql.errors import UserError
+
+
+def loss_of(runner):
+    return runner.model.roi_head.bbox_head.loss_cls
+
+
+def test_training_hands_frequencies_over_and_keeps_them(tiny_config, tmp_path):
+    runner = Runner.from_cfg(tiny_config(max_iters=2))
+    weight_before = runner.model.roi_head.bbox_head.fc_cls.weight.clone()
+    assert torch.isnan(loss_of(runner).class_frequency).all()
+    runner.train()
+    expected = torch.from_numpy(runner.train_dataloader.dataset.class_frequency.frequency)
+    assert torch.equal(loss_of(runner).class_frequency, expected)
+    assert 0 < loss_of(runner).tail_weights().sum() < 12
+    assert not torch.equal(runner.model.roi_head.bbox_head.fc_cls.weight, weight_before)
+
+    saved = torch.load(tmp_path / "work_dir" / "iter_2.pth", weights_only=False)["state_dict"]
+    assert torch.equal(saved["roi_head.bbox_head.loss_cls.class_frequency"], expected)
+
+
+def test_classifier_starts_at_its_prior(tiny_config):
+    runner = Runner.from_cfg(tiny_config())
+    runner.model.init_weights()
+    bias = runner.model.roi_head.bbox_head.fc_cls.bias
+    assert bias.tolist() == pytest.approx([-math.log(999)] * 12)
+
+
+def test_resuming_keeps_the_frequencies_of_the_checkpoint(tiny_config, tmp_path):
+    Runner.from_cfg(tiny_config(max_iters=2)).train()
+    path = tmp_path / "work_dir" / "iter_2.pth"
+    checkpoint = torch.load(path, weights_only=False)
+    changed = torch.linspace(0.01, 0.5, 12, dtype=torch.float64)
+    checkpoint["state_dict"]["roi_head.bbox_head.loss_cls.class_frequency"] = changed
+    torch.save(checkpoint, path)
+
+    cfg = tiny_config(max_iters=4)
+    cfg.resume = True
+    runner = Runner.from_cfg(cfg)
+    messages = []
+    runner.logger.warning = messages.append
+    runner.train()
+    assert runner.iter == 4
+    assert torch.equal(loss_of(runner).class_frequency, changed)
+    assert any("differ" in message and "kept" in message for message in messages)
+
+
+def test_fine_tuning_takes_those_of_the_new_dataset(tiny_config, tmp_path):
+    Runner.from_cfg(tiny_config(max_iters=2)).train()
+    path = tmp_path / "work_dir" / "iter_2.pth"
+    checkpoint = torch.load(path, weights_only=False)
+    key = "roi_head.bbox_head.loss_cls.class_frequency"
+    expected = checkpoint["state_dict"][key]
+    checkpoint["state_dict"][key] = torch.full((12,), 0.5, dtype=torch.float64)
+    torch.save(checkpoint, path)
+
+    cfg = tiny_config(max_iters=2)
+    cfg.load_from = str(path)
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    assert torch.equal(loss_of(runner).class_frequency, expected)
+
+
+def test_evaluation_needs_no_training_annotations(tiny_config, tmp_path):
+    Runner.from_cfg(tiny_config(max_iters=2)).train()
+    cfg = tiny_config()
+    cfg.train_dataloader.dataset.ann_file = "annotations/gone.json"
+    cfg.load_from = str(tmp_path / "work_dir" / "iter_2.pth")
+    runner = Runner.from_cfg(cfg)
+    figures = runner.test()
+    assert "lvis/bbox_APr" in figures
+    assert not torch.isnan(loss_of(runner).class_frequency).any()
+
+
+@pytest.mark.parametrize("head", ["bbox_head", "mask_head"])
+def test_a_wrong_number_of_classes_is_one_sentence(tiny_config, head):
+    cfg = tiny_config()
+    cfg.model.roi_head[head].num_classes = 11
+    cfg.model.roi_head.mask_head.class_agnostic = False
+    with pytest.raises(UserError, match=f"model.roi_head.{head}.num_classes is 11.*12 categories"):
+        Runner.from_cfg(cfg).train()
+
+
+def test_a_dataset_that_does_not_count_is_one_sentence(tiny_config, minilvis):
+    cfg = tiny_config()
+    dataset = cfg.train_dataloader.dataset
+    dataset.type = "CocoDataset"
+    names = [f"category {index}" for index in range(12)]
+    dataset.metainfo = dict(classes=names)
+    dataset.filter_cfg = None
+    with pytest.raises(UserError, match="CocoDataset does not count its categories"):
+        Runner.from_cfg(cfg).train()
+
+
+def test_without_the_hook_the_loss_says_what_is_missing(tiny_config):
+    cfg = tiny_config()
+    cfg.custom_hooks = []
+    with pytest.raises(UserError, match="ClassFrequencyHook"):
+        Runner.from_cfg(cfg).train()
