@@ -1,0 +1,10 @@
+_base_ = "../baselines/mask-rcnn_r50_fpn_16xb2-25e_lvis-v0.5.py"
+
+model = dict(
+    roi_head=dict(
+        bbox_head=dict(
+            cls_predictor_cfg=dict(type="PriorLinear"),
+            loss_cls=dict(_delete_=True, type="EqualizationLoss", lambda_=1.76e-3),
+        )
+    )
+)

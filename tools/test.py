@@ -1,0 +1,39 @@
+"""Test and evaluate a detector; the interface is MMDetection's."""
+
+import argparse
+import os.path as osp
+
+from mmdet_eql.engine import launch
+from mmdet_eql.errors import UserError, exit_on_user_error
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="config file")
+    parser.add_argument("checkpoint", help="checkpoint file")
+    launch.add_common_arguments(parser)
+    parser.add_argument("--out", help="also dump all predictions to this .pkl file")
+    parser.add_argument("--show", action="store_true", help="show predictions in a window")
+    parser.add_argument("--show-dir", help="save painted images to WORK_DIR/TIMESTAMP/SHOW_DIR")
+    parser.add_argument("--wait-time", type=float, default=2, help="seconds each image is shown")
+    return parser.parse_args()
+
+
+@exit_on_user_error
+def main() -> None:
+    args = parse_args()
+    cfg = launch.load_config(args)
+    if "://" not in args.checkpoint and not osp.isfile(args.checkpoint):
+        raise UserError(f"{args.checkpoint}: no such checkpoint; correct the path.")
+    cfg.load_from = args.checkpoint
+    launch.set_visualization(cfg, args.show, args.show_dir, args.wait_time)
+    if args.out is not None and not args.out.endswith((".pkl", ".pickle")):
+        raise UserError(f"--out {args.out}: the file must end in .pkl or .pickle.")
+    runner = launch.build_runner(cfg)
+    if args.out is not None:
+        launch.dump_predictions(runner, args.out)
+    runner.test()
+
+
+if __name__ == "__main__":
+    main()

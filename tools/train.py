@@ -1,0 +1,39 @@
+"""Train a detector; the interface is MMDetection's."""
+
+import argparse
+
+from mmdet_eql.engine import launch
+from mmdet_eql.errors import exit_on_user_error
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="config file")
+    launch.add_common_arguments(parser)
+    parser.add_argument("--amp", action="store_true", help="automatic mixed precision (GPU)")
+    parser.add_argument(
+        "--auto-scale-lr", action="store_true", help="scale the learning rate with the batch size"
+    )
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        help="go on from this checkpoint, or without one from the last in the work_dir",
+    )
+    return parser.parse_args()
+
+
+@exit_on_user_error
+def main() -> None:
+    args = parse_args()
+    cfg = launch.load_config(args)
+    if args.amp:
+        launch.enable_amp(cfg)
+    if args.auto_scale_lr:
+        launch.enable_auto_scale_lr(cfg)
+    launch.set_resume(cfg, args.resume)
+    launch.build_runner(cfg).train()
+
+
+if __name__ == "__main__":
+    main()
