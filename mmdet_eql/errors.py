@@ -35,7 +35,7 @@ class UserError(Exception):
 def exit_on_user_error(main: Callable[[], None]) -> Callable[[], None]:
     """Make a tool's ``main`` print a :class:`UserError` as one line and exit with status 2.
 
-    Any other exception keeps its traceback: it is a bug, and the traceback is what a report needs.
+    Ctrl-C ends it quietly with status 130. Any other exception keeps its traceback: it is a bug, and the traceback is what a report needs.
 
     Args:
         main (Callable): A function without arguments.
@@ -53,5 +53,8 @@ def exit_on_user_error(main: Callable[[], None]) -> Callable[[], None]:
             where = f" (rank {rank})" if rank not in (None, "0") else ""
             print(f"error{where}: {error}", file=sys.stderr, flush=True)
             sys.exit(2)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr, flush=True)
+            sys.exit(130)
 
     return guarded

@@ -225,6 +225,16 @@ def _guard(loader: Callable) -> Callable:
                 "weights do not need; download it, and if you trust who made it, write a clean "
                 "copy with `python tools/misc/convert_checkpoint.py SOURCE TARGET`."
             ) from None
+        except ImportError as error:
+            raise UserError(
+                f"{filename}: finding it needs the package '{error.name}', which is not installed; "
+                "install it, or download the weights and give the path of the file."
+            ) from None
+        except OSError as error:  # among them URLError and HTTPError
+            raise UserError(
+                f"{filename}: cannot be fetched ({error}); download it where there is a network, "
+                "and give the path of the file."
+            ) from None
 
     return load
 

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -146,3 +147,12 @@ def test_every_scheme_is_guarded(monkeypatch, tmp_path):
     with pytest.raises(UserError, match=r"http://localhost/hostile\.pth: refused"):
         load("http://localhost/hostile.pth")
     assert not touched.exists()
+
+
+def test_weights_that_cannot_be_fetched_are_one_sentence(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(UserError, match=r"http://localhost:9/a\.pth: cannot be fetched"):
+        load("http://localhost:9/a.pth")  # the discard port, where nothing answers
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    with pytest.raises(UserError, match="torchvision://resnet50: finding it needs the package"):
+        load("torchvision://resnet50")
