@@ -1,0 +1,62 @@
+"""Recall of object proposals, blind to categories, by the best match of each object."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pycocotools.mask as mask_utils
+
+from mmdet_eql.evaluation.lvis_evaluation import LVISDetections, LVISGroundTruth
+
+
+def proposal_recall(
+    ground_truth: LVISGroundTruth,
+    proposals: LVISDetections,
+    proposal_nums: Sequence[int],
+    iou_thresholds: np.ndarray,
+) -> np.ndarray:
+    """Share of the annotated objects that some proposal covers.
+
+    In each image the pair of proposal and object with the highest IoU is taken out until none is
+    left, whatever the scores: the definition behind mmdet's ``proposal_fast``. Scores only choose
+    which proposals take part.
+
+    Args:
+        ground_truth (LVISGroundTruth): Annotations; their categories are not looked at.
+        proposals (LVISDetections): Boxes; their categories are not looked at.
+        proposal_nums (Sequence[int]): Numbers N of best-scored proposals per image to try.
+        iou_thresholds (np.ndarray): IoU from which an object counts as covered, shape (T,).
+
+    Returns:
+        np.ndarray: Recall, float64 of shape (N, T); -1 without any object.
+    """
+    wanted = np.flatnonzero(~ground_truth.ignore)
+    wanted = wanted[np.argsort(ground_truth.image[wanted], kind="stable")]
+    ordered = np.lexsort((-proposals.score, proposals.image))
+    bounds = np.arange(len(ground_truth.image_ids) + 1)
+    objects_of = np.searchsorted(ground_truth.image[wanted], bounds)
+    proposals_of = np.searchsorted(proposals.image[ordered], bounds)
+
+    covered = np.zeros((len(proposal_nums), len(iou_thresholds)))
+    for image in np.flatnonzero(np.diff(objects_of) * np.diff(proposals_of)):
+        objects = wanted[objects_of[image] : objects_of[image + 1]]
+        candidates = ordered[proposals_of[image] : proposals_of[image + 1]]
+        iou = mask_utils.iou(
+            ground_truth.boxes[objects],
+            proposals.boxes[candidates[: max(proposal_nums)]],
+            np.zeros(min(len(candidates), max(proposal_nums)), dtype=np.uint8),
+        )
+        for row, num in enumerate(proposal_nums):
+            best = _best_first(iou[:, :num].copy())
+            covered[row] += (best[:, None] >= iou_thresholds).sum(axis=0)
+    return covered / len(wanted) if len(wanted) else np.full_like(covered, -1.0)
+
+
+def _best_first(iou: np.ndarray) -> np.ndarray:
+    """IoU of the pairs that are taken out of a matrix, best first; ``iou`` is used up."""
+    best = np.zeros(min(iou.shape))
+    for index in range(len(best)):
+        row, column = np.unravel_index(iou.argmax(), iou.shape)
+        best[index] = iou[row, column]
+        iou[row, :] = -1
+        iou[:, column] = -1
+    return best
