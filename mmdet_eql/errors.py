@@ -35,7 +35,8 @@ class UserError(Exception):
 def exit_on_user_error(main: Callable[[], None]) -> Callable[[], None]:
     """Make a tool's ``main`` print a :class:`UserError` as one line and exit with status 2.
 
-    Ctrl-C ends it quietly with status 130. Any other exception keeps its traceback: it is a bug, and the traceback is what a report needs.
+    Ctrl-C ends it quietly with status 130. Any other exception keeps its traceback: it is a bug,
+    and the traceback is what a report needs.
 
     Args:
         main (Callable): A function without arguments.

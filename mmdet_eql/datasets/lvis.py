@@ -2,6 +2,7 @@
 
 import os.path as osp
 from collections import defaultdict
+from collections.abc import Iterable
 
 from mmdet.datasets import BaseDetDataset
 from mmdet.registry import DATASETS
@@ -49,9 +50,11 @@ class LVISFormatDataset(BaseDetDataset):
         """Read the annotation file once.
 
         Returns:
-            list[dict]: One dict per image, as mmdet's ``CocoDataset`` gives it.
+            list[dict]: One dict per image, as mmdet's ``CocoDataset`` gives it, and with the labels
+            ``positive_labels`` and ``negative_labels`` that the image is known to have and not to
+            have.
         """
-        data = load_lvis_json(self.ann_file, self.backend_args)
+        data = load_lvis_json(self.ann_file, self.backend_args, annotated=not self.test_mode)
         categories = self._select_categories(data["categories"])
         self.cat_ids = [category["id"] for category in categories]
         self.cat2label = {cat_id: label for label, cat_id in enumerate(self.cat_ids)}
@@ -80,7 +83,7 @@ class LVISFormatDataset(BaseDetDataset):
             info
             for info in self.data_list
             if min(info["width"], info["height"]) >= min_size
-            and (info["has_annotations"] or not filter_empty_gt)
+            and (info["positive_labels"] or not filter_empty_gt)
         ]
         if not kept:
             raise UserError(
@@ -136,8 +139,10 @@ class LVISFormatDataset(BaseDetDataset):
             "seg_map_path": seg_map_path,
             "height": image["height"],
             "width": image["width"],
-            # Tiny instances are no training targets, but their image still counts as annotated.
-            "has_annotations": any(ann["category_id"] in self.cat2label for ann in annotations),
+            # Image-level labels: what is known to be in the image, tiny instances included, and
+            # what is known not to be.
+            "positive_labels": self._labels(ann["category_id"] for ann in annotations),
+            "negative_labels": self._labels(image["neg_category_ids"]),
         }
         if self.return_classes:
             info["text"] = self._metainfo["classes"]
@@ -165,6 +170,9 @@ class LVISFormatDataset(BaseDetDataset):
         if annotation.get("segmentation"):
             instance["mask"] = annotation["segmentation"]
         return instance
+
+    def _labels(self, category_ids: Iterable[int]) -> list[int]:
+        return sorted({self.cat2label[i] for i in category_ids if i in self.cat2label})
 
     def _relative_path(self, image: dict) -> str:
         # LVIS names the COCO split an image lies in by its URL alone; v1 mixes splits.

@@ -31,7 +31,9 @@ REQUIRED_FIELDS = {
 FEDERATED_FIELDS = ("neg_category_ids", "not_exhaustive_category_ids")
 
 
-def load_lvis_json(path: str, backend_args: dict | None = None) -> dict[str, Any]:
+def load_lvis_json(
+    path: str, backend_args: dict | None = None, annotated: bool = True
+) -> dict[str, Any]:
     """Read an annotation file in LVIS format and check its structure.
 
     Checked are the presence and kind of every field that training and evaluation read, that ids
@@ -41,6 +43,8 @@ def load_lvis_json(path: str, backend_args: dict | None = None) -> dict[str, Any
     Args:
         path (str): Path of the annotation file.
         backend_args (dict, optional): mmengine's file backend, for files that are not local.
+        annotated (bool): Whether annotations are needed. If not, a file without them is taken too,
+            as LVIS gives it for its test images.
 
     Returns:
         dict: The file's content, with the keys ``images``, ``annotations`` and ``categories``.
@@ -54,6 +58,12 @@ def load_lvis_json(path: str, backend_args: dict | None = None) -> dict[str, Any
             f"{path}: holds a JSON {type(data).__name__} where an LVIS annotation file holds an "
             "object with 'images', 'annotations' and 'categories'; give the annotation file itself."
         )
+    if not annotated and "annotations" not in data:
+        data["annotations"] = []
+        for image in data.get("images") or []:
+            if isinstance(image, dict):
+                for field in FEDERATED_FIELDS:
+                    image.setdefault(field, [])
     for table, fields in REQUIRED_FIELDS.items():
         records = data.get(table)
         if not isinstance(records, list):

@@ -47,7 +47,8 @@ def test_the_same_as_mmdets_reader(minilvis, train_annotations, filter_cfg):
     assert ours.metainfo["classes"] == tuple(names)
     for index in range(len(ours)):
         info = ours.get_data_info(index)
-        info.pop("has_annotations")
+        info.pop("positive_labels")
+        info.pop("negative_labels")
         assert info == stock.get_data_info(index)
         assert ours.get_cat_ids(index) == stock.get_cat_ids(index)
 
@@ -145,3 +146,33 @@ def test_semantic_maps_lie_beside_the_images(minilvis):
     path = dataset.get_data_info(0)["seg_map_path"]
     assert path == str(minilvis / "semantic" / "train" / "000000000001.png")
     assert (minilvis / "semantic" / "train" / "000000000001.png").is_file()
+
+
+def test_image_level_labels_are_those_of_the_file(minilvis, train_annotations):
+    dataset = build(minilvis)
+    for index, image in enumerate(train_annotations["images"]):
+        info = dataset.get_data_info(index)
+        annotated = {
+            a["category_id"]
+            for a in train_annotations["annotations"]
+            if a["image_id"] == image["id"]
+        }
+        # The categories of MiniLVIS have the ids 1 to C.
+        assert info["positive_labels"] == sorted(i - 1 for i in annotated)
+        assert info["negative_labels"] == sorted(i - 1 for i in image["neg_category_ids"])
+    some = build(minilvis, metainfo=dict(classes=dataset.metainfo["classes"][3:5]))
+    assert all(set(some.get_data_info(i)["negative_labels"]) <= {0, 1} for i in range(60))
+
+
+def test_test_images_come_without_annotations(edited):
+    def edit(data):
+        del data["annotations"]
+        for image in data["images"]:
+            del image["neg_category_ids"], image["not_exhaustive_category_ids"]
+
+    folder = edited(edit)
+    dataset = build(folder, test_mode=True)
+    assert len(dataset) == 60
+    assert dataset.get_data_info(0)["instances"] == []
+    with pytest.raises(UserError, match="field 'annotations' is missing"):
+        build(folder)
