@@ -1,0 +1,47 @@
+"""Render MiniLVIS, a small long-tailed instance segmentation set in LVIS format."""
+
+import argparse
+import dataclasses
+import os
+import signal
+import sys
+
+from mmdet_eql.datasets.minilvis import MiniLVISConfig, make_minilvis, summarize_minilvis
+from mmdet_eql.datasets.minilvis.summary import format_summary
+from mmdet_eql.errors import exit_on_user_error
+
+
+def parse_args() -> argparse.Namespace:
+    # The configs look for it there, too.
+    out = os.path.join(os.environ.get("MMDET_EQL_DATA", "data"), "minilvis")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", nargs="?", default=out, help=f"folder to make (default: {out})")
+    for option in dataclasses.fields(MiniLVISConfig):
+        parser.add_argument(
+            f"--{option.name.replace('_', '-')}",
+            type=type(option.default),
+            default=option.default,
+            metavar="N" if isinstance(option.default, int) else "X",
+            help=f"{option.metadata['help']} (default: %(default)s)",
+        )
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="processes (default: one per core)"
+    )
+    parser.add_argument("--force", action="store_true", help="replace a MiniLVIS that is there")
+    return parser.parse_args()
+
+
+@exit_on_user_error
+def main() -> None:
+    args = parse_args()
+    # A batch system ends jobs so; exiting instead of dying removes the unfinished folder.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    options = {
+        field.name: getattr(args, field.name) for field in dataclasses.fields(MiniLVISConfig)
+    }
+    make_minilvis(args.out, MiniLVISConfig(**options), num_workers=args.workers, force=args.force)
+    print(format_summary(summarize_minilvis(args.out)))
+
+
+if __name__ == "__main__":
+    main()
