@@ -1,0 +1,121 @@
+"""Predictions drawn beside annotations."""
+
+import cv2
+import numpy as np
+import pycocotools.mask as mask_utils
+import pytest
+import torch
+from mmdet.registry import DATASETS, MODELS
+from mmengine.registry import init_default_scope
+from mmengine.runner import save_checkpoint
+
+from mmdet_eql.analysis.drawing import (
+    Instances,
+    annotated_instances,
+    choose_images,
+    draw_predictions,
+    load_detector,
+    predict,
+)
+from mmdet_eql.errors import UserError
+from mmdet_eql.frequency import class_frequency_of
+
+
+@pytest.fixture
+def parts(tiny_config, tmp_path):
+    """Config, checkpoint of an untrained model, class frequency, and validation set."""
+    cfg = tiny_config()
+    init_default_scope("mmdet")
+    torch.manual_seed(0)
+    checkpoint = tmp_path / "model.pth"
+    save_checkpoint({"state_dict": MODELS.build(cfg.model).state_dict()}, str(checkpoint))
+    frequency = class_frequency_of(DATASETS.build(cfg.train_dataloader.dataset))
+    return cfg, checkpoint, frequency, DATASETS.build(cfg.val_dataloader.dataset)
+
+
+def test_pictures_of_two_models(parts, tmp_path):
+    cfg, checkpoint, frequency, _ = parts
+    models = {"baseline": (cfg, checkpoint), "EQL": (cfg, checkpoint)}
+    paths = draw_predictions(models, frequency, tmp_path / "pictures", num_images=2, score_thr=0)
+    assert sorted(paths) == sorted((tmp_path / "pictures").iterdir())
+    assert len(paths) == 2
+    for path in paths:
+        image = cv2.imread(str(path))
+        # Three panels side by side, the last two of them alike.
+        assert image.shape[1] > 2.5 * image.shape[0]
+
+    # Nothing is certain to this untrained model.
+    empty = draw_predictions(models, frequency, tmp_path / "empty", num_images=1, score_thr=1.0)
+    drawn, blank = cv2.imread(str(paths[0])), cv2.imread(str(empty[0]))
+    third = drawn.shape[1] // 3
+    changed = np.abs(drawn.astype(int) - blank).max(axis=2) > 30
+    assert changed[60:-60, third + 30 :].any()
+    assert not changed[60:-60, : third - 30].any()
+
+
+def test_predictions_are_in_pixels_of_the_image(parts):
+    cfg, checkpoint, _, dataset = parts
+    found = predict(load_detector(cfg, checkpoint), dataset, 0)
+    assert len(found.labels) == len(found.boxes) == len(found.scores) == len(found.masks) > 0
+    info = dataset.get_data_info(0)
+    assert found.masks.shape[1:] == (info["height"], info["width"])
+    assert found.masks.dtype == bool
+    best = found.best(5, score_thr=float(np.sort(found.scores)[-3]))
+    assert 1 <= len(best.labels) <= 5
+    assert (np.diff(best.scores) <= 0).all()
+    assert best.scores[0] == found.scores.max()
+
+
+def test_the_best_predictions_in_order():
+    scores = np.array([0.1, 0.9, 0.5, 0.7])
+    boxes, labels = np.arange(16.0).reshape(4, 4), np.arange(4)
+    masks = np.eye(4, dtype=bool)[:, None]
+    best = Instances(boxes, labels, masks, scores).best(3, 0.6)
+    assert best.labels.tolist() == [1, 3]
+    assert best.masks[:, 0].tolist() == masks[[1, 3], 0].tolist()
+    assert Instances(boxes, labels, None, scores).best(1, 0).boxes.tolist() == [[4, 5, 6, 7]]
+
+
+def test_another_models_checkpoint_is_refused(parts, tmp_path):
+    cfg, checkpoint, frequency, _ = parts
+    cfg.model.roi_head.bbox_head.num_classes += 1
+    with pytest.raises(UserError, match=r"model\.pth: does not fit the model of its config"):
+        draw_predictions({"a": (cfg, checkpoint)}, frequency, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_with_many_kinds_come_first(parts):
+    *_, dataset = parts
+    groups = ["rcf"[label % 3] for label in range(12)]
+    chosen = choose_images(dataset, groups, 5)
+    assert len(set(chosen)) == 5
+    assert len(choose_images(dataset, groups, 1000)) == len(dataset)
+
+    def kinds(index: int) -> tuple[int, int]:
+        labels = {one["bbox_label"] for one in dataset.get_data_info(index)["instances"]}
+        return len({groups[label] for label in labels}), len(labels)
+
+    others = set(range(len(dataset))) - set(chosen)
+    assert min(map(kinds, chosen)) >= max(map(kinds, others))
+
+
+def test_annotated_masks_of_all_kinds():
+    polygon = [[2.0, 2.0, 8.0, 2.0, 8.0, 6.0, 2.0, 6.0]]
+    bitmap = np.zeros((10, 12), dtype=np.uint8, order="F")
+    bitmap[2:6, 2:8] = 1
+    compressed = mask_utils.encode(bitmap)
+    counts = np.diff(np.flatnonzero(np.diff(np.pad(bitmap.ravel(order="F"), 1, constant_values=2))))
+    runs = {"size": [10, 12], "counts": counts.tolist()}
+    masks = [polygon, compressed, runs, None]
+    instances = [{"bbox": [2, 2, 8, 6], "bbox_label": 3, "mask": mask} for mask in masks]
+    found = annotated_instances({"height": 10, "width": 12, "instances": instances})
+    assert found.masks.shape == (4, 10, 12)
+    for mask in found.masks[:3]:
+        assert (mask == bitmap.astype(bool)).all()
+    assert not found.masks[3].any()
+    assert found.scores is None
+    assert found.labels.tolist() == [3] * 4
+
+    nothing = annotated_instances({"height": 10, "width": 12, "instances": []})
+    assert nothing.boxes.shape == (0, 4)
+    assert nothing.masks is None

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# The environment, then a comparison on MiniLVIS: bash tools/quickstart.sh [--help]
+set -euo pipefail
+tools="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+
+for argument in "$@"; do
+  if [[ "$argument" == -h || "$argument" == --help ]]; then
+    exec python3 "$tools/quickstart.py" --help
+  fi
+done
+
+bash "$tools/setup_env.sh"
+exec "$tools/../.venv/bin/python" "$tools/quickstart.py" "$@"
