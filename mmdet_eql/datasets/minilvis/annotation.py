@@ -214,8 +214,9 @@ def _polygons(region: np.ndarray) -> tuple[tuple[float, ...], ...]:
         thinned = cv2.approxPolyDP(part, _TOLERANCE * SUPERSAMPLING, closed=True).reshape(-1, 2)
         if len(thinned) < 3:
             continue
+        # Quarters of a pixel have two decimals at most.
         points = (thinned + np.array([left, top])) / SUPERSAMPLING
-        polygons.append(tuple(round(float(v), 2) for v in points.reshape(-1)))
+        polygons.append(tuple(points.reshape(-1).tolist()))
     return tuple(polygons)
 
 

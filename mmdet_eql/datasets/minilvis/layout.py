@@ -8,6 +8,7 @@ Glossary:
         column j covers [j, j + 1) x [i, i + 1), as in COCO polygons.
 """
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -185,10 +186,11 @@ def _draw_centre(
 
 
 def _place(outline: np.ndarray, size: int) -> PlacedObject:
-    left, top = np.clip(np.floor(outline.min(axis=0)).astype(int) - 1, 0, size - 1).tolist()
-    right, bottom = np.clip(np.ceil(outline.max(axis=0)).astype(int) + 1, 1, size).tolist()
+    (x_min, y_min), (x_max, y_max) = outline.min(axis=0).tolist(), outline.max(axis=0).tolist()
+    left, top = (min(max(math.floor(v) - 1, 0), size - 1) for v in (x_min, y_min))
     # An outline beside the image gets a box at its border in which nothing is inside.
-    right, bottom = max(right, left + 1), max(bottom, top + 1)
+    right = max(min(math.ceil(x_max) + 1, size), left + 1)
+    bottom = max(min(math.ceil(y_max) + 1, size), top + 1)
     mask = np.zeros((SUPERSAMPLING * (bottom - top), SUPERSAMPLING * (right - left)), np.uint8)
     points = to_fixed_point(outline - [left, top], SUPERSAMPLING)
     cv2.fillPoly(mask, [points], 1, lineType=cv2.LINE_8, shift=FIXED_POINT_BITS)

@@ -103,8 +103,12 @@ def _paint_background(size: int, rng: np.random.Generator) -> tuple[np.ndarray, 
     warped_x = x + 0.12 * size * _smooth_noise(size, 4, rng)
     warped_y = y + 0.12 * size * _smooth_noise(size, 4, rng)
     seeds = rng.uniform(0, size, (int(rng.integers(2, 6)), 2))
-    distance = [(warped_x - sx) ** 2 + (warped_y - sy) ** 2 for sx, sy in seeds.tolist()]
-    region = np.argmin(distance, axis=0)
+    region = np.zeros((size, size), dtype=np.uint8)
+    nearest = np.full((size, size), np.inf, dtype=np.float32)
+    for index, (seed_x, seed_y) in enumerate(seeds.tolist()):
+        distance = (warped_x - seed_x) ** 2 + (warped_y - seed_y) ** 2
+        region[distance < nearest] = index
+        np.minimum(nearest, distance, out=nearest)
 
     kinds = rng.integers(len(BACKGROUND_KINDS), size=len(seeds))
     field = np.empty((size, size), dtype=np.float32)
@@ -304,7 +308,7 @@ def _expose(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     balance = rng.uniform(0.8, 1.12) * np.exp(rng.normal(0, 0.035, 3))
     noise = rng.standard_normal(image.shape, dtype=np.float32)
     noise *= rng.uniform(2, 8)
-    image *= gain[..., None]
+    image *= cv2.merge([gain, gain, gain])
     image *= balance.astype(np.float32)
     image += noise
     return np.clip(np.rint(image, out=image), 0, 255, out=image).astype(np.uint8)
@@ -335,7 +339,10 @@ def _lch_to_bgr(lightness, chroma, hue) -> np.ndarray:
 
     Equal steps of hue look about equally large there, which they do not in HSV.
     """
-    lightness, chroma, hue = np.broadcast_arrays(lightness, chroma, np.deg2rad(hue))
-    lab = np.stack([lightness, chroma * np.cos(hue), chroma * np.sin(hue)], axis=-1)
-    bgr = cv2.cvtColor(lab.reshape(1, -1, 3).astype(np.float32), cv2.COLOR_Lab2BGR)
-    return 255 * np.clip(bgr, 0, 1).reshape(lab.shape)
+    angle = np.deg2rad(hue)
+    a, b = chroma * np.cos(angle), chroma * np.sin(angle)
+    shape = np.shape(a)
+    lab = np.empty((1, *(shape or (1,)), 3), dtype=np.float32)
+    lab[..., 0], lab[..., 1], lab[..., 2] = lightness, a, b
+    bgr = cv2.cvtColor(lab, cv2.COLOR_Lab2BGR).reshape(*shape, 3)
+    return 255 * np.minimum(np.maximum(bgr, 0), 1)
