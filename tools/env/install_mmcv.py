@@ -40,8 +40,8 @@ UNKNOWN_ORIGIN = "it is not one that this script installed"
 CXX_WITH_PCH = Path(__file__).with_name("cxx_with_pch.sh")
 # All of MMCV's operators include it, directly or not.
 PCH_HEADER = "torch/types.h"
-# g++ 12 stays below this with each of MMCV's files. MAX_JOBS overrides what follows from it.
-GIGABYTES_PER_JOB = 1.5
+# What g++ 12 takes at most for one of MMCV's files. MAX_JOBS overrides what follows from it.
+GIGABYTES_PER_JOB = 2.2
 
 
 class SetupError(Exception):
