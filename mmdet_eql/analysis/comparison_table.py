@@ -47,7 +47,7 @@ def format_table(
     rows += [[name, *(_percent(value) for value in of_run)] for name, of_run in values.items()]
     if difference is not None:
         first, second = difference
-        deltas = (a - b for a, b in zip(values[first], values[second], strict=True))
+        deltas = [_shown(a) - _shown(b) for a, b in zip(values[first], values[second], strict=True)]
         rows.append([f"{first} minus {second}", *(_percent(delta, sign=True) for delta in deltas)])
     return _markdown(rows)
 
@@ -60,8 +60,13 @@ def _percent(fraction: float, sign: bool = False) -> str:
     if math.isnan(fraction):
         return _NONE
     # Adding zero turns the -0.0 that rounding can give into 0.0.
-    percent = round(100 * fraction, 1) + 0.0
+    percent = 100 * _shown(fraction) + 0.0
     return f"{percent:+.1f}" if sign else f"{percent:.1f}"
+
+
+def _shown(fraction: float) -> float:
+    """The fraction as the table shows it, so that differences agree with their rows."""
+    return round(fraction, 3)
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> str:

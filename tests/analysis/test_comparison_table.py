@@ -71,3 +71,10 @@ def test_kinds_that_no_run_has_are_left_out(kind, name):
 def test_the_example_of_the_documentation():
     assert doctest.testmod(comparison_table).failed == 0
     assert doctest.testmod(comparison_table).attempted > 0
+
+
+def test_the_difference_is_that_of_the_figures_shown():
+    runs = {"a": run(bbox=(0.01349, 0.1, 0.1, 0.1)), "b": run(bbox=(0.01351, 0.1004, 0.1, 0.1))}
+    rows = cells(format_table(runs, ("b", "a")))
+    assert [row[1] for row in rows[2:]] == ["1.3", "1.4", "+0.1"]
+    assert [row[2] for row in rows[2:]] == ["10.0", "10.0", "+0.0"]
