@@ -14,6 +14,8 @@ train_dataloader = dict(
     batch_size=4,
     num_workers=1,
     sampler=dict(_delete_=True, type="InfiniteSampler", shuffle=True),
+    # All images are square; and without a batch sampler a resumed run skips ahead at once.
+    batch_sampler=None,
     dataset=dict(
         data_root=data_root,
         ann_file="annotations/minilvis_train.json",

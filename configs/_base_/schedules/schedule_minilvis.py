@@ -1,5 +1,5 @@
 # A few minutes on one CPU core; iterations instead of epochs, since MiniLVIS comes in any size.
-max_iters = 2000
+max_iters = 1800
 
 train_cfg = dict(type="IterBasedTrainLoop", max_iters=max_iters, val_interval=max_iters)
 val_cfg = dict(type="ValLoop")
