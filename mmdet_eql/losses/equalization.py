@@ -17,16 +17,37 @@ Glossary:
     frequency: f_j, the share of the training images that contain category j, shape (C,).
 """
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from mmdet.models.losses.utils import weight_reduce_loss
 from mmdet.registry import MODELS
 from torch import Tensor
 
 from mmdet_eql.errors import UserError
+from mmdet_eql.losses.class_statistics import FrequencyAware
+from mmdet_eql.losses.classifier import full_precision
+from mmdet_eql.losses.reduction import check_reduction, reduce_rows
 from mmdet_eql.losses.sigmoid_classifier import SigmoidClassifierLoss, one_hot_targets
-from mmdet_eql.losses.tail_weighting import threshold_tail
+from mmdet_eql.losses.tail_weighting import (
+    ThresholdTail,
+    build_tail_weighting,
+    evaluate_tail_weighting,
+)
+
+#: lambda of the paper for LVIS v0.5: its tail is then the rare and the common categories.
+DEFAULT_LAMBDA = 1.76e-3
+
+
+def check_lambda(lambda_: float) -> None:
+    """Refuse a threshold that is not a frequency.
+
+    Raises:
+        UserError: If it is not in [0, 1].
+    """
+    if lambda_ is None or not 0 <= lambda_ <= 1:
+        raise UserError(
+            f"loss_cls.lambda_ is {lambda_}; it is a frequency (images of a category over all "
+            "images) and must lie between 0 and 1."
+        )
 
 
 def exclude_background_rows(labels: Tensor, num_classes: int) -> Tensor:
@@ -42,7 +63,13 @@ def exclude_background_rows(labels: Tensor, num_classes: int) -> Tensor:
     return labels < num_classes
 
 
-def equalization_loss(cls_score: Tensor, labels: Tensor, tail: Tensor, excluded: Tensor) -> Tensor:
+def equalization_loss(
+    cls_score: Tensor,
+    labels: Tensor,
+    tail: Tensor,
+    excluded: Tensor,
+    verified: Tensor | None = None,
+) -> Tensor:
     """The loss of each proposal, summed over the categories (equation 3).
 
     Args:
@@ -50,26 +77,23 @@ def equalization_loss(cls_score: Tensor, labels: Tensor, tail: Tensor, excluded:
         labels (Tensor): Labels of shape (N,).
         tail (Tensor): T(f_j), shape (C,).
         excluded (Tensor): E(r), boolean of shape (N,).
+        verified (Tensor, optional): Whether the image of a proposal is known to contain, or known
+            not to contain, a category; there the weight is 1. Boolean of shape (N, C).
 
     Returns:
         Tensor: Loss of shape (N,), float32, or float64 for float64 logits.
     """
-    # In half precision a sum over a thousand categories loses its smaller terms.
-    logits = cls_score if cls_score.dtype == torch.float64 else cls_score.float()
+    logits = full_precision(cls_score)
     targets = one_hot_targets(labels, logits.shape[1], logits.dtype)
-    weights = 1 - excluded.to(logits.dtype)[:, None] * tail.to(logits.dtype) * (1 - targets)
-    losses = F.binary_cross_entropy_with_logits(logits, targets, weights, reduction="none")
+    spared = excluded.to(logits.dtype)[:, None] * tail.to(logits.dtype) * (1 - targets)
+    if verified is not None:
+        spared = spared.masked_fill(verified, 0)
+    losses = F.binary_cross_entropy_with_logits(logits, targets, 1 - spared, reduction="none")
     return losses.sum(dim=1)
 
 
-def _unknown_frequency(num_classes: int) -> Tensor:
-    """The frequency buffer before anything was handed over: NaN, but of its final shape, so that
-    every checkpoint of the model has it. Double precision keeps ``f < lambda`` exact."""
-    return torch.full((num_classes,), float("nan"), dtype=torch.float64)
-
-
 @MODELS.register_module()
-class EqualizationLoss(SigmoidClassifierLoss):
+class EqualizationLoss(FrequencyAware, SigmoidClassifierLoss):
     """Equalization Loss for the box heads of mmdet.
 
     The frequencies are handed over once, before training, and live in a persistent buffer: a
@@ -77,13 +101,20 @@ class EqualizationLoss(SigmoidClassifierLoss):
 
     Args:
         num_classes (int, optional): C. Taken from the box head by default.
-        lambda_ (float): Frequency below which a category belongs to the tail. 0 makes the plain
-            sigmoid baseline, which needs no frequencies.
+        lambda_ (float, optional): Frequency below which a category belongs to the tail. 0 makes
+            the plain sigmoid baseline, which needs no frequencies.
         exclude_background (bool): Whether background proposals keep pushing tail categories down,
             i.e. whether E(r) is used. Without it E(r) = 1 for every proposal.
         reduction (str): ``"none"``, ``"mean"`` or ``"sum"`` over the proposals; over the
             categories the loss is always summed.
         loss_weight (float): Factor on the loss.
+        tail_weighting (dict, optional): Another T(f) than the threshold at ``lambda_``, which it
+            replaces, built from the registry ``TASK_UTILS``: see
+            :mod:`mmdet_eql.losses.tail_weighting`.
+        image_level_labels (bool): Whether a tail category keeps its negative gradient in images
+            that are verified to contain it or not to contain it (section 4.2). It takes a box head
+            and a sampler that pass image-level labels on: see
+            :mod:`mmdet_eql.roi_heads.image_level_labels`. The official code leaves this out.
 
     Raises:
         UserError: If an argument is out of range.
@@ -99,56 +130,25 @@ class EqualizationLoss(SigmoidClassifierLoss):
     def __init__(
         self,
         num_classes: int | None = None,
-        lambda_: float = 1.76e-3,
+        lambda_: float | None = DEFAULT_LAMBDA,
         exclude_background: bool = True,
         reduction: str = "mean",
         loss_weight: float = 1.0,
+        tail_weighting: dict | None = None,
+        image_level_labels: bool = False,
     ) -> None:
-        if not 0 <= lambda_ <= 1:
-            raise UserError(
-                f"loss_cls.lambda_ is {lambda_}; it is a frequency (images of a category over all "
-                "images) and must lie between 0 and 1."
-            )
-        if reduction not in ("none", "mean", "sum"):
-            raise UserError(f"loss_cls.reduction is {reduction!r}; choose 'none', 'mean' or 'sum'.")
         super().__init__(num_classes)
+        if tail_weighting is None:
+            check_lambda(lambda_)
+            tail_weighting = ThresholdTail(lambda_)
+        else:
+            lambda_ = None
         self.lambda_ = lambda_
+        self.tail_weighting = build_tail_weighting(tail_weighting)
         self.exclude_background = exclude_background
-        self.reduction = reduction
+        self.image_level_labels = image_level_labels
+        self.reduction = check_reduction(reduction)
         self.loss_weight = loss_weight
-        self.register_buffer("class_frequency", _unknown_frequency(num_classes or 0))
-
-    def get_cls_channels(self, num_classes: int) -> int:
-        """See the base class; also gives the frequency buffer its shape."""
-        channels = super().get_cls_channels(num_classes)
-        if len(self.class_frequency) != num_classes:
-            self.class_frequency = _unknown_frequency(num_classes)
-        return channels
-
-    def set_class_frequency(self, freq: Tensor | np.ndarray) -> None:
-        """Hand over the class frequencies.
-
-        Args:
-            freq (Tensor | np.ndarray): f_j, float of shape (C,), each in [0, 1].
-
-        Raises:
-            UserError: If there are not C of them, or one is out of range.
-        """
-        freq = torch.as_tensor(freq).detach()
-        if self.num_classes is None:
-            self.get_cls_channels(len(freq))
-        if freq.shape != (self.num_classes,):
-            raise UserError(
-                f"{type(self).__name__}: got {'x'.join(map(str, freq.shape))} class frequencies "
-                f"for {self.num_classes} logits; set num_classes of bbox_head, mask_head and "
-                "loss_cls to the number of categories of the training annotations."
-            )
-        if not freq.is_floating_point() or not bool(((freq >= 0) & (freq <= 1)).all()):
-            raise UserError(
-                f"{type(self).__name__}: class frequencies must be floats between 0 and 1 (images "
-                "of a category over all images); counts have to be divided by the number of images."
-            )
-        self.class_frequency = freq.to(self.class_frequency)
 
     def tail_weights(self) -> Tensor:
         """T(f_j) of each category.
@@ -157,16 +157,12 @@ class EqualizationLoss(SigmoidClassifierLoss):
             Tensor: Shape (C,), float64, in [0, 1].
 
         Raises:
-            UserError: If the loss needs frequencies and has none.
+            UserError: If the loss needs frequencies and has none, or ``tail_weighting`` returns
+                something else than a weight in [0, 1] per category.
         """
         if self.lambda_ == 0:
             return torch.zeros_like(self.class_frequency)
-        if torch.isnan(self.class_frequency).any():
-            raise UserError(
-                f"{type(self).__name__} has no class frequencies; add "
-                "dict(type='ClassFrequencyHook') to custom_hooks, or call set_class_frequency()."
-            )
-        return threshold_tail(self.class_frequency, self.lambda_)
+        return evaluate_tail_weighting(self.tail_weighting, self.known_class_frequency())
 
     def forward(
         self,
@@ -175,6 +171,7 @@ class EqualizationLoss(SigmoidClassifierLoss):
         label_weights: Tensor | None = None,
         avg_factor: float | None = None,
         reduction_override: str | None = None,
+        verified: Tensor | None = None,
     ) -> Tensor:
         """Compute the loss.
 
@@ -185,27 +182,29 @@ class EqualizationLoss(SigmoidClassifierLoss):
             avg_factor (float, optional): What the sum is divided by under ``"mean"``; the number
                 of proposals by default.
             reduction_override (str, optional): Replaces ``reduction`` for this call.
+            verified (Tensor, optional): Which categories are verified for the image of each
+                proposal, boolean of shape (N, C). Needed with ``image_level_labels``.
 
         Returns:
             Tensor: A scalar, or shape (N,) under ``"none"``.
 
         Raises:
-            UserError: If the logits are not of shape (N, C) or frequencies are missing.
+            UserError: If the logits are not of shape (N, C), or frequencies or image-level labels
+                are missing.
         """
-        if self.num_classes is None:
-            raise UserError(
-                f"{type(self).__name__} does not know the number of categories; set "
-                "loss_cls.num_classes."
-            )
         self.check_logits(cls_score)
         excluded = (
             exclude_background_rows(labels, self.num_classes)
             if self.exclude_background
             else torch.ones_like(labels, dtype=torch.bool)
         )
-        losses = equalization_loss(cls_score, labels, self.tail_weights(), excluded)
+        if not self.image_level_labels:
+            verified = None
+        elif verified is None:
+            raise UserError(
+                f"{type(self).__name__}: image_level_labels is on, but the box head passes none "
+                "on; set bbox_head.type to 'ImageLevelShared2FCBBoxHead'."
+            )
+        losses = equalization_loss(cls_score, labels, self.tail_weights(), excluded, verified)
         reduction = reduction_override or self.reduction
-        if len(losses) == 0 and reduction == "mean" and avg_factor is None:
-            # The mean over no proposals is NaN; their sum is 0 and keeps the graph.
-            reduction = "sum"
-        return self.loss_weight * weight_reduce_loss(losses, label_weights, reduction, avg_factor)
+        return self.loss_weight * reduce_rows(losses, label_weights, reduction, avg_factor)

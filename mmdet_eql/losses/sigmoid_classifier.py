@@ -1,9 +1,7 @@
 """What mmdet's box heads ask of a classifier with one sigmoid output per category.
 
-A box head of mmdet 3.x leaves four things to a classification loss that announces them by the
-attributes ``custom_cls_channels``, ``custom_activation`` and ``custom_accuracy``: the number of
-logits, the scores at test time, the accuracy that is logged, and the loss. The first three are the
-same for every loss on C sigmoids and stand here.
+The scores at test time and the accuracy that is logged are the same for every loss on C sigmoids
+and stand here; see :mod:`mmdet_eql.losses.classifier` for the rest.
 
 Glossary:
     N: number of proposals (RoIs) of a batch.
@@ -14,48 +12,23 @@ Glossary:
 import math
 
 import torch
-from mmdet.models.losses import accuracy
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
 from mmdet_eql.errors import UserError
+from mmdet_eql.losses.classifier import ClassifierLoss, foreground_accuracy
 
 
-class SigmoidClassifierLoss(nn.Module):
+class SigmoidClassifierLoss(ClassifierLoss):
     """Base of the losses on C sigmoids without a background output.
 
     Args:
         num_classes (int, optional): C. Taken from the box head by default.
     """
 
-    custom_cls_channels = True
-    custom_activation = True
-    custom_accuracy = True
-
-    def __init__(self, num_classes: int | None = None) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-
-    def get_cls_channels(self, num_classes: int) -> int:
-        """Number of logits that the classifier must have.
-
-        Args:
-            num_classes (int): C of the box head.
-
-        Returns:
-            int: C.
-
-        Raises:
-            UserError: If the loss was configured for another C.
-        """
-        if self.num_classes is None:
-            self.num_classes = num_classes
-        if self.num_classes != num_classes:
-            raise UserError(
-                f"loss_cls.num_classes is {self.num_classes}, but bbox_head.num_classes is "
-                f"{num_classes}; make them equal, or leave out loss_cls.num_classes."
-            )
-        return num_classes
+    def num_logits(self) -> int:
+        """C."""
+        return self.num_classes
 
     def get_activation(self, cls_score: Tensor) -> Tensor:
         """Scores at test time.
@@ -81,23 +54,7 @@ class SigmoidClassifierLoss(nn.Module):
             dict[str, Tensor]: ``acc_classes``, the percentage of foreground proposals whose
             highest logit is that of their category (0 if there is none).
         """
-        foreground = labels < self.num_classes
-        return {"acc_classes": accuracy(cls_score[foreground], labels[foreground])}
-
-    def check_logits(self, cls_score: Tensor) -> None:
-        """Refuse logits that are not of shape (N, C).
-
-        Raises:
-            UserError: With both numbers and the config key to change.
-        """
-        if cls_score.shape[1:] != (self.num_classes,):
-            raise UserError(
-                f"{type(self).__name__} needs {self.num_classes} logits per proposal (one per "
-                f"category, none for background), but the classifier gives "
-                f"{'x'.join(map(str, cls_score.shape[1:]))}; set bbox_head.num_classes and "
-                "loss_cls.num_classes to the number of categories, and use a box head that asks "
-                "its loss for the channels ('custom_cls_channels', as mmdet's BBoxHead does)."
-            )
+        return {"acc_classes": foreground_accuracy(cls_score, labels, self.num_classes)}
 
 
 def one_hot_targets(labels: Tensor, num_classes: int, dtype: torch.dtype) -> Tensor:

@@ -1,16 +1,266 @@
-"""T(f): how strongly a category of frequency f is protected from discouraging gradients."""
+"""T(f): how strongly a category of frequency f is protected from discouraging gradients.
 
+Each design is a small class, built from a config, whose objects map the frequencies (C,) to
+weights (C,) in [0, 1]: 1 protects a category fully, 0 not at all. The EQL paper studies the three
+here (arXiv 2003.05176). To try another, register a class, or a function that returns such a
+callable:
+
+    @TASK_UTILS.register_module()
+    def LinearTail(slope):
+        return lambda frequency: (1 - slope * frequency).clamp(0, 1)
+
+and name it in the config: ``tail_weighting=dict(type="LinearTail", slope=500)``.
+
+Glossary:
+    f_j: frequency, the share of the training images that contain category j, shape (C,).
+    lambda: the frequency below which a category belongs to the tail.
+    TR(lambda): tail ratio, the share of the image counts that belongs to the tail,
+        sum_j T(f_j) N_j / sum_j N_j = sum_j T(f_j) f_j / sum_j f_j, as N_j and f_j differ by the
+        number of images only.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from mmdet.registry import TASK_UTILS
 from torch import Tensor
 
+from mmdet_eql.errors import UserError
 
-def threshold_tail(frequency: Tensor, lambda_: float) -> Tensor:
+#: Room for the rounding of f_j = N_j / images, so that a ratio that a set of categories reaches
+#: exactly is reached.
+_RATIO_TOLERANCE = 1e-9
+
+
+def threshold_tail(frequency: Tensor, lambda_: float | Tensor) -> Tensor:
     """The threshold function of the EQL paper (section 4.1): T(f) = 1 if f < lambda else 0.
 
     Args:
         frequency (Tensor): f_j, shape (C,).
-        lambda_ (float): The frequency below which a category belongs to the tail.
+        lambda_ (float | Tensor): The frequency below which a category belongs to the tail.
 
     Returns:
         Tensor: T(f_j) in {0, 1}, shape (C,), dtype of ``frequency``.
     """
     return (frequency < lambda_).to(frequency.dtype)
+
+
+def lambda_for_tail_ratio(freq: Tensor | np.ndarray, tail_ratio: float) -> float:
+    """The largest lambda whose tail ratio does not exceed the wanted one.
+
+    TR(lambda) is a staircase that rises just after each frequency that occurs, so that the largest
+    lambda is itself the frequency of a category: the first one that no longer fits into the tail.
+    With it TR(lambda) <= ``tail_ratio``, and any larger lambda exceeds ``tail_ratio``. Categories
+    of equal frequency fit together or not at all. At ``tail_ratio=0`` the tail holds at most
+    categories that never occur. A ratio of 1 has no largest lambda and is refused.
+
+    Args:
+        freq (Tensor | np.ndarray): f_j, or anything proportional to it such as the image counts
+            N_j, shape (C,).
+        tail_ratio (float): Wanted tail ratio, in [0, 1).
+
+    Returns:
+        float: lambda, in the unit of ``freq``.
+
+    Raises:
+        UserError: If the ratio is out of range or no category occurs.
+
+    Example:
+        >>> lambda_for_tail_ratio(np.array([0.1, 0.2, 0.7]), 0.1)  # the first alone fits
+        0.2
+        >>> lambda_for_tail_ratio(np.array([0.1, 0.2, 0.7]), 0.09)  # none does
+        0.1
+    """
+    _check_tail_ratio(tail_ratio)
+    freq = torch.as_tensor(freq).detach().to(torch.float64)
+    if freq.ndim != 1 or not bool((freq >= 0).all()) or not bool(freq.sum() > 0):
+        raise UserError(
+            "lambda_for_tail_ratio: the frequencies must be a list of numbers, at least 0, of "
+            "which one is greater; check that the training annotations have objects."
+        )
+    return _lambda_for_tail_ratio(freq, tail_ratio).item()
+
+
+def _lambda_for_tail_ratio(freq: Tensor, tail_ratio: float) -> Tensor:
+    ascending = freq.sort().values
+    mass = ascending.cumsum(0)
+    fits = mass <= tail_ratio * (1 + _RATIO_TOLERANCE) * mass[-1]
+    # The last category never fits, as tail_ratio < 1, but for the tolerance.
+    return ascending[fits.sum().clamp(max=len(freq) - 1)]
+
+
+def _check_tail_ratio(tail_ratio: float) -> None:
+    if not 0 <= tail_ratio < 1:
+        raise UserError(
+            f"tail_ratio is {tail_ratio}; it is a share of all image counts and must be at least 0 "
+            "and below 1."
+        )
+
+
+def _check_positive(where: str, **parameters: float) -> None:
+    for name, value in parameters.items():
+        if not (0 < value < math.inf):
+            raise UserError(f"{where}.{name} is {value}; it must be a number greater than 0.")
+
+
+@TASK_UTILS.register_module()
+class ThresholdTail:
+    """T(f) = 1 if f < lambda else 0.
+
+    Args:
+        lambda_ (float, optional): The threshold, a frequency in [0, 1]. 0 protects no category.
+        tail_ratio (float, optional): Instead of it, the tail ratio to reach, in [0, 1): lambda is
+            then :func:`lambda_for_tail_ratio` of the training set at hand, so that one config
+            suits training sets of any size.
+
+    Raises:
+        UserError: If not exactly one is given, or it is out of range.
+
+    Example:
+        >>> ThresholdTail(lambda_=0.1)(torch.tensor([0.05, 0.1, 0.5]))
+        tensor([1., 0., 0.])
+        >>> ThresholdTail(tail_ratio=0.3)(torch.tensor([0.05, 0.1, 0.5]))
+        tensor([1., 1., 0.])
+    """
+
+    def __init__(self, lambda_: float | None = None, tail_ratio: float | None = None) -> None:
+        if (lambda_ is None) == (tail_ratio is None):
+            raise UserError(
+                "tail_weighting: ThresholdTail takes lambda_ or tail_ratio; give exactly one."
+            )
+        if tail_ratio is not None:
+            _check_tail_ratio(tail_ratio)
+        elif not 0 <= lambda_ <= 1:
+            raise UserError(
+                f"tail_weighting.lambda_ is {lambda_}; it is a frequency (images of a category "
+                "over all images) and must lie between 0 and 1."
+            )
+        self.lambda_ = lambda_
+        self.tail_ratio = tail_ratio
+
+    def __call__(self, frequency: Tensor) -> Tensor:
+        """Map frequencies (C,) to T(f_j) in {0, 1}, shape (C,)."""
+        if self.lambda_ is not None:
+            return threshold_tail(frequency, self.lambda_)
+        return threshold_tail(frequency, _lambda_for_tail_ratio(frequency, self.tail_ratio))
+
+
+@TASK_UTILS.register_module()
+class ExponentialDecayTail:
+    """T(f) = 1 - (a f)^n, clipped to [0, 1]: full protection at f = 0, none from f = 1 / a on.
+
+    Args:
+        a (float): Scale, greater than 0.
+        n (float): Power, greater than 0.
+
+    Raises:
+        UserError: If a parameter is not greater than 0.
+
+    Example:
+        >>> ExponentialDecayTail(a=2.0, n=2.0)(torch.tensor([0.0, 0.25, 0.5, 1.0]))
+        tensor([1.0000, 0.7500, 0.0000, 0.0000])
+    """
+
+    def __init__(self, a: float, n: float) -> None:
+        _check_positive("tail_weighting", a=a, n=n)
+        self.a = a
+        self.n = n
+
+    def __call__(self, frequency: Tensor) -> Tensor:
+        """Map frequencies (C,) to T(f_j) in [0, 1], shape (C,)."""
+        return (1 - (self.a * frequency) ** self.n).clamp(0, 1)
+
+
+@TASK_UTILS.register_module()
+class GompertzDecayTail:
+    """T(f) = 1 - a exp(-b exp(-c f)), clipped to [0, 1]: from 1 - a exp(-b) down to 1 - a.
+
+    Args:
+        a (float): Depth of the decay, greater than 0; 1 ends without protection.
+        b (float): Shift along f, greater than 0; the larger, the later the decay begins.
+        c (float): Steepness, greater than 0.
+
+    Raises:
+        UserError: If a parameter is not greater than 0.
+
+    Example:
+        >>> GompertzDecayTail(a=1.0, b=80.0, c=3000.0)(torch.tensor([0.0, 1e-3, 1e-2]))
+        tensor([1.0000, 0.9814, 0.0000])
+    """
+
+    def __init__(self, a: float, b: float, c: float) -> None:
+        _check_positive("tail_weighting", a=a, b=b, c=c)
+        self.a = a
+        self.b = b
+        self.c = c
+
+    def __call__(self, frequency: Tensor) -> Tensor:
+        """Map frequencies (C,) to T(f_j) in [0, 1], shape (C,)."""
+        decay = torch.exp(-self.b * torch.exp(-self.c * frequency))
+        return (1 - self.a * decay).clamp(0, 1)
+
+
+def build_tail_weighting(tail_weighting: dict | Callable[[Tensor], Tensor]) -> Callable:
+    """Build T from its config.
+
+    Args:
+        tail_weighting (dict | Callable): ``dict(type="ThresholdTail", lambda_=1e-3)`` and the like,
+            or the callable itself.
+
+    Returns:
+        Callable: From frequencies (C,) to T(f_j), shape (C,).
+
+    Raises:
+        UserError: If the config has no known type or wrong parameters.
+    """
+    if callable(tail_weighting):
+        return tail_weighting
+    if not isinstance(tail_weighting, dict) or "type" not in tail_weighting:
+        raise UserError(
+            f"loss_cls.tail_weighting is {tail_weighting!r}; give a dict with a type, such as "
+            "dict(type='ThresholdTail', lambda_=1e-3)."
+        )
+    kind = tail_weighting["type"]
+    if isinstance(kind, str) and TASK_UTILS.get(kind) is None:
+        raise UserError(
+            f"loss_cls.tail_weighting.type is {kind!r}, which is not registered; choose "
+            "'ThresholdTail', 'ExponentialDecayTail' or 'GompertzDecayTail', or register your own "
+            "in TASK_UTILS and name its module in custom_imports."
+        )
+    try:
+        return TASK_UTILS.build(dict(tail_weighting))
+    except TypeError as error:
+        raise UserError(f"loss_cls.tail_weighting: {error}; correct its parameters.") from error
+
+
+def evaluate_tail_weighting(weighting: Callable[[Tensor], Tensor], frequency: Tensor) -> Tensor:
+    """T(f_j), checked.
+
+    Args:
+        weighting (Callable): T.
+        frequency (Tensor): f_j, float64 of shape (C,).
+
+    Returns:
+        Tensor: T(f_j) in [0, 1], shape (C,).
+
+    Raises:
+        UserError: If T gives another shape, or a value outside of [0, 1].
+    """
+    weights = weighting(frequency)
+    if not isinstance(weights, Tensor) or weights.shape != frequency.shape:
+        raise UserError(
+            f"loss_cls.tail_weighting: {_name_of(weighting)} must return a tensor of shape "
+            f"{tuple(frequency.shape)}, one weight per category; correct its code."
+        )
+    if not bool(((weights >= 0) & (weights <= 1)).all()):
+        raise UserError(
+            f"loss_cls.tail_weighting: {_name_of(weighting)} returned a weight outside of 0..1; "
+            "clip it."
+        )
+    return weights
+
+
+def _name_of(weighting: Callable) -> str:
+    return getattr(weighting, "__name__", type(weighting).__name__)

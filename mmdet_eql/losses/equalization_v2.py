@@ -1,0 +1,233 @@
+"""Equalization Loss v2 (EQL v2).
+
+EQL needs the frequencies and a threshold. EQL v2 measures instead how far a category is pushed up
+and down: it sums the absolute gradients that its logit receives from positives and from negatives
+over the training, and weighs both by the ratio of the sums (arXiv 2012.08548):
+
+    g_j = pos_j / neg_j,   r_j = f(g_j),   q_j = 1 + alpha (1 - f(g_j)),
+    f(x) = 1 / (1 + exp(-gamma (x - mu))),
+    L = - sum_j [q_j y_j log p_j + r_j (1 - y_j) log(1 - p_j)],   p_j = sigmoid(z_j)
+
+r_j weighs the negatives and q_j the positives of category j; both enter the sums too. There are
+C + 1 sigmoids: the last tells background from objects, its weights are 1 and it has no sums.
+
+Glossary:
+    N: number of proposals (RoIs) of a batch.
+    C: number of foreground categories.
+    cls_score: z, logits of shape (N, C + 1), the last of background.
+    labels: int64 of shape (N,), in [0, C); C means background.
+"""
+
+import math
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from mmdet.models.losses import accuracy
+from mmdet.registry import MODELS
+from torch import Tensor
+
+from mmdet_eql.errors import UserError
+from mmdet_eql.losses.classifier import ClassifierLoss, foreground_accuracy, full_precision
+from mmdet_eql.losses.reduction import check_reduction, reduce_rows
+
+#: As in the authors' code: a category that met no negatives has the ratio pos / 1e-10.
+_RATIO_EPS = 1e-10
+
+
+@MODELS.register_module()
+class EqualizationLossV2(ClassifierLoss):
+    """Equalization Loss v2 for the box heads of mmdet.
+
+    The running sums are persistent buffers: a resumed run goes on as if it had not stopped. They
+    are the one thing that ``forward`` writes, in training mode with gradients enabled only, so that
+    a loss on validation data changes nothing. Each forward pass adds to them: with accumulated
+    gradients the weights move with every small batch, as if each were an iteration of its own, and
+    a forward pass that is repeated (activation checkpointing around the loss) counts twice.
+
+    The sums of all ranks are added up in every forward pass, which therefore has to happen on every
+    rank. All computation is in float32 or better, the sums in float64.
+
+    Start the classifier at a small probability, as the authors do for all C + 1 outputs:
+    ``bbox_head=dict(cls_predictor_cfg=dict(type="PriorLinear"))``.
+
+    Args:
+        num_classes (int, optional): C. Taken from the box head by default.
+        gamma (float): Steepness of f.
+        mu (float): Gradient ratio at which f is one half.
+        alpha (float): Largest extra weight of the positives.
+        test_with_objectness (bool): Whether the scores of the categories are multiplied by
+            1 - p(background) at test time.
+        reduction (str): ``"none"``, ``"mean"`` or ``"sum"`` over the proposals; over the logits the
+            loss is always summed.
+        loss_weight (float): Factor on the loss; the sums leave it out.
+
+    Raises:
+        UserError: If an argument is out of range.
+
+    Example:
+        >>> loss = EqualizationLossV2(num_classes=2)
+        >>> value = loss(torch.zeros(2, 3), torch.tensor([0, 2]))  # all weights are 1 at first
+        >>> torch.isclose(value, 3 * torch.tensor(2.0).log())
+        tensor(True)
+        >>> loss.pos_grad.tolist(), loss.neg_grad.tolist()
+        ([0.5, 0.0], [0.5, 1.0])
+    """
+
+    pos_grad: Tensor
+    neg_grad: Tensor
+    num_seen: Tensor
+
+    def __init__(
+        self,
+        num_classes: int | None = None,
+        gamma: float = 12.0,
+        mu: float = 0.8,
+        alpha: float = 4.0,
+        test_with_objectness: bool = True,
+        reduction: str = "mean",
+        loss_weight: float = 1.0,
+    ) -> None:
+        super().__init__(num_classes)
+        for name, value in (("gamma", gamma), ("alpha", alpha)):
+            if not (0 <= value < math.inf):
+                raise UserError(f"loss_cls.{name} is {value}; it must be a number of at least 0.")
+        if not math.isfinite(mu):
+            raise UserError(f"loss_cls.mu is {mu}; it must be a finite gradient ratio.")
+        self.gamma = gamma
+        self.mu = mu
+        self.alpha = alpha
+        self.test_with_objectness = test_with_objectness
+        self.reduction = check_reduction(reduction)
+        self.loss_weight = loss_weight
+        self._reset_sums(num_classes or 0)
+
+    def _reset_sums(self, num_classes: int) -> None:
+        # Over a whole training, float32 would swallow the small terms of a rare category.
+        for name in ("pos_grad", "neg_grad"):
+            self.register_buffer(name, torch.zeros(num_classes, dtype=torch.float64))
+        self.register_buffer("num_seen", torch.zeros((), dtype=torch.int64))
+
+    def num_logits(self) -> int:
+        """C + 1."""
+        return self.num_classes + 1
+
+    def get_cls_channels(self, num_classes: int) -> int:
+        """See the base class; also gives the sums their shape."""
+        channels = super().get_cls_channels(num_classes)
+        if len(self.pos_grad) != num_classes:
+            self._reset_sums(num_classes)
+        return channels
+
+    def get_activation(self, cls_score: Tensor) -> Tensor:
+        """Scores at test time.
+
+        Args:
+            cls_score (Tensor): Logits of shape (N, C + 1).
+
+        Returns:
+            Tensor: Sigmoids, those of the categories multiplied by 1 - p(background), shape
+            (N, C + 1).
+        """
+        self.check_logits(cls_score)
+        scores = cls_score.sigmoid()
+        categories, background = scores[:, :-1], scores[:, -1:]
+        if self.test_with_objectness:
+            categories = categories * (1 - background)
+        return torch.cat([categories, background], dim=1)
+
+    def get_accuracy(self, cls_score: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Accuracy that is logged during training.
+
+        Args:
+            cls_score (Tensor): Logits of shape (N, C + 1).
+            labels (Tensor): Labels of shape (N,).
+
+        Returns:
+            dict[str, Tensor]: ``acc_objectness``, the percentage of proposals that are rightly told
+            objects from background, and ``acc_classes``, that of foreground proposals whose highest
+            category is theirs.
+        """
+        background = cls_score[:, -1]
+        objectness = torch.stack([-background, background], dim=1)
+        return {
+            "acc_objectness": accuracy(objectness, (labels == self.num_classes).long()),
+            "acc_classes": foreground_accuracy(cls_score[:, :-1], labels, self.num_classes),
+        }
+
+    def gradient_ratio(self) -> Tensor:
+        """g_j = pos_j / neg_j so far.
+
+        Returns:
+            Tensor: Shape (C,), float64; 0 for a category without positives.
+        """
+        return self.pos_grad / (self.neg_grad + _RATIO_EPS)
+
+    def class_weights(self) -> tuple[Tensor, Tensor]:
+        """q_j and r_j for the next forward pass.
+
+        Returns:
+            tuple[Tensor, Tensor]: Weights of positives and of negatives, each float64 of shape
+            (C + 1,). All are 1 before the first proposals, and the last are always 1.
+        """
+        negative = torch.sigmoid(self.gamma * (self.gradient_ratio() - self.mu))
+        negative = torch.where(self.num_seen > 0, negative, torch.ones_like(negative))
+        negative = F.pad(negative, (0, 1), value=1.0)
+        return 1 + self.alpha * (1 - negative), negative
+
+    def forward(
+        self,
+        cls_score: Tensor,
+        labels: Tensor,
+        label_weights: Tensor | None = None,
+        avg_factor: float | None = None,
+        reduction_override: str | None = None,
+    ) -> Tensor:
+        """Compute the loss, and in training add its gradients to the running sums.
+
+        Args:
+            cls_score (Tensor): Logits of shape (N, C + 1).
+            labels (Tensor): Labels of shape (N,).
+            label_weights (Tensor, optional): Weight of each proposal, shape (N,), in the loss and
+                in the sums.
+            avg_factor (float, optional): What the sum is divided by under ``"mean"``; the number
+                of proposals by default.
+            reduction_override (str, optional): Replaces ``reduction`` for this call.
+
+        Returns:
+            Tensor: A scalar, or shape (N,) under ``"none"``.
+
+        Raises:
+            UserError: If the logits are not of shape (N, C + 1).
+        """
+        self.check_logits(cls_score)
+        logits = full_precision(cls_score)
+        targets = torch.zeros_like(logits).scatter_(1, labels.unsqueeze(1), 1)
+        positive, negative = (weights.to(logits.dtype) for weights in self.class_weights())
+        weights = torch.where(targets > 0, positive, negative)
+        losses = F.binary_cross_entropy_with_logits(logits, targets, weights, reduction="none")
+        if self.training and torch.is_grad_enabled():
+            self._add_gradients(logits.detach(), targets, weights, label_weights)
+        reduction = reduction_override or self.reduction
+        return self.loss_weight * reduce_rows(
+            losses.sum(dim=1), label_weights, reduction, avg_factor
+        )
+
+    @torch.no_grad()
+    def _add_gradients(
+        self, logits: Tensor, targets: Tensor, weights: Tensor, label_weights: Tensor | None
+    ) -> None:
+        gradient = (logits.sigmoid() - targets).abs() * weights
+        if label_weights is not None:
+            gradient = gradient * label_weights[:, None]
+        # One message per step: the two sums, and whether anyone saw a proposal at all.
+        positive = (gradient * targets)[:, :-1].sum(dim=0, dtype=torch.float64)
+        negative = (gradient * (1 - targets))[:, :-1].sum(dim=0, dtype=torch.float64)
+        seen = positive.new_full((1,), len(logits))
+        step = torch.cat([positive, negative, seen])
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            dist.all_reduce(step)
+        positive, negative, seen = step.split([self.num_classes, self.num_classes, 1])
+        self.pos_grad += positive
+        self.neg_grad += negative
+        self.num_seen += seen[0].long()
