@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from mmdet.registry import DATASETS, HOOKS, METRICS, MODELS, TRANSFORMS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -14,6 +15,22 @@ from tests.conftest import CONFIGS
 EXPERIMENTS = sorted(
     path for path in CONFIGS.rglob("*.py") if "_base_" not in path.relative_to(CONFIGS).parts
 )
+LOSSES = {
+    "softmax": "CrossEntropyLoss",
+    "sigmoid": "EqualizationLoss",
+    "eql": "EqualizationLoss",
+    "eql-image-labels": "EqualizationLoss",
+    "eqlv2": "EqualizationLossV2",
+    "seql": "SoftmaxEqualizationLoss",
+    "focal": "SigmoidFocalLoss",
+    "federated": "FederatedLoss",
+    "cb-sigmoid": "ClassBalancedSigmoidLoss",
+    "cb-softmax": "ClassBalancedSoftmaxLoss",
+    "bags": "BalancedGroupSoftmaxLoss",
+    "logit-adjustment": "LogitAdjustedSoftmaxLoss",
+    "seesaw": "SeesawLoss",
+}
+ON_SIGMOIDS = {"sigmoid", "eql", "eql-image-labels", "eqlv2", "focal", "federated", "cb-sigmoid"}
 NUM_CLASSES = {"minilvis": 200, "lvis-v0.5": 1230, "lvis-v1": 1203}
 
 
@@ -27,21 +44,33 @@ def test_there_are_experiments():
     assert {path.parent.name for path in EXPERIMENTS} >= {"minilvis", "baselines", "eql"}
 
 
+def method_of(path: Path) -> str:
+    """``eql`` of ``mask-rcnn_r50_fpn_eql_8xb2-1x_lvis-v1``; ``softmax`` where none is named."""
+    return path.stem.split("_fpn_")[1].split("_")[0] if path.stem.count("_") > 4 else "softmax"
+
+
+def stages(heads) -> list:
+    return list(heads) if isinstance(heads, torch.nn.ModuleList) else [heads]
+
+
 def test_model_and_parts_build(experiment):
     path, cfg = experiment
     model = MODELS.build(cfg.model)  # pretrained weights are fetched later, by init_weights()
     num_classes = NUM_CLASSES[path.stem.rpartition("_")[2]]
-    head = model.roi_head.bbox_head
-    assert head.num_classes == model.roi_head.mask_head.num_classes == num_classes
-    if "_eql_" in path.stem or "_sigmoid_" in path.stem:
-        assert isinstance(head.loss_cls, EqualizationLoss)
-        assert head.fc_cls.out_features == num_classes
-        assert (head.loss_cls.lambda_ > 0) == ("_eql_" in path.stem)
-        # A probability of 0.5 at the start would make the first steps diverge.
-        head.fc_cls.init_weights()
-        assert head.fc_cls.bias.sigmoid().max() < 0.01
-    else:
-        assert head.fc_cls.out_features == num_classes + 1
+    method = method_of(path)
+    for head in stages(model.roi_head.mask_head):
+        assert head.num_classes == num_classes
+    for head in stages(model.roi_head.bbox_head):
+        assert head.num_classes == num_classes
+        assert type(head.loss_cls).__name__ == LOSSES[method]
+        if method in ON_SIGMOIDS:
+            # A probability of 0.5 at the start would make the first steps diverge.
+            head.fc_cls.init_weights()
+            assert head.fc_cls.bias.sigmoid().max() < 0.01
+        if isinstance(head.loss_cls, EqualizationLoss):
+            assert head.fc_cls.out_features == num_classes
+            assert (head.loss_cls.lambda_ > 0) == (method != "sigmoid")
+            assert head.loss_cls.image_level_labels == (method == "eql-image-labels")
     assert model.test_cfg.rcnn.score_thr <= 1e-3
 
 

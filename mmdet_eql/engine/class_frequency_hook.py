@@ -1,9 +1,9 @@
-"""Handing the training set's class frequencies to whoever needs them."""
+"""Handing the training set's class frequencies and counts to whoever needs them."""
 
 import re
 
 import torch
-from mmdet.registry import HOOKS
+from mmdet.registry import DATASETS, HOOKS
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
@@ -18,7 +18,8 @@ _CATEGORY_HEAD = re.compile(r"(^|\.)(bbox_head|mask_head)(\.\d+)?$")
 
 @HOOKS.register_module()
 class ClassFrequencyHook(Hook):
-    """Give f_j of the training dataset to each module that has ``set_class_frequency``.
+    """Give f_j of the training dataset to each module that has ``set_class_frequency``, and the
+    numbers of instances to each that has ``set_class_counts``.
 
     It happens once, before the first iteration, on every rank; each rank has the training dataset
     in memory anyway, so nothing is read again. A resumed run keeps the frequencies of its
@@ -42,22 +43,53 @@ class ClassFrequencyHook(Hook):
         modules = {
             name: module
             for name, module in model.named_modules()
-            if hasattr(module, "set_class_frequency")
+            if hasattr(module, "set_class_frequency") or hasattr(module, "set_class_counts")
         }
         if not modules:
             return
         class_frequency = class_frequency_of(runner.train_dataloader.dataset)
-        freq = torch.from_numpy(class_frequency.frequency)
+        figures = {
+            "class_frequency": torch.from_numpy(class_frequency.frequency),
+            "class_counts": torch.from_numpy(class_frequency.instance_count).double(),
+        }
         resumed = runner.iter > 0
         for name, module in modules.items():
-            known = module.class_frequency.cpu()
-            if not resumed or torch.isnan(known).any():
-                module.set_class_frequency(freq)
-            elif not torch.allclose(known, freq.to(known), rtol=1e-6, atol=0):
-                runner.logger.warning(
-                    f"{name}: the class frequencies of the resumed checkpoint differ from those of "
-                    f"{class_frequency.num_images} training images; the checkpoint's are kept."
-                )
+            for kind, figure in figures.items():
+                if not hasattr(module, f"set_{kind}"):
+                    continue
+                known = getattr(module, kind).cpu()
+                if not resumed or torch.isnan(known).any():
+                    getattr(module, f"set_{kind}")(figure)
+                elif not torch.allclose(known, figure.to(known), rtol=1e-6, atol=0):
+                    runner.logger.warning(
+                        f"{name}: {kind} of the resumed checkpoint differs from that of "
+                        f"{class_frequency.num_images} training images; the checkpoint's is kept."
+                    )
+
+    def before_test(self, runner: Runner) -> None:
+        """Count the training set for a loss whose scores need frequencies it was not trained with.
+
+        Logit adjustment, for one, is applied to checkpoints of plain softmax classifiers.
+
+        Raises:
+            UserError: If such a loss is in the model and the config has no training dataset.
+        """
+        modules = [
+            module
+            for module in _bare_model(runner).modules()
+            if getattr(module, "scores_need_class_frequency", False)
+            and torch.isnan(module.class_frequency).any()
+        ]
+        if not modules:
+            return
+        if not runner.cfg.get("train_dataloader"):
+            raise UserError(
+                f"{type(modules[0]).__name__} scores by class frequencies, which the checkpoint "
+                "does not hold; add train_dataloader to the config, so that they can be counted."
+            )
+        dataset = DATASETS.build(runner.cfg.train_dataloader.dataset)
+        for module in modules:
+            module.set_class_frequency(torch.from_numpy(class_frequency_of(dataset).frequency))
 
 
 def _bare_model(runner: Runner) -> nn.Module:

@@ -105,3 +105,19 @@ def test_without_the_hook_the_loss_says_what_is_missing(tiny_config):
     cfg.custom_hooks = []
     with pytest.raises(UserError, match="ClassFrequencyHook"):
         Runner.from_cfg(cfg).train()
+
+
+def test_logit_adjustment_takes_a_plain_softmax_checkpoint(tiny_config, tmp_path):
+    Runner.from_cfg(tiny_config("softmax", max_iters=2)).train()
+    cfg = tiny_config("logit-adjustment")
+    cfg.load_from = str(tmp_path / "work_dir" / "iter_2.pth")
+    runner = Runner.from_cfg(cfg)
+    assert "lvis/bbox_APr" in runner.test()
+    frequency = loss_of(runner).class_frequency
+    assert frequency.shape == (12,)
+    assert not torch.isnan(frequency).any()
+
+    for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler"):
+        cfg.pop(key)
+    with pytest.raises(UserError, match="add train_dataloader to the config"):
+        Runner.from_cfg(cfg).test()
