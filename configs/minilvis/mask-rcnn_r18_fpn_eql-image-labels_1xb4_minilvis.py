@@ -1,0 +1,13 @@
+# EQL with image-level labels (section 4.2 of the paper), which the official code leaves out.
+_base_ = "./mask-rcnn_r18_fpn_eql_1xb4_minilvis.py"
+
+train_pipeline = _base_.train_pipeline
+train_pipeline[-1].type = "PackLVISInputs"
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+
+model = dict(
+    roi_head=dict(
+        bbox_head=dict(type="ImageLevelShared2FCBBoxHead", loss_cls=dict(image_level_labels=True))
+    ),
+    train_cfg=dict(rcnn=dict(sampler=dict(type="ImageLevelLabelSampler"))),
+)

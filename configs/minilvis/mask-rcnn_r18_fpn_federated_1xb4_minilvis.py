@@ -1,0 +1,11 @@
+# Federated loss of detectron2's LVIS baselines (arXiv 2103.07461).
+_base_ = "./mask-rcnn_r18_fpn_1xb4_minilvis.py"
+
+model = dict(
+    roi_head=dict(
+        bbox_head=dict(
+            cls_predictor_cfg=dict(type="PriorLinear"),
+            loss_cls=dict(_delete_=True, type="FederatedLoss"),
+        )
+    )
+)
