@@ -121,7 +121,7 @@ choose_environment() {
 }
 
 make_venv() {
-  if "$python" -m pip --version >>"$log" 2>&1; then
+  if [[ -x $python ]] && "$python" -m pip --version >>"$log" 2>&1; then
     return
   fi
   if [[ -z $base_python ]]; then
