@@ -107,7 +107,7 @@ def lay_out(
             beneath = owner[item.points]
             # cv2's histogram is several times as fast as NumPy's.
             bins = len(visible)
-            behind = cv2.calcHist([beneath], [0], item.mask, [bins], [0, bins])[:, 0]
+            behind = cv2.calcHist([beneath], [0], item.mask, [bins], [0, bins]).reshape(-1)
             left_over = visible - behind
             in_view = np.all(left_over[1:number] >= needed[1:number])
             if in_view and behind.sum() >= MIN_INSIDE_SHARE * area * diameter**2:
