@@ -23,7 +23,7 @@ from torch import Tensor
 from mmdet_eql.errors import UserError
 from mmdet_eql.losses.class_statistics import CountAware
 from mmdet_eql.losses.classifier import full_precision
-from mmdet_eql.losses.reduction import check_reduction, reduce_rows
+from mmdet_eql.losses.reduction import check_reduction
 from mmdet_eql.losses.sigmoid_classifier import SigmoidClassifierLoss, one_hot_targets
 from mmdet_eql.losses.softmax_classifier import SoftmaxClassifierLoss
 
@@ -65,36 +65,11 @@ class _ClassBalanced(CountAware):
         self.reduction = check_reduction(reduction)
         self.loss_weight = loss_weight
 
-    def forward(
-        self,
-        cls_score: Tensor,
-        labels: Tensor,
-        label_weights: Tensor | None = None,
-        avg_factor: float | None = None,
-        reduction_override: str | None = None,
-    ) -> Tensor:
-        """Compute the loss.
-
-        Args:
-            cls_score (Tensor): Logits, of shape (N, C) for sigmoids and (N, C + 1) for a softmax.
-            labels (Tensor): Labels of shape (N,).
-            label_weights (Tensor, optional): Weight of each proposal, shape (N,).
-            avg_factor (float, optional): What the sum is divided by under ``"mean"``; the number
-                of proposals by default.
-            reduction_override (str, optional): Replaces ``reduction`` for this call.
-
-        Returns:
-            Tensor: A scalar, or shape (N,) under ``"none"``.
-
-        Raises:
-            UserError: If the logits are of another shape, or the counts are missing.
-        """
-        self.check_logits(cls_score)
-        losses = self.row_losses(full_precision(cls_score), labels)
+    def row_losses(self, cls_score: Tensor, labels: Tensor) -> Tensor:
+        """See the base class; needs counts."""
+        losses = self.unbalanced_losses(full_precision(cls_score), labels)
         weights = class_balanced_weights(self.known_class_counts(), self.beta)
-        losses = losses * F.pad(weights, (0, 1), value=1.0).to(losses.dtype)[labels]
-        reduction = reduction_override or self.reduction
-        return self.loss_weight * reduce_rows(losses, label_weights, reduction, avg_factor)
+        return losses * F.pad(weights, (0, 1), value=1.0).to(losses.dtype)[labels]
 
 
 @MODELS.register_module()
@@ -121,7 +96,7 @@ class ClassBalancedSigmoidLoss(_ClassBalanced, SigmoidClassifierLoss):
         tensor(True)
     """
 
-    def row_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def unbalanced_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Sigmoid cross-entropy of each proposal, shape (N,)."""
         targets = one_hot_targets(labels, logits.shape[1], logits.dtype)
         losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
@@ -153,6 +128,6 @@ class ClassBalancedSoftmaxLoss(_ClassBalanced, SoftmaxClassifierLoss):
         tensor(True)
     """
 
-    def row_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def unbalanced_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Softmax cross-entropy of each proposal, shape (N,)."""
         return F.cross_entropy(logits, labels, reduction="none")

@@ -17,10 +17,13 @@ from mmdet.models.losses import accuracy
 from torch import Tensor, nn
 
 from mmdet_eql.errors import UserError
+from mmdet_eql.losses.reduction import reduce_rows
 
 
 class ClassifierLoss(nn.Module):
-    """Base of the losses that choose their logits; a subclass gives ``num_logits``.
+    """Base of the losses that choose their logits; a subclass gives ``num_logits``, and
+    either ``row_losses`` with the attributes ``reduction`` and ``loss_weight``, or a ``forward`` of
+    its own.
 
     Args:
         num_classes (int, optional): C. Taken from the box head by default.
@@ -58,6 +61,48 @@ class ClassifierLoss(nn.Module):
                 f"{num_classes}; make them equal, or leave out loss_cls.num_classes."
             )
         return self.num_logits()
+
+    def row_losses(self, cls_score: Tensor, labels: Tensor) -> Tensor:
+        """The loss of each proposal, for logits that were checked.
+
+        Args:
+            cls_score (Tensor): Logits of shape (N, K).
+            labels (Tensor): Labels of shape (N,).
+
+        Returns:
+            Tensor: Loss of shape (N,).
+        """
+        raise NotImplementedError
+
+    def forward(
+        self,
+        cls_score: Tensor,
+        labels: Tensor,
+        label_weights: Tensor | None = None,
+        avg_factor: float | None = None,
+        reduction_override: str | None = None,
+    ) -> Tensor:
+        """Compute the loss from that of each proposal, ``reduction`` and ``loss_weight``.
+
+        Args:
+            cls_score (Tensor): Logits of shape (N, K).
+            labels (Tensor): Labels of shape (N,).
+            label_weights (Tensor, optional): Weight of each proposal, shape (N,).
+            avg_factor (float, optional): What the sum is divided by under ``"mean"``; the number
+                of proposals by default.
+            reduction_override (str, optional): Replaces ``reduction`` for this call.
+
+        Returns:
+            Tensor: A scalar, or shape (N,) under ``"none"``.
+
+        Raises:
+            UserError: If the logits are not of shape (N, K), or frequencies or counts that the loss
+                needs are missing.
+        """
+        self.check_logits(cls_score)
+        losses = self.row_losses(cls_score, labels)
+        reduction = reduction_override or self.reduction
+        return self.loss_weight * reduce_rows(losses, label_weights, reduction, avg_factor)
 
     def check_logits(self, cls_score: Tensor) -> None:
         """Refuse logits that are not of shape (N, K).

@@ -22,7 +22,7 @@ from torch import Tensor
 from mmdet_eql.errors import UserError
 from mmdet_eql.losses.class_statistics import FrequencyAware
 from mmdet_eql.losses.classifier import full_precision
-from mmdet_eql.losses.reduction import check_reduction, reduce_rows
+from mmdet_eql.losses.reduction import check_reduction
 from mmdet_eql.losses.sigmoid_classifier import SigmoidClassifierLoss, one_hot_targets
 
 
@@ -114,31 +114,6 @@ class FederatedLoss(FrequencyAware, SigmoidClassifierLoss):
             chosen[probability.multinomial(num_others, replacement=False)] = True
         return chosen
 
-    def forward(
-        self,
-        cls_score: Tensor,
-        labels: Tensor,
-        label_weights: Tensor | None = None,
-        avg_factor: float | None = None,
-        reduction_override: str | None = None,
-    ) -> Tensor:
-        """Compute the loss.
-
-        Args:
-            cls_score (Tensor): Logits of shape (N, C).
-            labels (Tensor): Labels of shape (N,).
-            label_weights (Tensor, optional): Weight of each proposal, shape (N,).
-            avg_factor (float, optional): What the sum is divided by under ``"mean"``; the number
-                of proposals by default.
-            reduction_override (str, optional): Replaces ``reduction`` for this call.
-
-        Returns:
-            Tensor: A scalar, or shape (N,) under ``"none"``.
-
-        Raises:
-            UserError: If the logits are not of shape (N, C), or the frequencies are missing.
-        """
-        self.check_logits(cls_score)
-        losses = federated_loss(cls_score, labels, self.choose_categories(labels))
-        reduction = reduction_override or self.reduction
-        return self.loss_weight * reduce_rows(losses, label_weights, reduction, avg_factor)
+    def row_losses(self, cls_score: Tensor, labels: Tensor) -> Tensor:
+        """See the base class; needs frequencies."""
+        return federated_loss(cls_score, labels, self.choose_categories(labels))

@@ -25,7 +25,7 @@ from torch import Tensor
 from mmdet_eql.errors import UserError
 from mmdet_eql.losses.class_statistics import FrequencyAware
 from mmdet_eql.losses.classifier import full_precision
-from mmdet_eql.losses.reduction import check_reduction, reduce_rows
+from mmdet_eql.losses.reduction import check_reduction
 from mmdet_eql.losses.softmax_classifier import SoftmaxClassifierLoss
 
 
@@ -111,31 +111,6 @@ class LogitAdjustedSoftmaxLoss(FrequencyAware, SoftmaxClassifierLoss):
         foreground, background = scores.tensor_split([self.num_classes], dim=1)
         return torch.cat([adjusted * foreground.sum(dim=1, keepdim=True), background], dim=1)
 
-    def forward(
-        self,
-        cls_score: Tensor,
-        labels: Tensor,
-        label_weights: Tensor | None = None,
-        avg_factor: float | None = None,
-        reduction_override: str | None = None,
-    ) -> Tensor:
-        """Softmax cross-entropy; needs no frequencies.
-
-        Args:
-            cls_score (Tensor): Logits of shape (N, K).
-            labels (Tensor): Labels of shape (N,).
-            label_weights (Tensor, optional): Weight of each proposal, shape (N,).
-            avg_factor (float, optional): What the sum is divided by under ``"mean"``; the number
-                of proposals by default.
-            reduction_override (str, optional): Replaces ``reduction`` for this call.
-
-        Returns:
-            Tensor: A scalar, or shape (N,) under ``"none"``.
-
-        Raises:
-            UserError: If the logits are not of shape (N, K).
-        """
-        self.check_logits(cls_score)
-        losses = F.cross_entropy(full_precision(cls_score), labels, reduction="none")
-        reduction = reduction_override or self.reduction
-        return self.loss_weight * reduce_rows(losses, label_weights, reduction, avg_factor)
+    def row_losses(self, cls_score: Tensor, labels: Tensor) -> Tensor:
+        """Softmax cross-entropy; needs no frequencies."""
+        return F.cross_entropy(full_precision(cls_score), labels, reduction="none")

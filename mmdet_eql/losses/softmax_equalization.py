@@ -27,7 +27,7 @@ from mmdet_eql.errors import UserError
 from mmdet_eql.losses.class_statistics import CountAware, FrequencyAware
 from mmdet_eql.losses.classifier import full_precision
 from mmdet_eql.losses.equalization import check_lambda
-from mmdet_eql.losses.reduction import check_reduction, reduce_rows
+from mmdet_eql.losses.reduction import check_reduction
 from mmdet_eql.losses.softmax_classifier import SoftmaxClassifierLoss
 from mmdet_eql.losses.tail_weighting import (
     ThresholdTail,
@@ -174,35 +174,10 @@ class SoftmaxEqualizationLoss(FrequencyAware, CountAware, SoftmaxClassifierLoss)
             beta &= (labels < self.num_classes)[:, None]
         return beta
 
-    def forward(
-        self,
-        cls_score: Tensor,
-        labels: Tensor,
-        label_weights: Tensor | None = None,
-        avg_factor: float | None = None,
-        reduction_override: str | None = None,
-    ) -> Tensor:
-        """Compute the loss.
-
-        Args:
-            cls_score (Tensor): Logits of shape (N, K).
-            labels (Tensor): Labels of shape (N,).
-            label_weights (Tensor, optional): Weight of each sample, shape (N,).
-            avg_factor (float, optional): What the sum is divided by under ``"mean"``; the number
-                of samples by default.
-            reduction_override (str, optional): Replaces ``reduction`` for this call.
-
-        Returns:
-            Tensor: A scalar, or shape (N,) under ``"none"``.
-
-        Raises:
-            UserError: If the logits are not of shape (N, K), or frequencies or counts are missing.
-        """
-        self.check_logits(cls_score)
+    def row_losses(self, cls_score: Tensor, labels: Tensor) -> Tensor:
+        """See the base class; needs frequencies or counts."""
         tail = self.tail_weights()
         if self.has_background:
             tail = F.pad(tail, (0, 1))
         beta = self.draw_beta(cls_score, labels)
-        losses = softmax_equalization_loss(cls_score, labels, tail, beta)
-        reduction = reduction_override or self.reduction
-        return self.loss_weight * reduce_rows(losses, label_weights, reduction, avg_factor)
+        return softmax_equalization_loss(cls_score, labels, tail, beta)
