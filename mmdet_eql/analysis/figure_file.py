@@ -1,11 +1,10 @@
 """Writing matplotlib figures."""
 
 import os
-from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from mmdet_eql.errors import UserError
+from mmdet_eql.files import atomic_write
 
 
 def save_figure(figure: Figure, path: str | os.PathLike, dpi: int = 100) -> None:
@@ -19,17 +18,5 @@ def save_figure(figure: Figure, path: str | os.PathLike, dpi: int = 100) -> None
     Raises:
         UserError: If the file cannot be written.
     """
-    path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            figure.savefig(unfinished, format="png", dpi=dpi)
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror}); choose another folder or free some "
-            "space."
-        ) from None
+    with atomic_write(path, "choose another folder") as unfinished:
+        figure.savefig(unfinished, format="png", dpi=dpi)

@@ -40,6 +40,7 @@ from mmdet_eql.datasets.lvis_format import load_lvis_json
 from mmdet_eql.datasets.minilvis.folder import annotation_path, make_minilvis, read_marker
 from mmdet_eql.engine.launch import read_config
 from mmdet_eql.errors import UserError
+from mmdet_eql.files import atomic_write
 from mmdet_eql.frequency import ClassFrequency, class_frequency_of
 
 
@@ -294,20 +295,11 @@ def _whole_folder(folder: Path) -> Iterator[Path]:
 
 def _write_text(path: Path, text: str) -> None:
     """Write a file, whole or not at all; one that holds just this is left as it is."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        if path.is_file() and path.read_text(encoding="utf-8") == text:
+    with contextlib.suppress(OSError):
+        if path.read_text(encoding="utf-8") == text:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            unfinished.write_text(text, encoding="utf-8")
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror}); give another --work-dir."
-        ) from None
+    with atomic_write(path, "give another --work-dir") as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
 
 
 def _is_newer(path: Path, time: float) -> bool:

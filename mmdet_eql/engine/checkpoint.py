@@ -23,6 +23,7 @@ from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from mmdet_eql.errors import UserError
+from mmdet_eql.files import atomic_write
 
 _HISTORY_STATISTICS = ("min", "max", "current", "mean")
 
@@ -177,13 +178,8 @@ def convert_checkpoint(source: str, target: str) -> list[str]:
     weights = clean.get("state_dict", clean) if isinstance(clean, dict) else None
     if not weights or not any(isinstance(value, torch.Tensor) for value in weights.values()):
         raise UserError(f"{source}: holds no dict of tensors that could be kept; it is no model.")
-    temporary = f"{target}.{os.getpid()}.tmp"
-    try:
-        torch.save(clean, temporary)
-        os.replace(temporary, target)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(temporary)
+    with atomic_write(target) as unfinished:
+        torch.save(clean, unfinished)
     return dropped
 
 

@@ -14,7 +14,6 @@ import gc
 import json
 import logging
 import math
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
@@ -34,6 +33,7 @@ from mmdet_eql.evaluation.lvis_evaluation import (
     LVISGroundTruth,
     evaluate_detections,
 )
+from mmdet_eql.files import atomic_write
 
 # A file is decoded in pieces, so that no more than a piece exists as Python objects.
 _CHARACTERS_AT_ONCE = 1 << 18
@@ -173,22 +173,11 @@ def write_json(path: str, content: Any) -> None:
 
 @contextlib.contextmanager
 def _whole_file(path: str) -> Iterator[TextIO]:
-    path = os.path.abspath(path)
-    unfinished = f"{path}.{os.getpid()}.tmp"
-    try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        try:
-            with open(unfinished, "w", encoding="utf-8") as file:
-                yield file
-            os.replace(unfinished, path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(unfinished)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror}); choose another 'outfile_prefix' or "
-            "free some space."
-        ) from None
+    with (
+        atomic_write(path, "choose another 'outfile_prefix'") as unfinished,
+        open(unfinished, "w", encoding="utf-8") as file,
+    ):
+        yield file
 
 
 # --- reading --------------------------------------------------------------------------------------
