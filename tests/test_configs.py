@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmdet.registry import DATASETS, HOOKS, METRICS, MODELS, TRANSFORMS
+from mmdet.registry import DATA_SAMPLERS, DATASETS, HOOKS, METRICS, MODELS, TRANSFORMS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
@@ -20,6 +20,8 @@ LOSSES = {
     "sigmoid": "EqualizationLoss",
     "eql": "EqualizationLoss",
     "eql-image-labels": "EqualizationLoss",
+    "eql-rfs": "EqualizationLoss",
+    "eql-class-aware": "EqualizationLoss",
     "eqlv2": "EqualizationLossV2",
     "seql": "SoftmaxEqualizationLoss",
     "focal": "SigmoidFocalLoss",
@@ -30,7 +32,11 @@ LOSSES = {
     "logit-adjustment": "LogitAdjustedSoftmaxLoss",
     "seesaw": "SeesawLoss",
 }
-ON_SIGMOIDS = {"sigmoid", "eql", "eql-image-labels", "eqlv2", "focal", "federated", "cb-sigmoid"}
+ON_SIGMOIDS = {
+    *("sigmoid", "eql", "eql-image-labels", "eql-rfs", "eql-class-aware"),
+    *("eqlv2", "focal", "federated", "cb-sigmoid"),
+}
+SAMPLERS = {"eql-rfs": "RepeatFactorSampler", "eql-class-aware": "CategoryAwareSampler"}
 NUM_CLASSES = {"minilvis": 200, "lvis-v0.5": 1230, "lvis-v1": 1203}
 
 
@@ -75,17 +81,26 @@ def test_model_and_parts_build(experiment):
 
 
 def test_registered_types(experiment):
-    _, cfg = experiment
+    path, cfg = experiment
     for name in ("train", "val", "test"):
         dataset = cfg[f"{name}_dataloader"].dataset
         assert DATASETS.get(dataset.type) is not None
         assert all(TRANSFORMS.get(step.type) is not None for step in dataset.pipeline)
+    default = "InfiniteSampler" if "max_iters" in cfg.train_cfg else "DefaultSampler"
+    sampler = cfg.train_dataloader.sampler
+    assert DATA_SAMPLERS.get(sampler.type) is not None
+    assert sampler.type == SAMPLERS.get(method_of(path), default)
+    # The loop and the sampler agree on whether there are epochs.
+    assert sampler.get("infinite", default == "InfiniteSampler") == ("max_iters" in cfg.train_cfg)
     for name in ("val", "test"):
         evaluator = cfg[f"{name}_evaluator"]
         assert METRICS.get(evaluator.type) is not None
         dataset = cfg[f"{name}_dataloader"].dataset
         assert evaluator.ann_file == dataset.data_root + dataset.ann_file
-    assert [HOOKS.get(hook.type).__name__ for hook in cfg.custom_hooks] == ["ClassFrequencyHook"]
+    assert [HOOKS.get(hook.type).__name__ for hook in cfg.custom_hooks] == [
+        "ClassFrequencyHook",
+        "ResumeSamplerHook",
+    ]
 
 
 def test_schedule_fits_the_name(experiment):

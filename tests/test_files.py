@@ -28,7 +28,7 @@ def test_an_interruption_leaves_what_was_there(tmp_path, interruption):
 
 def test_a_full_disk_and_a_folder_in_the_way_are_sentences(tmp_path):
     with (
-        pytest.raises(UserError, match="table.md: cannot be written .*; choose 'there' or free"),
+        pytest.raises(UserError, match=r"table\.md: cannot be written .*; choose 'there' or free"),
         atomic_write(tmp_path / "table.md", "choose 'there'") as unfinished,
     ):
         unfinished.write_text("ha")

@@ -1,7 +1,11 @@
 _base_ = "mmdet::_base_/default_runtime.py"
 
 custom_imports = dict(imports=["mmdet_eql"], allow_failed_imports=False)
-# Hands the class frequencies of the training set to the losses that need them.
-custom_hooks = [dict(type="ClassFrequencyHook")]
+custom_hooks = [
+    # Hands the class frequencies of the training set to the losses that need them.
+    dict(type="ClassFrequencyHook"),
+    # Lets a resumed run draw what an unbroken one would have drawn.
+    dict(type="ResumeSamplerHook"),
+]
 
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=3))

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from mmdet.datasets import BaseDetDataset
 from mmdet.registry import DATASETS
 
+from mmdet_eql.datasets.image_labels import ImageLabels
 from mmdet_eql.datasets.lvis_format import load_lvis_json
 from mmdet_eql.errors import UserError
 from mmdet_eql.frequency import ClassFrequency
@@ -31,6 +32,7 @@ class LVISFormatDataset(BaseDetDataset):
 
     Attributes:
         class_frequency (ClassFrequency): Occurrences of each category in the annotation file.
+        image_labels (ImageLabels): The labels of each image's instances, after filtering.
 
     Raises:
         UserError: If the annotation file cannot be used, a class in ``metainfo`` is not in it, or
@@ -45,6 +47,8 @@ class LVISFormatDataset(BaseDetDataset):
         >>> dataset.class_frequency.frequency.shape  # doctest: +SKIP
         (1203,)
     """
+
+    _image_labels: ImageLabels | None = None
 
     def load_data_list(self) -> list[dict]:
         """Read the annotation file once.
@@ -92,6 +96,34 @@ class LVISFormatDataset(BaseDetDataset):
                 "min_size."
             )
         return kept
+
+    @property
+    def image_labels(self) -> ImageLabels:
+        """The labels of each image's instances, row i for item i of the dataset."""
+        if self._image_labels is None:
+            self.full_init()
+            self._image_labels = ImageLabels.from_lists(
+                [self.get_cat_ids(index) for index in range(len(self))]
+            )
+        return self._image_labels
+
+    def _serialize_data(self):
+        # The last time that the instances exist as Python objects.
+        self._image_labels = ImageLabels.from_lists(
+            [[instance["bbox_label"] for instance in info["instances"]] for info in self.data_list]
+        )
+        return super()._serialize_data()
+
+    def get_subset_(self, indices: list[int] | int) -> None:
+        """As in mmengine's ``BaseDataset``."""
+        super().get_subset_(indices)
+        self._image_labels = None
+
+    def get_subset(self, indices: list[int] | int) -> "LVISFormatDataset":
+        """As in mmengine's ``BaseDataset``."""
+        subset = super().get_subset(indices)
+        subset._image_labels = None
+        return subset
 
     def _select_categories(self, categories: list[dict]) -> list[dict]:
         by_name = {category["name"]: category for category in categories}

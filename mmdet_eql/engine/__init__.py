@@ -2,5 +2,11 @@
 
 from mmdet_eql.engine.checkpoint import convert_checkpoint, load_checkpoint_file
 from mmdet_eql.engine.class_frequency_hook import ClassFrequencyHook
+from mmdet_eql.engine.resume_sampler_hook import ResumeSamplerHook
 
-__all__ = ["ClassFrequencyHook", "convert_checkpoint", "load_checkpoint_file"]
+__all__ = [
+    "ClassFrequencyHook",
+    "ResumeSamplerHook",
+    "convert_checkpoint",
+    "load_checkpoint_file",
+]

@@ -1,0 +1,121 @@
+"""Which categories each image of a dataset contains, as arrays.
+
+Samplers, and whatever else has to look at every image, take the labels from here: asking a dataset
+of mmdet image by image unpickles each image's annotations.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmdet_eql.errors import UserError
+
+
+@dataclass(frozen=True, eq=False)
+class ImageLabels:
+    """The labels of the instances of each image, in compressed sparse rows.
+
+    Image i has the labels ``labels[offsets[i] : offsets[i + 1]]``, one for each instance.
+
+    Args:
+        offsets (np.ndarray): int64 of shape (number of images + 1,), rising from 0.
+        labels (np.ndarray): int64 of shape (number of instances,), each in [0, C).
+
+    Example:
+        >>> labels = ImageLabels.from_lists([[3, 1, 3], [], [1]])
+        >>> labels[0]
+        array([3, 1, 3])
+        >>> labels.pairs()
+        (array([0, 0, 2]), array([1, 3, 1]))
+    """
+
+    offsets: np.ndarray
+    labels: np.ndarray
+
+    @classmethod
+    def from_lists(cls, lists: Sequence[Sequence[int]]) -> "ImageLabels":
+        """The labels of images given one by one, in their order."""
+        offsets = np.zeros(len(lists) + 1, dtype=np.int64)
+        np.cumsum([len(labels) for labels in lists], out=offsets[1:])
+        flat = [label for labels in lists for label in labels]
+        return cls(offsets, np.array(flat, dtype=np.int64))
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["ImageLabels"]) -> "ImageLabels":
+        """The labels of several sets of images, one after another."""
+        counts = np.concatenate([np.diff(part.offsets) for part in parts])
+        offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts)])
+        return cls(offsets, np.concatenate([part.labels for part in parts]))
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Labels of one image, int64 of shape (instances of the image,)."""
+        return self.labels[self.offsets[index] : self.offsets[index + 1]]
+
+    def take(self, indices: Sequence[int] | np.ndarray) -> "ImageLabels":
+        """The labels of some images, in the order given and repeated as given."""
+        indices = np.asarray(indices, dtype=np.int64)
+        starts = self.offsets[indices]
+        counts = self.offsets[indices + 1] - starts
+        offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts)])
+        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
+        return ImageLabels(offsets, self.labels[np.repeat(starts, counts) + within])
+
+    def pairs(self) -> tuple[np.ndarray, np.ndarray]:
+        """Each (image, category) that occurs, once.
+
+        Returns:
+            tuple[np.ndarray, np.ndarray]: Image indices and labels, int64 of shape (pairs,), sorted
+            by image, then by label.
+        """
+        width = int(self.labels.max(initial=0)) + 1
+        image = np.repeat(np.arange(len(self)), np.diff(self.offsets))
+        key = np.unique(image * width + self.labels)
+        return key // width, key % width
+
+
+def image_labels_of(dataset) -> ImageLabels:
+    """The labels of a dataset's images, through wrappers.
+
+    Args:
+        dataset: A dataset with an attribute ``image_labels`` (``LVISFormatDataset``), any other
+            with a method ``get_cat_ids`` (mmdet's detection datasets; slow), or mmengine's
+            ``ConcatDataset``, ``RepeatDataset`` or ``ClassBalancedDataset``, mmdet's
+            ``MultiImageMixDataset`` or PyTorch's ``Subset`` around such ones.
+
+    Returns:
+        ImageLabels: One row for each index of the dataset.
+
+    Raises:
+        UserError: If the dataset does not tell the labels of its images.
+    """
+    if hasattr(dataset, "full_init"):
+        dataset.full_init()
+    if hasattr(dataset, "datasets"):
+        labels = ImageLabels.concatenate([image_labels_of(part) for part in dataset.datasets])
+    elif hasattr(dataset, "image_labels"):
+        labels = dataset.image_labels
+    elif hasattr(dataset, "repeat_indices"):
+        labels = image_labels_of(dataset.dataset).take(dataset.repeat_indices)
+    elif hasattr(dataset, "dataset"):
+        labels = image_labels_of(dataset.dataset)
+        if hasattr(dataset, "indices"):
+            labels = labels.take(dataset.indices)
+        elif hasattr(dataset, "times"):
+            labels = labels.take(np.tile(np.arange(len(labels)), dataset.times))
+    elif hasattr(dataset, "get_cat_ids"):
+        labels = ImageLabels.from_lists([dataset.get_cat_ids(i) for i in range(len(dataset))])
+    else:
+        raise UserError(
+            f"train_dataloader.dataset: {type(dataset).__name__} does not tell the categories of "
+            "its images; use type='LVISFormatDataset', a dataset with a method 'get_cat_ids', or "
+            "a wrapper around one."
+        )
+    if len(labels) > len(dataset):
+        # `num_batch_per_epoch` of a data loader cuts its dataset off.
+        labels = labels.take(np.arange(len(dataset)))
+    return labels

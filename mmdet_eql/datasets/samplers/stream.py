@@ -1,0 +1,109 @@
+"""What the samplers share: one order of indices for all ranks, from any position on.
+
+Glossary:
+    M: number of images of the dataset.
+    epoch: a list of indices that depends on the seed and the epoch's number alone; it is the same
+        on all ranks.
+    stream: all epochs, one after another.
+    position: place in the stream. Rank k of K ranks draws the positions k, k + K, k + 2 K, ...
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterator, Sized
+
+import numpy as np
+from mmengine.dist import get_dist_info, sync_random_seed
+from torch.utils.data import Sampler
+
+from mmdet_eql.errors import UserError
+
+
+class StreamSampler(Sampler):
+    """Base of the samplers here, for epoch- and iteration-based loops.
+
+    A subclass says what an epoch holds. In an epoch-based loop each rank draws every K-th index of
+    the epoch, whose end is padded from its beginning until K divides it, as mmengine's
+    ``DefaultSampler`` does. With ``infinite=True``, for iteration-based loops, the ranks draw from
+    the stream instead, which has no ends and so needs no padding, as mmengine's
+    ``InfiniteSampler`` does; a resumed run skips to its position without reading data.
+
+    Args:
+        dataset (Sized): The dataset.
+        seed (int, optional): The same on all ranks; mmengine's runner gives it. None draws one
+            that is shared by all ranks.
+        infinite (bool): Whether the indices go on without end.
+
+    Raises:
+        UserError: If the dataset is empty.
+    """
+
+    def __init__(self, dataset: Sized, seed: int | None = None, infinite: bool = False) -> None:
+        name = type(self).__name__
+        if len(dataset) == 0:
+            raise UserError(f"{name}: the training dataset has no images; check its 'filter_cfg'.")
+        self.rank, self.world_size = get_dist_info()
+        self.dataset = dataset
+        self.seed = sync_random_seed() if seed is None else seed
+        self.infinite = infinite
+        self.epoch = 0
+        self._skipped = 0
+        if infinite:
+            # Only here: mmengine takes a `skip` to mean a stream without epochs.
+            self.skip = self._skip
+
+    @abstractmethod
+    def epoch_length(self, epoch: int) -> int:
+        """Number of indices in an epoch, on all ranks together; at least 1."""
+
+    @abstractmethod
+    def epoch_indices(self, epoch: int) -> np.ndarray:
+        """The indices of an epoch in their order, int64 of shape (epoch_length(epoch),)."""
+
+    def stream(self, start: int, stop: int) -> np.ndarray:
+        """The indices at the positions from ``start`` up to ``stop``, int64."""
+        parts = [np.empty(0, dtype=np.int64)]
+        epoch = 0
+        while start < stop:
+            length = self.epoch_length(epoch)
+            if start < length:
+                parts.append(self.epoch_indices(epoch)[start:stop])
+                start = min(stop, length)
+            start, stop, epoch = start - length, stop - length, epoch + 1
+        return np.concatenate(parts)
+
+    def __iter__(self) -> Iterator[int]:
+        """The indices of this rank: of the current epoch, or without end."""
+        return self._endless() if self.infinite else iter(self._of_epoch().tolist())
+
+    def __len__(self) -> int:
+        """Number of this rank's indices in the current epoch."""
+        return math.ceil(self.epoch_length(self.epoch) / self.world_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that is drawn next; without effect on an infinite sampler."""
+        if not self.infinite:
+            self.epoch = epoch
+
+    def _of_epoch(self) -> np.ndarray:
+        total = len(self) * self.world_size
+        # np.resize repeats the indices as often as it takes.
+        return np.resize(self.epoch_indices(self.epoch), total)[self.rank :: self.world_size]
+
+    def _endless(self) -> Iterator[int]:
+        position = self._skipped * self.world_size + self.rank
+        epoch = 0
+        while True:
+            length = self.epoch_length(epoch)
+            if position < length:
+                mine = self.epoch_indices(epoch)[position :: self.world_size]
+                yield from mine.tolist()
+                position += len(mine) * self.world_size
+            position, epoch = position - length, epoch + 1
+
+    def _skip(self, num_samples: int) -> None:
+        """Start after as many of this rank's indices, counted from the beginning of the stream.
+
+        The maintained mmengine calls it when it resumes an iteration-based run.
+        """
+        self._skipped = num_samples

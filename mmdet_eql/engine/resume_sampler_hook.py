@@ -1,0 +1,73 @@
+"""A resumed run draws what an unbroken one would have drawn."""
+
+from mmdet.registry import HOOKS
+from mmengine.dataset import InfiniteSampler
+from mmengine.hooks import Hook
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch.utils.data import DataLoader, Sampler
+
+from mmdet_eql.errors import UserError
+
+
+@HOOKS.register_module()
+class ResumeSamplerHook(Hook):
+    """Give the sampler of a resumed run its seed back, and skip grouped batches without reading.
+
+    mmengine builds the data loader before it reads the checkpoint. Where the config names no seed,
+    a resumed run would therefore draw in an order of its own; here its sampler gets the seed that
+    the checkpoint has. What an iteration-based run has seen already, mmengine then skips: the
+    maintained fork at once, where there is no batch sampler; with a batch sampler that has
+    ``skip`` (``ResumableAspectRatioBatchSampler``) this hook does; else by reading it again.
+
+    Raises:
+        UserError: If the sampler is endless and the loop waits for the end of an epoch.
+    """
+
+    priority = "VERY_HIGH"
+
+    def before_train(self, runner: Runner) -> None:
+        """Put the sampler where the run stopped."""
+        loop = runner.train_loop
+        sampler, batch_sampler = _samplers(loop.dataloader)
+        is_endless = getattr(sampler, "infinite", isinstance(sampler, InfiniteSampler))
+        epoch_based = isinstance(loop, EpochBasedTrainLoop)
+        if is_endless and epoch_based:
+            raise UserError(
+                f"train_dataloader.sampler: {type(sampler).__name__} never ends an epoch, which "
+                "train_cfg.type='EpochBasedTrainLoop' waits for; "
+                + (
+                    "remove 'infinite' from the sampler, "
+                    if hasattr(sampler, "infinite")
+                    else "use a sampler such as 'DefaultSampler', "
+                )
+                + "or train with 'IterBasedTrainLoop'."
+            )
+        if runner.iter == 0:
+            return
+        if getattr(sampler, "seed", runner.seed) != runner.seed and not _has_rank_seeds(runner):
+            sampler.seed = runner.seed
+            if isinstance(sampler, InfiniteSampler):
+                sampler.indices = sampler._indices_of_rank()
+            if not epoch_based:
+                # OpenMMLab's mmengine starts to read as soon as the loop is built.
+                loop.dataloader_iterator = type(loop.dataloader_iterator)(loop.dataloader)
+        # OpenMMLab's mmengine has no such switch, and reads all batches again.
+        if (
+            is_endless
+            and hasattr(batch_sampler, "skip")
+            and getattr(loop, "fast_forward_on_resume", True) is False
+        ):
+            batch_sampler.skip(runner.iter)
+            loop.fast_forward_on_resume = True
+
+
+def _samplers(dataloader: DataLoader) -> tuple[Sampler, Sampler | None]:
+    """The sampler of single images, and the batch sampler that the config has put around it."""
+    if dataloader.batch_size is not None:
+        return dataloader.sampler, None
+    return dataloader.batch_sampler.sampler, dataloader.batch_sampler
+
+
+def _has_rank_seeds(runner: Runner) -> bool:
+    """Whether samplers draw their seed themselves, since ``runner.seed`` differs by rank."""
+    return bool(runner._randomness_cfg.get("diff_rank_seed", False))

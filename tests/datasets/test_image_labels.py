@@ -1,0 +1,94 @@
+"""The labels of each image, through the wrappers."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mmdet.datasets import MultiImageMixDataset
+from mmdet.registry import DATASETS
+from mmengine.dataset import ClassBalancedDataset, ConcatDataset, RepeatDataset
+from mmengine.registry import init_default_scope
+from torch.utils.data import Subset
+
+from mmdet_eql.datasets import image_labels_of
+from mmdet_eql.datasets.image_labels import ImageLabels
+from mmdet_eql.errors import UserError
+
+lists = st.lists(st.lists(st.integers(0, 5), max_size=4), max_size=8)
+
+
+@given(lists)
+def test_rows_and_pairs(labels):
+    packed = ImageLabels.from_lists(labels)
+    assert [packed[i].tolist() for i in range(len(packed))] == labels
+    pairs = sorted({(image, label) for image, row in enumerate(labels) for label in row})
+    assert list(zip(*(part.tolist() for part in packed.pairs()), strict=True)) == pairs
+
+
+@given(lists, st.data())
+def test_taking_and_concatenating(labels, data):
+    packed = ImageLabels.from_lists(labels)
+    indices = data.draw(st.lists(st.integers(0, len(labels) - 1))) if labels else []
+    taken = packed.take(indices)
+    assert [taken[i].tolist() for i in range(len(taken))] == [labels[i] for i in indices]
+    both = ImageLabels.concatenate([packed, taken])
+    assert [both[i].tolist() for i in range(len(both))] == labels + [labels[i] for i in indices]
+
+
+@pytest.fixture
+def dataset(minilvis):
+    init_default_scope("mmdet")
+    return DATASETS.build(
+        dict(
+            type="LVISFormatDataset",
+            data_root=str(minilvis),
+            data_prefix=dict(img=""),
+            ann_file="annotations/minilvis_train.json",
+            filter_cfg=dict(filter_empty_gt=True),
+        )
+    )
+
+
+def test_wrappers(dataset):
+    wrapped = [
+        dataset,
+        ConcatDataset([dataset, dataset]),
+        RepeatDataset(dataset, times=3),
+        ClassBalancedDataset(dataset, oversample_thr=0.5),
+        MultiImageMixDataset(dataset, pipeline=[]),
+        Subset(dataset, [5, 2, 2]),
+        dataset.get_subset([4, 1]),
+    ]
+    for wrapper in wrapped:
+        labels = image_labels_of(wrapper)
+        assert len(labels) == len(wrapper)
+        indices = range(len(wrapper))
+        if isinstance(wrapper, Subset):
+            expected = [dataset.get_cat_ids(i) for i in wrapper.indices]
+        elif hasattr(wrapper, "get_cat_ids"):
+            expected = [wrapper.get_cat_ids(i) for i in indices]
+        else:
+            parts = getattr(wrapper, "datasets", [dataset] * getattr(wrapper, "times", 1))
+            expected = [part.get_cat_ids(i) for part in parts for i in range(len(part))]
+        assert [labels[i].tolist() for i in indices] == expected
+
+
+def test_a_dataset_without_labels_is_refused():
+    with pytest.raises(UserError, match="list does not tell the categories"):
+        image_labels_of([1, 2])
+
+
+def test_labels_follow_the_selected_classes(minilvis, dataset):
+    names = dataset.metainfo["classes"][:3]
+    part = DATASETS.build(
+        dict(
+            type="LVISFormatDataset",
+            data_root=str(minilvis),
+            data_prefix=dict(img=""),
+            ann_file="annotations/minilvis_train.json",
+            metainfo=dict(classes=names),
+        )
+    )
+    labels = image_labels_of(part)
+    assert len(labels) == len(part)
+    assert set(np.unique(labels.labels)) <= {0, 1, 2}
