@@ -1,0 +1,235 @@
+"""How long the tail of an annotation file is, and what lambda and the samplers make of it."""
+
+import gc
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from mmdet_eql.analysis.figure_file import save_figure
+from mmdet_eql.datasets.image_labels import ImageLabels
+from mmdet_eql.datasets.samplers import StreamSampler
+from mmdet_eql.errors import UserError
+from mmdet_eql.frequency import ClassFrequency
+
+GROUPS = {"r": "rare", "c": "common", "f": "frequent"}
+_COLOURS = {"r": "#D55E00", "c": "#009E73", "f": "#0072B2"}
+_SAMPLER_COLOURS = ("#000000", "#CC79A7", "#E69F00", "#56B4E9")
+
+
+@dataclass(frozen=True, eq=False)
+class AnnotatedImages:
+    """The labels in an annotation file: all that a sampler asks of a dataset.
+
+    Args:
+        image_ids (np.ndarray): Ids of M images, int64.
+        image_labels (ImageLabels): Labels of their annotations.
+        class_frequency (ClassFrequency): Occurrences of each category.
+    """
+
+    image_ids: np.ndarray
+    image_labels: ImageLabels
+    class_frequency: ClassFrequency
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+
+def read_annotated_images(path: str | os.PathLike, progress: bool = True) -> AnnotatedImages:
+    """Read the labels from a file in COCO or LVIS format.
+
+    Outlines are dropped record by record while the file is decoded, so that memory holds little
+    more than its text.
+
+    Args:
+        path (str | os.PathLike): Annotation file.
+        progress (bool): Whether to show how many records were read.
+
+    Returns:
+        AnnotatedImages: Categories in the order of their ids; every annotation counts.
+
+    Raises:
+        UserError: If the file cannot be read or is not in COCO format.
+    """
+    with tqdm(desc=str(path), unit=" records", disable=not progress, leave=False) as bar:
+
+        def slim(record: dict) -> dict:
+            bar.update()
+            record.pop("segmentation", None)
+            return record
+
+        collects = gc.isenabled()
+        gc.disable()  # it would look through millions of new records again and again
+        try:
+            with open(path, encoding="utf-8") as file:
+                data = json.load(file, object_hook=slim)
+        except OSError as error:
+            raise UserError(
+                f"{path}: cannot be read ({error.strerror}); correct the path."
+            ) from None
+        except (ValueError, RecursionError) as error:
+            raise UserError(
+                f"{path}: is not JSON ({error}); give an annotation file in COCO or LVIS format."
+            ) from None
+        finally:
+            if collects:
+                gc.enable()
+    try:
+        categories = sorted(data["categories"], key=lambda category: category["id"])
+        label_of = {category["id"]: label for label, category in enumerate(categories)}
+        names = tuple(str(category["name"]) for category in categories)
+        image_ids = [image["id"] for image in data["images"]]
+        index_of = {image_id: index for index, image_id in enumerate(image_ids)}
+        pairs = [(a["image_id"], a["category_id"]) for a in data["annotations"]]
+        image = np.array([index_of[image_id] for image_id, _ in pairs], dtype=np.int64)
+        label = np.array([label_of[category_id] for _, category_id in pairs], dtype=np.int64)
+        ids = np.array(image_ids, dtype=np.int64)
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise UserError(
+            f"{path}: is not in COCO format ({type(error).__name__}: {error}); it needs the lists "
+            "'images', 'annotations' and 'categories', with whole numbers as ids that exist."
+        ) from None
+    order = np.argsort(image, kind="stable")
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(image, minlength=len(ids)))])
+    return AnnotatedImages(
+        ids,
+        ImageLabels(offsets.astype(np.int64), label[order]),
+        ClassFrequency.from_labels(image, label, len(ids), names),
+    )
+
+
+def images_per_category(images: AnnotatedImages, sampler: StreamSampler) -> np.ndarray:
+    """Draws of the first epoch whose image contains each category, int64 of shape (C,)."""
+    drawn = np.bincount(sampler.epoch_indices(0), minlength=len(images))
+    image, label = images.image_labels.pairs()
+    counts = np.zeros(len(images.class_frequency))
+    np.add.at(counts, label, drawn[image])
+    return counts.astype(np.int64)
+
+
+def format_report(
+    images: AnnotatedImages, lambdas: list[float], samplers: Mapping[str, StreamSampler]
+) -> str:
+    """Lay out groups, tail ratios and samplers as Markdown.
+
+    Args:
+        images (AnnotatedImages): What the file holds.
+        lambdas (list[float]): Values of lambda; the first is the chosen one.
+        samplers (Mapping[str, StreamSampler]): Samplers of these images, by name.
+
+    Returns:
+        str: The report.
+    """
+    frequency = images.class_frequency
+    lines = [
+        f"{len(images):,} images, {frequency.instance_count.sum():,} instances, "
+        f"{len(frequency):,} categories",
+        "",
+        "| group | categories | images, median (range) | instances |",
+        "|---|---|---|---|",
+    ]
+    for letter, name in GROUPS.items():
+        of_group = frequency.group == letter
+        counts = frequency.image_count[of_group]
+        spread = (
+            f"{np.median(counts):,.0f} ({counts.min():,} to {counts.max():,})"
+            if len(counts)
+            else "-"
+        )
+        lines.append(
+            f"| {name} | {of_group.sum():,} | {spread} | "
+            f"{frequency.instance_count[of_group].sum():,} |"
+        )
+    lines += ["", "| lambda | tail ratio | categories in the tail |", "|---|---|---|"]
+    for lambda_ in sorted(set(lambdas)):
+        chosen = " (chosen)" if lambda_ == lambdas[0] else ""
+        lines.append(
+            f"| {lambda_:g}{chosen} | {100 * frequency.tail_ratio(lambda_):.3f} % | "
+            f"{(frequency.frequency < lambda_).sum():,} |"
+        )
+    lines += [
+        "",
+        "| sampler | epoch | rare | common | frequent | most drawn images (id: times) |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, sampler in samplers.items():
+        counts = images_per_category(images, sampler)
+        shares = [
+            f"{100 * counts[frequency.group == letter].sum() / max(counts.sum(), 1):.1f} %"
+            for letter in GROUPS
+        ]
+        drawn = np.bincount(sampler.epoch_indices(0), minlength=len(images))
+        most = np.argsort(-drawn, kind="stable")[:3]
+        top = ", ".join(f"{images.image_ids[i]}: {drawn[i]:,}" for i in most)
+        lines.append(f"| {name} | {sampler.epoch_length(0):,} | {' | '.join(shares)} | {top} |")
+    lines += ["", "The shares are of all (drawn image, category in it) pairs of one epoch."]
+    return "\n".join(lines)
+
+
+def plot_report(
+    images: AnnotatedImages,
+    lambda_: float,
+    samplers: Mapping[str, StreamSampler],
+    path: str | os.PathLike,
+) -> None:
+    """Draw counts per category, tail ratio against lambda, and what samplers draw, as PNG.
+
+    Args:
+        images (AnnotatedImages): What the file holds.
+        lambda_ (float): The chosen lambda, which is marked.
+        samplers (Mapping[str, StreamSampler]): Samplers of these images, by name.
+        path (str | os.PathLike): PNG file to write; it appears whole or not at all.
+
+    Raises:
+        UserError: If the file cannot be written.
+    """
+    frequency = images.class_frequency
+    order = np.argsort(-frequency.image_count, kind="stable")
+    rank = np.arange(1, len(order) + 1)
+    figure = Figure(figsize=(15, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    counts_axes, tail_axes, draws_axes = figure.subplots(1, 3)
+    for letter, name in GROUPS.items():
+        here = frequency.group[order] == letter
+        options = dict(s=6, color=_COLOURS[letter])
+        counts_axes.scatter(
+            rank[here], frequency.image_count[order][here], label=f"{name}, images", **options
+        )
+        counts_axes.scatter(
+            rank[here], frequency.instance_count[order][here], alpha=0.25, marker="^", **options
+        )
+    counts_axes.set(
+        yscale="symlog", xlabel="category, by number of images", ylabel="images (pale: instances)"
+    )
+    counts_axes.legend(markerscale=3)
+
+    occurring = np.unique(frequency.frequency[frequency.frequency > 0])
+    lambdas = np.unique(np.concatenate([occurring, occurring * (1 + 1e-9), [lambda_]]))
+    ratios = [100 * frequency.tail_ratio(value) for value in lambdas]
+    tail_axes.plot(lambdas, ratios, color="black")
+    chosen = 100 * frequency.tail_ratio(lambda_)
+    tail_axes.plot([lambda_], [chosen], "o", color="#D55E00")
+    tail_axes.annotate(
+        f"lambda {lambda_:g}: {chosen:.2f} %",
+        (lambda_, chosen),
+        xytext=(8, -4),
+        textcoords="offset points",
+        va="top",
+    )
+    tail_axes.set(xscale="log", xlabel="lambda", ylabel="tail ratio (%)")
+
+    for (name, sampler), colour in zip(samplers.items(), _SAMPLER_COLOURS, strict=False):
+        draws = images_per_category(images, sampler)[order]
+        draws_axes.plot(rank, draws, lw=1, color=colour, label=name)
+    draws_axes.set(
+        yscale="symlog",
+        xlabel="category, by number of images",
+        ylabel="drawn images that contain it, per epoch",
+    )
+    draws_axes.legend()
+    save_figure(figure, path, dpi=120)

@@ -1,0 +1,69 @@
+"""The report on an annotation file."""
+
+import json
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from mmdet_eql.analysis.class_frequency_report import images_per_category, read_annotated_images
+from mmdet_eql.datasets import RepeatFactorSampler
+from mmdet_eql.errors import UserError
+
+
+def test_labels_are_those_of_the_file(minilvis, train_annotations):
+    images = read_annotated_images(minilvis / "annotations" / "minilvis_train.json", progress=False)
+    ids = sorted(category["id"] for category in train_annotations["categories"])
+    for index, image in enumerate(train_annotations["images"]):
+        labels = sorted(
+            ids.index(annotation["category_id"])
+            for annotation in train_annotations["annotations"]
+            if annotation["image_id"] == image["id"]
+        )
+        assert sorted(images.image_labels[index].tolist()) == labels
+    once = RepeatFactorSampler(images, 0, seed=0)
+    np.testing.assert_array_equal(
+        images_per_category(images, once), images.class_frequency.image_count
+    )
+
+
+def test_report_and_figure(minilvis, run_tool, tmp_path):
+    ann_file = minilvis / "annotations" / "minilvis_train.json"
+    figure = tmp_path / "figures" / "frequency.png"
+    options = ("--lambda", 0.1, "--repeat-threshold", 0.3, "--out", figure)
+    report = run_tool("analysis/class_frequency.py", ann_file, *options, check=True).stdout
+    images = read_annotated_images(ann_file, progress=False)
+    frequency = images.class_frequency
+    assert f"{len(images)} images, {frequency.instance_count.sum()} instances" in report
+    assert f"| 0.1 (chosen) | {100 * frequency.tail_ratio(0.1):.3f} %" in report
+    length = RepeatFactorSampler(images, 0.3, seed=0).epoch_length(0)
+    assert length > len(images)
+    assert f"| repeat factors, t = 0.3 | {length} |" in report
+    assert matplotlib.image.imread(figure).std() > 0.05
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "is not in COCO format"),
+        (json.dumps({"images": [], "categories": []}), "KeyError: 'annotations'"),
+        (
+            json.dumps(
+                {
+                    "images": [{"id": 1}],
+                    "categories": [{"id": 1, "name": "cup"}],
+                    "annotations": [{"id": 1, "image_id": 2, "category_id": 1}],
+                }
+            ),
+            "is not in COCO format",
+        ),
+    ],
+)
+def test_files_of_another_kind(tmp_path, content, sentence):
+    path = tmp_path / "annotations.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=sentence):
+        read_annotated_images(path, progress=False)
+    with pytest.raises(UserError, match="cannot be read"):
+        read_annotated_images(tmp_path / "none.json", progress=False)
