@@ -28,7 +28,7 @@ from mmdet.registry import MODELS
 from torch import Tensor
 
 from mmdet_eql.errors import UserError
-from mmdet_eql.losses.class_statistics import CountAware
+from mmdet_eql.losses.class_statistics import CountAware, UnchangedTensor
 from mmdet_eql.losses.classifier import ClassifierLoss, full_precision
 from mmdet_eql.losses.reduction import reduce_rows
 
@@ -81,6 +81,8 @@ class BalancedGroupSoftmaxLoss(CountAware, ClassifierLoss):
         self.bins = bins
         self.beta = beta
         self.loss_weight = loss_weight
+        self._grouped_counts = UnchangedTensor()
+        self._members: list[Tensor] = []
 
     @property
     def num_groups(self) -> int:
@@ -137,10 +139,11 @@ class BalancedGroupSoftmaxLoss(CountAware, ClassifierLoss):
             objects from background, and ``acc_classes``, that of foreground proposals whose highest
             score among the categories is theirs.
         """
-        foreground = labels < self.num_classes
+        is_background = labels == self.num_classes
+        foreground = (~is_background).nonzero().squeeze(1)
         scores = self.get_activation(cls_score[foreground].detach())[:, :-1]
         return {
-            "acc_objectness": accuracy(cls_score[:, -2:], (~foreground).long()),
+            "acc_objectness": accuracy(cls_score[:, -2:], is_background.long()),
             "acc_classes": accuracy(scores, labels[foreground]),
         }
 
@@ -155,12 +158,18 @@ class BalancedGroupSoftmaxLoss(CountAware, ClassifierLoss):
             categories and a random choice of beta times as many others, none if it has no
             proposal; the last, the background group, gets all.
         """
-        group_of_label = F.pad(self.groups(), (0, 1), value=-1)[labels]
+        group_of_label = labels.new_full((self.num_classes + 1,), -1)
+        for group, members in enumerate(self._members_of_groups()[:-1]):
+            group_of_label[members] = group
+        groups = torch.arange(self.num_groups, device=labels.device)
+        own = group_of_label[labels][:, None] == groups
+        # The others of each group come first, in their order.
+        order = own.sort(dim=0, stable=True).indices
         chosen = labels.new_ones(len(labels), self.num_groups + 1, dtype=torch.bool)
-        for group in range(self.num_groups):
-            own = group_of_label == group
-            others = (~own).nonzero().squeeze(1)
-            num_others = int(int(own.sum()) * self.beta)
+        # The only wait for the GPU.
+        for group, num_own in enumerate(own.sum(dim=0).tolist()):
+            others = order[: len(labels) - num_own, group]
+            num_others = int(num_own * self.beta)
             dropped = torch.randperm(len(others), device=labels.device)[num_others:]
             chosen[others[dropped], group] = False
         return chosen
@@ -208,9 +217,20 @@ class BalancedGroupSoftmaxLoss(CountAware, ClassifierLoss):
 
     def _split(self, cls_score: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """The logits of each group, "others" first, and the labels of the rest."""
-        groups = self.groups()
-        for group in range(self.num_groups):
-            members = (groups == group).nonzero().squeeze(1)
+        *members_of_groups, background = self._members_of_groups()
+        for group, members in enumerate(members_of_groups):
             others = cls_score[:, self.num_classes + group, None]
             yield torch.cat([others, cls_score[:, members]], dim=1), members
-        yield cls_score[:, -2:], groups.new_tensor([self.num_classes])
+        yield cls_score[:, -2:], background
+
+    def _members_of_groups(self) -> list[Tensor]:
+        """The labels of each group, and of the background group; found once for the same counts."""
+        counts = self.known_class_counts()
+        if not self._grouped_counts.is_(counts):
+            groups = self.groups()
+            self._members = [
+                (groups == group).nonzero().squeeze(1) for group in range(self.num_groups)
+            ]
+            self._members.append(groups.new_tensor([self.num_classes]))
+            self._grouped_counts.remember(counts)
+        return self._members

@@ -30,6 +30,35 @@ def unknown_per_class(num_classes: int | None) -> Tensor:
     return torch.full((num_classes or 0,), float("nan"), dtype=torch.float64)
 
 
+class UnchangedTensor:
+    """A tensor to be recognised while nothing was written into it.
+
+    What follows from its values, such as that they are valid, need not be found out again; on a GPU
+    that waits for all work before. Loading a checkpoint writes into a buffer, moving a module
+    replaces it: neither is the same tensor.
+
+    Example:
+        >>> known, buffer = UnchangedTensor(), torch.zeros(2)
+        >>> known.remember(buffer)
+        >>> known.is_(buffer), known.is_(buffer.clone()), known.is_(buffer.add_(1))
+        (True, False, False)
+    """
+
+    def __init__(self) -> None:
+        self._tensor: Tensor | None = None
+        self._version = 0
+
+    def is_(self, tensor: Tensor) -> bool:
+        """Whether this very tensor was remembered, and has its values of then."""
+        return tensor is self._tensor and tensor._version == self._version
+
+    def remember(self, tensor: Tensor) -> None:
+        """Remember a tensor instead of the one before."""
+        # Inference tensors do not count what is written into them.
+        if not tensor.is_inference():
+            self._tensor, self._version = tensor, tensor._version
+
+
 class FrequencyAware:
     """Mixin of the losses that need f_j, in the buffer ``class_frequency``.
 
@@ -41,6 +70,7 @@ class FrequencyAware:
     def __init__(self, num_classes: int | None = None, **kwargs) -> None:
         super().__init__(num_classes, **kwargs)
         self.register_buffer("class_frequency", unknown_per_class(num_classes))
+        self._complete_frequency = UnchangedTensor()
 
     def get_cls_channels(self, num_classes: int) -> int:
         """See the base class; also gives the frequency buffer its shape."""
@@ -78,11 +108,14 @@ class FrequencyAware:
         Raises:
             UserError: If there are none.
         """
-        if torch.isnan(self.class_frequency).any():
-            raise UserError(
-                f"{type(self).__name__} has no class frequencies; add "
-                "dict(type='ClassFrequencyHook') to custom_hooks, or call set_class_frequency()."
-            )
+        if not self._complete_frequency.is_(self.class_frequency):
+            if torch.isnan(self.class_frequency).any():
+                raise UserError(
+                    f"{type(self).__name__} has no class frequencies; add "
+                    "dict(type='ClassFrequencyHook') to custom_hooks, or call "
+                    "set_class_frequency()."
+                )
+            self._complete_frequency.remember(self.class_frequency)
         return self.class_frequency
 
 
@@ -94,6 +127,7 @@ class CountAware:
     def __init__(self, num_classes: int | None = None, **kwargs) -> None:
         super().__init__(num_classes, **kwargs)
         self.register_buffer("class_counts", unknown_per_class(num_classes))
+        self._complete_counts = UnchangedTensor()
 
     def get_cls_channels(self, num_classes: int) -> int:
         """See the base class; also gives the buffer of counts its shape."""
@@ -132,11 +166,13 @@ class CountAware:
         Raises:
             UserError: If there are none.
         """
-        if torch.isnan(self.class_counts).any():
-            raise UserError(
-                f"{type(self).__name__} has no class counts; add "
-                "dict(type='ClassFrequencyHook') to custom_hooks, or call set_class_counts()."
-            )
+        if not self._complete_counts.is_(self.class_counts):
+            if torch.isnan(self.class_counts).any():
+                raise UserError(
+                    f"{type(self).__name__} has no class counts; add "
+                    "dict(type='ClassFrequencyHook') to custom_hooks, or call set_class_counts()."
+                )
+            self._complete_counts.remember(self.class_counts)
         return self.class_counts
 
 

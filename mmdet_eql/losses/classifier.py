@@ -142,5 +142,6 @@ def foreground_accuracy(cls_score: Tensor, labels: Tensor, num_classes: int) -> 
     Returns:
         Tensor: A percentage; 0 if there is no foreground.
     """
-    foreground = labels < num_classes
+    # Found once, not by two masks: each would wait for the GPU.
+    foreground = (labels < num_classes).nonzero().squeeze(1)
     return accuracy(cls_score[foreground], labels[foreground])

@@ -25,12 +25,13 @@ from torch import Tensor
 from mmdet_eql.errors import UserError
 from mmdet_eql.losses.class_statistics import FrequencyAware
 from mmdet_eql.losses.classifier import full_precision
+from mmdet_eql.losses.fused_equalization import fused_equalization_loss
 from mmdet_eql.losses.reduction import check_reduction, reduce_rows
 from mmdet_eql.losses.sigmoid_classifier import SigmoidClassifierLoss, one_hot_targets
 from mmdet_eql.losses.tail_weighting import (
+    CheckedTail,
     ThresholdTail,
     build_tail_weighting,
-    evaluate_tail_weighting,
 )
 
 #: lambda of the paper for LVIS v0.5: its tail is then the rare and the common categories.
@@ -71,6 +72,9 @@ def equalization_loss(
     verified: Tensor | None = None,
 ) -> Tensor:
     """The loss of each proposal, summed over the categories (equation 3).
+
+    As the equation reads. :func:`~mmdet_eql.losses.fused_equalization.fused_equalization_loss`
+    computes the same faster.
 
     Args:
         cls_score (Tensor): Logits of shape (N, C), float.
@@ -115,6 +119,9 @@ class EqualizationLoss(FrequencyAware, SigmoidClassifierLoss):
             that are verified to contain it or not to contain it (section 4.2). It takes a box head
             and a sampler that pass image-level labels on: see
             :mod:`mmdet_eql.roi_heads.image_level_labels`. The official code leaves this out.
+        fused (bool): Whether to take the gradient that is written out in
+            :mod:`mmdet_eql.losses.fused_equalization`, which saves time and memory, instead of
+            autograd's. Second derivatives and ``torch.func`` need autograd's.
 
     Raises:
         UserError: If an argument is out of range.
@@ -136,6 +143,7 @@ class EqualizationLoss(FrequencyAware, SigmoidClassifierLoss):
         loss_weight: float = 1.0,
         tail_weighting: dict | None = None,
         image_level_labels: bool = False,
+        fused: bool = True,
     ) -> None:
         super().__init__(num_classes)
         if tail_weighting is None:
@@ -145,8 +153,10 @@ class EqualizationLoss(FrequencyAware, SigmoidClassifierLoss):
             lambda_ = None
         self.lambda_ = lambda_
         self.tail_weighting = build_tail_weighting(tail_weighting)
+        self.checked_tail = CheckedTail(self.tail_weighting)
         self.exclude_background = exclude_background
         self.image_level_labels = image_level_labels
+        self.fused = fused
         self.reduction = check_reduction(reduction)
         self.loss_weight = loss_weight
 
@@ -162,7 +172,7 @@ class EqualizationLoss(FrequencyAware, SigmoidClassifierLoss):
         """
         if self.lambda_ == 0:
             return torch.zeros_like(self.class_frequency)
-        return evaluate_tail_weighting(self.tail_weighting, self.known_class_frequency())
+        return self.checked_tail(self.known_class_frequency())
 
     def forward(
         self,
@@ -205,6 +215,7 @@ class EqualizationLoss(FrequencyAware, SigmoidClassifierLoss):
                 f"{type(self).__name__}: image_level_labels is on, but the box head passes none "
                 "on; set bbox_head.type to 'ImageLevelShared2FCBBoxHead'."
             )
-        losses = equalization_loss(cls_score, labels, self.tail_weights(), excluded, verified)
+        row_losses = fused_equalization_loss if self.fused else equalization_loss
+        losses = row_losses(cls_score, labels, self.tail_weights(), excluded, verified)
         reduction = reduction_override or self.reduction
         return self.loss_weight * reduce_rows(losses, label_weights, reduction, avg_factor)

@@ -106,13 +106,15 @@ class FederatedLoss(FrequencyAware, SigmoidClassifierLoss):
             UserError: If the frequencies are missing.
         """
         probability = self.known_class_frequency() ** self.freq_power
-        chosen = torch.zeros_like(probability, dtype=torch.bool)
-        chosen[labels[labels < self.num_classes]] = True
-        probability = probability.masked_fill(chosen, 0)
-        num_others = min(self.num_chosen - int(chosen.sum()), int((probability > 0).sum()))
-        if num_others > 0:
-            chosen[probability.multinomial(num_others, replacement=False)] = True
-        return chosen
+        occurs = probability.new_zeros(self.num_classes + 1, dtype=torch.bool)
+        occurs = occurs.index_fill(0, labels, True)[: self.num_classes]
+        # What torch.multinomial() draws without replacement are the greatest of these keys; taking
+        # them here needs no number on the host, for which it would have to wait for the GPU.
+        keys = probability / torch.empty_like(probability).exponential_()
+        best = keys.masked_fill(occurs, 0).topk(min(self.num_chosen, self.num_classes))
+        place = torch.arange(len(best.indices), device=keys.device)
+        drawn = (place < self.num_chosen - occurs.sum()) & (best.values > 0)
+        return occurs.scatter(0, best.indices, occurs[best.indices] | drawn)
 
     def row_losses(self, cls_score: Tensor, labels: Tensor) -> Tensor:
         """See the base class; needs frequencies."""

@@ -30,9 +30,9 @@ from mmdet_eql.losses.equalization import check_lambda
 from mmdet_eql.losses.reduction import check_reduction
 from mmdet_eql.losses.softmax_classifier import SoftmaxClassifierLoss
 from mmdet_eql.losses.tail_weighting import (
+    CheckedTail,
     ThresholdTail,
     build_tail_weighting,
-    evaluate_tail_weighting,
     threshold_tail,
 )
 
@@ -137,6 +137,8 @@ class SoftmaxEqualizationLoss(FrequencyAware, CountAware, SoftmaxClassifierLoss)
         self.tail_weighting = (
             build_tail_weighting(tail_weighting) if tail_weighting is not None else None
         )
+        if self.tail_weighting is not None:
+            self.checked_tail = CheckedTail(self.tail_weighting)
         self.gamma = gamma
         self.exclude_background = exclude_background
         self.reduction = check_reduction(reduction)
@@ -156,7 +158,7 @@ class SoftmaxEqualizationLoss(FrequencyAware, CountAware, SoftmaxClassifierLoss)
             return threshold_tail(self.known_class_counts(), self.lambda_count)
         if self.lambda_ == 0:
             return torch.zeros_like(self.class_frequency)
-        return evaluate_tail_weighting(self.tail_weighting, self.known_class_frequency())
+        return self.checked_tail(self.known_class_frequency())
 
     def draw_beta(self, cls_score: Tensor, labels: Tensor) -> Tensor:
         """Draw which categories each sample ignores if they are in the tail.

@@ -28,6 +28,7 @@ from mmdet.registry import TASK_UTILS
 from torch import Tensor
 
 from mmdet_eql.errors import UserError
+from mmdet_eql.losses.class_statistics import UnchangedTensor
 
 #: Room for the rounding of f_j = N_j / images, so that a ratio that a set of categories reaches
 #: exactly is reached.
@@ -235,32 +236,46 @@ def build_tail_weighting(tail_weighting: dict | Callable[[Tensor], Tensor]) -> C
         raise UserError(f"loss_cls.tail_weighting: {error}; correct its parameters.") from error
 
 
-def evaluate_tail_weighting(weighting: Callable[[Tensor], Tensor], frequency: Tensor) -> Tensor:
-    """T(f_j), checked.
+class CheckedTail:
+    """T, whose weights are checked.
+
+    A look at their values waits for the GPU, so that it is taken once for the same frequencies.
 
     Args:
         weighting (Callable): T.
-        frequency (Tensor): f_j, float64 of shape (C,).
-
-    Returns:
-        Tensor: T(f_j) in [0, 1], shape (C,).
-
-    Raises:
-        UserError: If T gives another shape, or a value outside of [0, 1].
     """
-    weights = weighting(frequency)
-    if not isinstance(weights, Tensor) or weights.shape != frequency.shape:
-        raise UserError(
-            f"loss_cls.tail_weighting: {_name_of(weighting)} must return a tensor of shape "
-            f"{tuple(frequency.shape)}, one weight per category; correct its code."
-        )
-    if not bool(((weights >= 0) & (weights <= 1)).all()):
-        raise UserError(
-            f"loss_cls.tail_weighting: {_name_of(weighting)} returned a weight outside of 0..1; "
-            "clip it."
-        )
-    return weights
 
+    def __init__(self, weighting: Callable[[Tensor], Tensor]) -> None:
+        self.weighting = weighting
+        self._checked = UnchangedTensor()
 
-def _name_of(weighting: Callable) -> str:
-    return getattr(weighting, "__name__", type(weighting).__name__)
+    def __call__(self, frequency: Tensor) -> Tensor:
+        """Evaluate T.
+
+        Args:
+            frequency (Tensor): f_j, float64 of shape (C,).
+
+        Returns:
+            Tensor: T(f_j) in [0, 1], shape (C,).
+
+        Raises:
+            UserError: If T gives another shape, or a value outside of [0, 1].
+        """
+        weights = self.weighting(frequency)
+        if not isinstance(weights, Tensor) or weights.shape != frequency.shape:
+            raise UserError(
+                f"loss_cls.tail_weighting: {self._name} must return a tensor of shape "
+                f"{tuple(frequency.shape)}, one weight per category; correct its code."
+            )
+        if not self._checked.is_(frequency):
+            if not bool(((weights >= 0) & (weights <= 1)).all()):
+                raise UserError(
+                    f"loss_cls.tail_weighting: {self._name} returned a weight outside of 0..1; "
+                    "clip it."
+                )
+            self._checked.remember(frequency)
+        return weights
+
+    @property
+    def _name(self) -> str:
+        return getattr(self.weighting, "__name__", type(self.weighting).__name__)

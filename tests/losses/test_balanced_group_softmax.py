@@ -84,6 +84,17 @@ def test_groups_by_number_of_instances():
     assert other.get_cls_channels(8) == 8 + 2 + 2
 
 
+def test_groups_follow_the_counts():
+    loss = make_loss([5000, 10, 9])
+    logits, labels = torch.randn(4, 9), torch.tensor([0, 1, 2, 3])
+    before = loss.get_activation(logits), loss.choose_proposals(labels)
+    loss.set_class_counts(torch.tensor([9, 9, 5000]))
+    assert not torch.equal(loss.get_activation(logits), before[0])
+    assert not torch.equal(loss.choose_proposals(labels), before[1])
+    fresh = make_loss([9, 9, 5000])
+    assert torch.equal(loss.get_activation(logits), fresh.get_activation(logits))
+
+
 def test_others_are_chosen_at_random_beta_per_proposal():
     counts = [5, 50, 500, 5000]
     labels = torch.tensor([0] * 2 + [3] * 30 + [4] * 100)

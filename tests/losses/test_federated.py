@@ -86,6 +86,30 @@ def test_others_are_drawn_by_a_power_of_their_frequency(power):
     assert ((draws[:, :4].double().mean(0) - expected).abs() < bound).all()
 
 
+@settings(max_examples=50, deadline=None)
+@given(
+    num_classes=st.integers(1, 60),
+    num_chosen=st.integers(0, 70),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_the_draw_is_that_of_multinomial(num_classes, num_chosen, seed):
+    torch.manual_seed(seed)
+    frequency = torch.rand(num_classes, dtype=torch.float64) * (torch.rand(num_classes) < 0.7)
+    labels = torch.randint(num_classes + 1, (4,))
+    loss = make_loss(frequency, num_chosen=num_chosen)
+    torch.manual_seed(seed)
+    chosen = loss.choose_categories(labels)
+
+    expected = torch.zeros(num_classes, dtype=torch.bool)
+    expected[labels[labels < num_classes]] = True
+    rest = frequency.sqrt().masked_fill(expected, 0)
+    number = min(num_chosen - int(expected.sum()), int((rest > 0).sum()))
+    torch.manual_seed(seed)
+    if number > 0:
+        expected[rest.multinomial(number)] = True
+    assert torch.equal(chosen, expected)
+
+
 def test_what_never_occurs_in_training_is_not_drawn():
     loss = make_loss(torch.tensor([0.5, 0.0, 0.1, 0.0]), num_chosen=50)
     assert loss.choose_categories(torch.tensor([4])).tolist() == [True, False, True, False]

@@ -172,6 +172,15 @@ def test_tail_weighting_replaces_lambda():
     assert loss.tail_weights().tolist() == [1, 0]
 
 
+def test_weights_are_checked_again_for_other_frequencies():
+    loss = loss_with(lambda f: 2 * f, [0.1, 0.5])
+    assert loss.tail_weights().tolist() == [0.2, 1.0]
+    loss.set_class_frequency(torch.tensor([0.1, 0.6]))
+    for _ in range(2):  # what was refused is not taken for checked
+        with pytest.raises(UserError, match=r"outside of 0\.\.1"):
+            loss.tail_weights()
+
+
 def test_fractional_weights_enter_the_loss_linearly():
     logits = torch.zeros(1, 2, dtype=torch.float64)
     values = [

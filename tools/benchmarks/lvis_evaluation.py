@@ -22,16 +22,27 @@ import importlib.util
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 
 import numpy as np
 import pycocotools.mask as mask_utils
+from side_by_side import (
+    NUMBERS_OF_CATEGORIES,
+    Absent,
+    Comparison,
+    Point,
+    Run,
+    compare_runs,
+    held_memory,
+    reported_by,
+    start_of_peak,
+)
 
 from mmdet_eql.errors import UserError, exit_on_user_error
 
+PART = "LVIS evaluation"
 EVALUATORS = {"package": "mmdet_eql", "lvis-api": "lvis", "faster-coco-eval": "faster_coco_eval"}
 HEIGHT, WIDTH = 480, 640
 
@@ -76,11 +87,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     if args.measure:
-        print(json.dumps(measure(*args.measure, args.iou_type)))
+        print(json.dumps(evaluate_files(*args.measure, args.iou_type)))
         return
-    evaluators = [
-        name for name in args.evaluators if importlib.util.find_spec(EVALUATORS[name]) is not None
-    ]
+    evaluators = [name for name in args.evaluators if is_installed(name)]
     for name in set(args.evaluators) - set(evaluators):
         print(f"{name} is not installed; left out.")
     print(
@@ -101,17 +110,67 @@ def main() -> None:
 # --- measuring ------------------------------------------------------------------------------------
 
 
+def measure(quick: bool) -> list[Comparison]:
+    """Compare the package with the evaluators that are installed."""
+    num_images = 200 if quick else 5000
+    sizes = sizes_of_files(num_images, 1230)
+    with tempfile.TemporaryDirectory() as folder:
+        files = make_files(folder, sizes)
+        runners = {
+            name: (lambda name=name: as_run(measure_in_process(name, files, "bbox")))
+            if is_installed(name)
+            else Absent("not installed")
+            for name in EVALUATORS
+        }
+        return compare_runs(
+            PART,
+            f"{num_images:,} images x 300 detections x 1,230 categories, boxes",
+            runners.pop("package"),
+            runners,
+            repeats=3,
+        )
+
+
+def measure_growth(quick: bool) -> list[Point]:
+    """Time for several numbers of categories, on 200 images."""
+    names = [name for name in EVALUATORS if is_installed(name)]
+    points = []
+    for number in NUMBERS_OF_CATEGORIES:
+        sizes = sizes_of_files(200, number)
+        with tempfile.TemporaryDirectory() as folder:
+            files = make_files(folder, sizes)
+            for name in names:
+                runs = [
+                    measure_in_process(name, files, "bbox")["total"]
+                    for _ in range(1 if quick else 3)
+                ]
+                name = "ours" if name == "package" else name
+                points.append(Point(PART, name, number, statistics.median(runs)))
+    return points
+
+
+def sizes_of_files(num_images: int, num_categories: int) -> argparse.Namespace:
+    return argparse.Namespace(
+        images=num_images, detections=300, categories=num_categories, iou_type="bbox", seed=0
+    )
+
+
+def is_installed(evaluator: str) -> bool:
+    return importlib.util.find_spec(EVALUATORS[evaluator]) is not None
+
+
+def as_run(report: dict) -> Run:
+    return Run(report["total"], report["cpu"], report["memory"])
+
+
 def measure_in_process(name: str, files: tuple[str, str], iou_type: str) -> dict:
     """Memory is that of a process, so each measurement has its own."""
-    command = [sys.executable, __file__, "--iou-type", iou_type, "--measure", name, *files]
-    environment = dict(os.environ, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{name} failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return reported_by(
+        [sys.executable, __file__, "--iou-type", iou_type, "--measure", name, *files]
+    )
 
 
-def measure(name: str, ann_file: str, results_file: str, iou_type: str) -> dict:
+def evaluate_files(name: str, ann_file: str, results_file: str, iou_type: str) -> dict:
     """Evaluate two files.
 
     Returns:
@@ -124,9 +183,7 @@ def measure(name: str, ann_file: str, results_file: str, iou_type: str) -> dict:
     }[name]
     steps = evaluator(ann_file, results_file, iou_type)
     next(steps)
-    before = memory("VmRSS")
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # start looking for the peak anew
+    before = start_of_peak()
     start, cpu = time.perf_counter(), time.process_time()
     next(steps)
     read = time.perf_counter()
@@ -137,16 +194,9 @@ def measure(name: str, ann_file: str, results_file: str, iou_type: str) -> dict:
         "evaluate": end - read,
         "total": end - start,
         "cpu": time.process_time() - cpu,
-        "memory": memory("VmHWM") - before,
+        "memory": held_memory("VmHWM") - before,
         "AP": ap,
     }
-
-
-def memory(field: str) -> float:
-    """Memory of this process in MiB: VmRSS now, VmHWM at its peak."""
-    with open("/proc/self/status") as file:
-        line = next(line for line in file if line.startswith(field))
-    return int(line.split()[1]) / 1024
 
 
 def run_package(ann_file, results_file, iou_type):

@@ -1,0 +1,7 @@
+"""The modules of tools/benchmarks, which import each other as scripts do."""
+
+import sys
+
+from tests.conftest import REPOSITORY
+
+sys.path.insert(0, str(REPOSITORY / "tools" / "benchmarks"))

@@ -1,0 +1,102 @@
+"""run.py with a part that takes microseconds, and the workloads of the parts."""
+
+import json
+import sys
+
+import equalization_loss
+import pytest
+import run
+import torch
+import training_step
+
+TINY_PART = """
+from side_by_side import Absent, Target, compare, growth
+
+def measure(quick):
+    return compare(
+        "tiny part",
+        "quick" if quick else "whole",
+        lambda: sum(range(10)),
+        {"rival": lambda: sum(range(20)), "other": Absent("other is not installed")},
+        {"rival": Target(ratio=0.0)},
+        repeats=2,
+    )
+
+def measure_growth(quick):
+    work = {"ours": lambda number: (lambda: sum(range(number)))}
+    return growth("tiny part", work, numbers=(80, 400), repeats=1)
+"""
+
+
+@pytest.fixture
+def tiny_part(tmp_path, monkeypatch):
+    """Among the parts: a tiny one, and one whose module is not there."""
+    (tmp_path / "tiny_part.py").write_text(TINY_PART)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(run, "PARTS", {"tiny": "tiny_part", "gone": "no_such_module"})
+    yield
+    sys.modules.pop("tiny_part", None)
+
+
+def call(monkeypatch, *arguments) -> None:
+    monkeypatch.setattr(sys, "argv", ["run.py", *map(str, arguments)])
+    run.main()
+
+
+def test_one_command_writes_table_figures_and_plot(tiny_part, tmp_path, monkeypatch, capsys):
+    files = {name: tmp_path / "out" / f"file.{name}" for name in ("markdown", "json", "growth")}
+    arguments = [word for name, path in files.items() for word in (f"--{name}", path)]
+    call(monkeypatch, "--quick", *arguments)
+
+    printed = capsys.readouterr().out
+    assert "gone is left out: there is no module 'no_such_module'." in printed
+    assert "tiny part, quick" in printed
+    assert "other (other is not installed)" in printed
+    assert f"PyTorch {torch.__version__}" in printed
+
+    markdown = files["markdown"].read_text()
+    assert markdown.startswith("| part | rival |")
+    assert f"PyTorch {torch.__version__}" in markdown
+
+    figures = json.loads(files["json"].read_text())
+    assert list(figures) == ["machine", "comparisons", "growth"]
+    rival, other = figures["comparisons"]
+    assert rival["met"] is True
+    assert rival["turns"] == 2
+    assert rival["ratio"]["low"] <= rival["ratio"]["median"] <= rival["ratio"]["high"]
+    assert rival["seconds"]["ours"] > 0
+    assert other["ratio"] is None
+    assert [point["num_classes"] for point in figures["growth"]] == [80, 400]
+    assert files["growth"].read_bytes().startswith(b"\x89PNG")
+
+
+def test_parts_are_chosen(tiny_part, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        call(monkeypatch, "--parts", "gone")
+    assert "none of the parts can be measured here" in capsys.readouterr().err
+
+
+def test_a_folder_is_no_file_to_write(tiny_part, tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        call(monkeypatch, "--json", tmp_path)
+    assert f"{tmp_path} is a folder" in capsys.readouterr().err
+
+
+def test_the_workloads_of_the_loss_compute_the_same():
+    workloads = equalization_loss.make_workloads(num_classes=40, num_proposals=24)
+    (expected,) = workloads["equation"]()
+    for name in ("ours", "ours by autograd"):
+        torch.testing.assert_close(workloads[name]()[0], expected)
+    # Plain cross-entropy spares no category: another gradient, of the same shape.
+    assert workloads["cross-entropy"]()[0].shape == expected.shape
+
+
+@pytest.mark.parametrize("method", ["eql_", ""])
+def test_a_training_step_has_every_loss(method):
+    config = f"mask-rcnn_r18_fpn_{method}1xb4_minilvis.py"
+    model = training_step.make_model(config, num_classes=30, num_proposals=16)
+    batch = model.data_preprocessor(training_step.make_batch(30), training=True)
+    losses = model(**batch, mode="loss")
+    assert losses["loss_cls"] > 0
+    assert losses["loss_mask"] > 0  # some proposals are foreground
+    assert model.roi_head.bbox_head.fc_cls.out_features == (30 if method else 31)

@@ -1,0 +1,166 @@
+"""The harness of the benchmarks: what it counts, not how fast anything is."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from side_by_side import (
+    Absent,
+    Comparison,
+    Run,
+    Target,
+    compare,
+    compare_runs,
+    growth,
+    peak_memory,
+    reported_by,
+    run_command,
+    table,
+)
+
+linux_only = pytest.mark.skipif(
+    sys.platform != "linux", reason="memory is read from /proc, which Linux has"
+)
+
+
+def comparison(target: Target, theirs=(3.0, 2.0, 8.0), memory=20.0) -> Comparison:
+    ours = [Run(1.0, 1.0, 10.0), Run(2.0, 1.0, 10.0), Run(2.0, 1.0, 10.0)]
+    return Comparison(
+        "part", "sizes", "rival", ours, [Run(wall, 2 * wall, memory) for wall in theirs], target
+    )
+
+
+def test_the_ratio_is_the_median_over_the_turns():
+    compared = comparison(Target())
+    assert compared.ratio() == (1.0, 3.0, 4.0)
+    assert compared.ratio("cpu") == (4.0, 6.0, 16.0)
+    assert compared.seconds() == (2.0, 3.0)
+    assert compared.memory() == (10.0, 20.0)
+
+
+@pytest.mark.parametrize(
+    ("target", "met"),
+    [
+        (Target(), None),
+        (Target(ratio=3.0), True),
+        (Target(ratio=3.1), False),
+        (Target(memory=10.0), True),
+        (Target(memory=9.0), False),
+        (Target(memory_ratio=2.0), True),
+        (Target(memory_ratio=2.1), False),
+        (Target(ratio=3.0, memory=9.0), False),
+        (Target(ratio=3.0, memory=10.0, memory_ratio=2.0), True),
+    ],
+)
+def test_whether_a_target_was_met(target, met):
+    assert comparison(target).met() is met
+
+
+def test_what_could_not_be_measured_meets_nothing():
+    assert comparison(Target(ratio=1.0), theirs=()).met() is None
+    assert comparison(Target(memory_ratio=1.0), memory=None).met() is None
+    # A target that was missed stays missed.
+    assert comparison(Target(memory=9.0, memory_ratio=1.0), memory=None).met() is False
+
+
+def test_workloads_take_turns():
+    calls = []
+
+    def runner(name):
+        def run():
+            calls.append(name)
+            return Run(1.0, 1.0)
+
+        return run
+
+    rivals = {"a": runner("a"), "b": Absent("b is not installed"), "c": runner("c")}
+    compared = compare_runs("part", "sizes", runner("ours"), rivals, repeats=3)
+    assert calls == ["ours", "a", "c"] * 3
+    assert [one.rival for one in compared] == ["a", "b", "c"]
+    assert [len(one.theirs) for one in compared] == [3, 0, 3]
+    assert compared[1].note == "b is not installed"
+
+
+def test_the_table_has_a_row_for_each_rival():
+    compared = [comparison(Target(ratio=3.0)), comparison(Target(), theirs=())]
+    lines = table(compared).splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith("part")
+    assert "3 (1 to 4)" in lines[1]
+    assert lines[1].endswith("yes")
+    rows = table(compared, markdown=True).splitlines()
+    assert len(rows) == 4
+    assert len({row.count("|") for row in rows}) == 1
+
+
+@linux_only
+def test_memory_that_is_freed_again_counts():
+    kept = [np.zeros(2**22)]  # 32 MiB that are there before
+
+    def work():
+        temporary = torch.ones(2**23)  # 32 MiB
+        both = temporary + 1  # 32 MiB more
+        del temporary
+        return float(both[0]) + kept[0][0]
+
+    assert peak_memory(work) == pytest.approx(64, abs=4)
+    assert peak_memory(lambda: None) == pytest.approx(0, abs=2)
+
+
+@linux_only
+def test_a_workload_that_fails_is_told(capfd):
+    with pytest.raises(RuntimeError, match="memory was measured"):
+        peak_memory(lambda: 1 / 0)
+    assert "ZeroDivisionError" in capfd.readouterr().err
+
+
+def test_short_workloads_are_repeated_in_this_process():
+    calls = []
+    (compared,) = compare(
+        "part",
+        "sizes",
+        lambda: calls.append("ours"),
+        {"rival": lambda: calls.append("rival")},
+        repeats=2,
+        memory=False,
+    )
+    assert len(compared.ours) == len(compared.theirs) == 2
+    assert calls.count("ours") > 10  # they take microseconds
+    assert compared.memory() == (None, None)
+
+
+def test_growth_stops_for_what_takes_too_long():
+    made = []
+
+    def make(name):
+        return lambda number: made.append((name, number)) or (lambda: None)
+
+    points = growth("part", {"ours": make("ours")}, numbers=(1, 2), repeats=1)
+    assert [(point.name, point.num_classes) for point in points] == [("ours", 1), ("ours", 2)]
+    made.clear()
+    points = growth("part", {"slow": make("slow")}, numbers=(1, 2), repeats=1, longest=0.0)
+    assert made == [("slow", 1)]
+    assert [point.num_classes for point in points] == [1]
+
+
+@linux_only
+def test_a_command_is_measured_as_a_whole():
+    ballast = np.ones(2**24)  # 128 MiB here are none of the command's
+    run = run_command(
+        [sys.executable, "-S", "-c", "print('x'); data = bytearray(b'x') * (40 * 2**20)"]
+    )
+    assert ballast.sum() == 2**24
+    assert run.wall > 0
+    assert run.cpu >= 0
+    assert 40 < run.memory < 100
+
+
+def test_a_command_that_fails_is_told():
+    with pytest.raises(RuntimeError, match="NameError"):
+        run_command([sys.executable, "-S", "-c", "nonsense"])
+
+
+def test_a_command_can_report_on_itself():
+    code = "import json, os; print('a message'); print(json.dumps(os.environ['OMP_NUM_THREADS']))"
+    assert reported_by([sys.executable, "-S", "-c", code]) == "1"

@@ -1,0 +1,188 @@
+"""Measure the parts of the package beside their rivals: time and memory, on this machine.
+
+    python tools/benchmarks/run.py --quick                       # all parts, a few minutes
+    python tools/benchmarks/run.py --markdown table.md --json figures.json
+    python tools/benchmarks/run.py --parts multiclass-nms mask-head --growth growth.png
+
+A row compares a part with one rival: seconds of both, the rival's time over ours (the median and
+the range over the turns, of wall-clock time and of processor time), the extra memory of both at
+its peak, and the target with whether it was met. Rivals that are not installed are named. The
+module side_by_side.py says how it is measured; each part is a script of its own, too.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+
+from side_by_side import Comparison, Point, positive, set_threads, table
+
+from mmdet_eql.errors import UserError, exit_on_user_error
+from mmdet_eql.files import atomic_write
+
+#: The parts and their modules, in the order of the table.
+PARTS = {
+    "multiclass-nms": "multiclass_nms",
+    "mask-head": "mask_head",
+    "lvis-evaluation": "lvis_evaluation",
+    "start-up": "start_up",
+    "test-step": "test_step",
+    "equalization-loss": "equalization_loss",
+    "training-step": "training_step",
+}
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        choices=PARTS,
+        default=list(PARTS),
+        metavar="PART",
+        help=f"which to measure, among {', '.join(PARTS)} (default: all)",
+    )
+    parser.add_argument("--quick", action="store_true", help="smaller sizes and fewer turns")
+    parser.add_argument(
+        "--threads", type=positive, default=1, help="of PyTorch (default: %(default)s, steadiest)"
+    )
+    parser.add_argument("--markdown", metavar="FILE", help="write the table as Markdown")
+    parser.add_argument("--json", metavar="FILE", help="write all figures as JSON")
+    parser.add_argument(
+        "--growth", metavar="FILE", help="draw time over the number of categories as PNG"
+    )
+    return parser.parse_args()
+
+
+@exit_on_user_error
+def main() -> None:
+    args = parse_args()
+    for path in (args.markdown, args.json, args.growth):
+        if path is not None and os.path.isdir(path):
+            raise UserError(f"{path} is a folder; give the name of a file.")
+    set_threads(args.threads)
+    machine = describe_machine(args.threads)
+    print("\n".join(f"{name}: {value}" for name, value in machine.items()), flush=True)
+    modules = load_parts(args.parts)
+    comparisons = measure_parts(modules, args.quick)
+    print(f"\n{table(comparisons)}", flush=True)
+    points = measure_growths(modules, args.quick) if args.growth else []
+    write_reports(machine, comparisons, points, args)
+
+
+def load_parts(names: Sequence[str]) -> dict[str, ModuleType]:
+    """Import the modules of parts; those that need what is not installed are named and left out.
+
+    Raises:
+        UserError: If none is left.
+    """
+    modules = {}
+    for name in names:
+        try:
+            modules[name] = importlib.import_module(PARTS[name])
+        except ModuleNotFoundError as error:
+            print(f"{name} is left out: there is no module {error.name!r}.", flush=True)
+    if not modules:
+        raise UserError("--parts: none of the parts can be measured here; install what they need.")
+    return modules
+
+
+def measure_parts(modules: dict[str, ModuleType], quick: bool) -> list[Comparison]:
+    """Measure parts one after the other, and say how far it is."""
+    comparisons = []
+    for name, module in modules.items():
+        start = time.perf_counter()
+        print(f"{name} ...", end=" ", flush=True)
+        comparisons += module.measure(quick)
+        print(f"{time.perf_counter() - start:.0f} s", flush=True)
+    return comparisons
+
+
+def measure_growths(modules: dict[str, ModuleType], quick: bool) -> list[Point]:
+    """Measure those parts whose time depends on the number of categories.
+
+    Raises:
+        UserError: If none of them does.
+    """
+    modules = {
+        name: module for name, module in modules.items() if hasattr(module, "measure_growth")
+    }
+    if not modules:
+        raise UserError("--growth: no part among --parts depends on the number of categories.")
+    points = []
+    for name, module in modules.items():
+        print(f"{name} for several numbers of categories ...", flush=True)
+        points += module.measure_growth(quick)
+    return points
+
+
+def write_reports(
+    machine: dict[str, str],
+    comparisons: Sequence[Comparison],
+    points: Sequence[Point],
+    args: argparse.Namespace,
+) -> None:
+    """Write the files that ``args`` names.
+
+    Raises:
+        UserError: If one cannot be written.
+    """
+    if args.markdown:
+        lines = [f"- {name}: {value}" for name, value in machine.items()]
+        with atomic_write(args.markdown) as unfinished:
+            unfinished.write_text(
+                "\n".join([table(comparisons, markdown=True), "", *lines, ""]), encoding="utf-8"
+            )
+    if args.json:
+        figures = {
+            "machine": machine,
+            "comparisons": [comparison.figures() for comparison in comparisons],
+            "growth": [asdict(point) for point in points],
+        }
+        with atomic_write(args.json) as unfinished:
+            unfinished.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    if args.growth:
+        from growth_plot import plot_growth
+
+        plot_growth(points, args.growth)
+
+
+def describe_machine(threads: int) -> dict[str, str]:
+    """What the figures depend on, by name."""
+    import mmcv
+    import mmdet
+    import mmengine
+    import numpy
+    import torch
+
+    import mmdet_eql
+
+    versions = {"mmdet-eql": mmdet_eql, "PyTorch": torch, "mmdet": mmdet, "mmcv": mmcv}
+    versions |= {"mmengine": mmengine, "NumPy": numpy}
+    return {
+        "processor": f"{_processor()}, {os.cpu_count()} cores, {threads} thread(s) used",
+        "load": f"{os.getloadavg()[0]:.2f} over the last minute, before the measurements",
+        "system": f"{platform.platform()}, Python {platform.python_version()}",
+        "versions": ", ".join(f"{name} {module.__version__}" for name, module in versions.items()),
+    }
+
+
+def _processor() -> str:
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    main()
