@@ -39,15 +39,18 @@ def seen():
     ImageIdRecorder.seen.clear()
 
 
-@pytest.mark.parametrize("grouped", [False, True], ids=["single", "grouped"])
+@pytest.mark.parametrize("loading", ["single", "grouped", "workers"])
 @pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
-def test_a_resumed_run_without_a_seed(tiny_config, tmp_path, seen, sampler, grouped):
+def test_a_resumed_run_without_a_seed(tiny_config, tmp_path, seen, sampler, loading):
     cfg = tiny_config("softmax", max_iters=4)
     # No seed: each start draws one of its own.
     cfg.randomness = dict(seed=None)
     cfg.launcher = "none"
     cfg.train_dataloader.sampler = dict(sampler)
-    if grouped:
+    if loading == "workers":
+        # They read ahead of the iteration, and must not have begun where a fresh run begins.
+        cfg.train_dataloader.update(num_workers=1, persistent_workers=True)
+    if loading == "grouped":
         cfg.train_dataloader.batch_sampler = dict(type="ResumableAspectRatioBatchSampler")
     cfg.custom_hooks.append(dict(type="ImageIdRecorder"))
     # Both runs take no step: what is drawn matters, not what is learned.
