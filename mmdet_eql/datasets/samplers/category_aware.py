@@ -16,7 +16,7 @@ from mmengine.logging import print_log
 from mmengine.registry import DATA_SAMPLERS
 
 from mmdet_eql.datasets.image_labels import image_labels_of
-from mmdet_eql.datasets.samplers.stream import StreamSampler
+from mmdet_eql.datasets.samplers.stream import StreamSampler, samples_per_epoch
 from mmdet_eql.errors import UserError
 
 
@@ -55,12 +55,7 @@ class CategoryAwareSampler(StreamSampler):
         infinite: bool = False,
     ) -> None:
         super().__init__(dataset, seed, infinite)
-        self.num_samples = len(dataset) if num_samples is None else num_samples
-        if not isinstance(self.num_samples, int) or self.num_samples < 1:
-            raise UserError(
-                f"CategoryAwareSampler: 'num_samples' is {num_samples!r}; give a whole number of "
-                "at least 1, or None for as many as there are images."
-            )
+        self.num_samples = samples_per_epoch(num_samples, dataset, "CategoryAwareSampler")
         image, label = image_labels_of(dataset).pairs()
         if len(image) == 0:
             raise UserError(

@@ -5,7 +5,7 @@ from collections.abc import Sequence, Sized
 import numpy as np
 from mmengine.registry import DATA_SAMPLERS
 
-from mmdet_eql.datasets.samplers.stream import StreamSampler
+from mmdet_eql.datasets.samplers.stream import StreamSampler, samples_per_epoch
 from mmdet_eql.errors import UserError
 
 
@@ -60,12 +60,7 @@ class MixedSampler(StreamSampler):
         infinite: bool = False,
     ) -> None:
         super().__init__(dataset, seed, infinite)
-        self.num_samples = len(dataset) if num_samples is None else num_samples
-        if not isinstance(self.num_samples, int) or self.num_samples < 1:
-            raise UserError(
-                f"MixedSampler: 'num_samples' is {num_samples!r}; give a whole number of at least "
-                "1, or None for as many as there are images."
-            )
+        self.num_samples = samples_per_epoch(num_samples, dataset, "MixedSampler")
         if (final_weights is None) != (num_epochs is None):
             raise UserError(
                 "MixedSampler: 'final_weights' and 'num_epochs' belong together; give both or "

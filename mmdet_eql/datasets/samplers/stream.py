@@ -107,3 +107,19 @@ class StreamSampler(Sampler):
         The maintained mmengine calls it when it resumes an iteration-based run.
         """
         self._skipped = num_samples
+
+
+def samples_per_epoch(num_samples: int | None, dataset: Sized, sampler: str) -> int:
+    """What the option ``num_samples`` of a sampler means: None stands for the number of images.
+
+    Raises:
+        UserError: If it is not a positive whole number.
+    """
+    if num_samples is None:
+        return len(dataset)
+    if not isinstance(num_samples, int) or num_samples < 1:
+        raise UserError(
+            f"{sampler}: 'num_samples' is {num_samples!r}; give a whole number of at least 1, or "
+            "None for as many as there are images."
+        )
+    return num_samples
