@@ -46,14 +46,15 @@ def scenes(draw):
         (x1, x2), (y1, y2) = interval(width), interval(height)
         boxes.append((x1, y1, x2, y2))
     side = draw(st.sampled_from([1, 2, 7, 28]))
-    kind = draw(st.sampled_from(["smooth", "noise", "inside", "outside", "at the threshold"]))
+    kind = draw(st.sampled_from(["smooth", "noise", "inside", "outside", "at 0.5", "near 0.5"]))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**20)))
     masks = {
         "smooth": lambda: smooth_masks(generator, max(len(boxes), 1), side)[: len(boxes)],
         "noise": lambda: torch.rand(len(boxes), side, side, generator=generator),
         "inside": lambda: torch.ones(len(boxes), side, side),
         "outside": lambda: torch.zeros(len(boxes), side, side),
-        "at the threshold": lambda: torch.full((len(boxes), side, side), 0.5),
+        "at 0.5": lambda: torch.full((len(boxes), side, side), 0.5),
+        "near 0.5": lambda: 0.5 + 1e-7 * torch.randn(len(boxes), side, side, generator=generator),
     }[kind]()
     boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     return masks, boxes, (height, width), draw(st.sampled_from([0.5, 0.3, 0.9, 0.0]))
