@@ -23,6 +23,8 @@ from mmdet_eql.errors import UserError
 #: up to 10, up to 100, or more.
 RARE_MAX_IMAGES = 10
 COMMON_MAX_IMAGES = 100
+#: The names of the groups' letters, from the rarest on.
+GROUP_NAMES = {"r": "rare", "c": "common", "f": "frequent"}
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
+from mmdet_eql.datasets import LVISFormatDataset
 from mmdet_eql.datasets.minilvis import MiniLVISConfig, make_minilvis
 
 REPOSITORY = Path(__file__).parents[1]
@@ -31,6 +32,12 @@ def minilvis(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "minilvis"
     make_minilvis(folder, TINY, num_workers=1, progress=False)
     return folder
+
+
+def build_dataset(folder: Path, **options) -> LVISFormatDataset:
+    """The training set of a MiniLVIS folder."""
+    options.setdefault("ann_file", "annotations/minilvis_train.json")
+    return LVISFormatDataset(data_root=str(folder), data_prefix=dict(img=""), **options)
 
 
 @pytest.fixture(scope="session")

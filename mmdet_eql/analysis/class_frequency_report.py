@@ -1,6 +1,5 @@
 """How long the tail of an annotation file is, and what lambda and the samplers make of it."""
 
-import gc
 import json
 import os
 from collections.abc import Mapping
@@ -15,9 +14,9 @@ from mmdet_eql.analysis.figure_file import save_figure
 from mmdet_eql.datasets.image_labels import ImageLabels
 from mmdet_eql.datasets.samplers import StreamSampler
 from mmdet_eql.errors import UserError
-from mmdet_eql.frequency import ClassFrequency
+from mmdet_eql.frequency import GROUP_NAMES, ClassFrequency
+from mmdet_eql.garbage_collection import pause_garbage_collection
 
-GROUPS = {"r": "rare", "c": "common", "f": "frequent"}
 _COLOURS = {"r": "#D55E00", "c": "#009E73", "f": "#0072B2"}
 _SAMPLER_COLOURS = ("#000000", "#CC79A7", "#E69F00", "#56B4E9")
 
@@ -63,10 +62,8 @@ def read_annotated_images(path: str | os.PathLike, progress: bool = True) -> Ann
             record.pop("segmentation", None)
             return record
 
-        collects = gc.isenabled()
-        gc.disable()  # it would look through millions of new records again and again
         try:
-            with open(path, encoding="utf-8") as file:
+            with pause_garbage_collection(), open(path, encoding="utf-8") as file:
                 data = json.load(file, object_hook=slim)
         except OSError as error:
             raise UserError(
@@ -76,9 +73,6 @@ def read_annotated_images(path: str | os.PathLike, progress: bool = True) -> Ann
             raise UserError(
                 f"{path}: is not JSON ({error}); give an annotation file in COCO or LVIS format."
             ) from None
-        finally:
-            if collects:
-                gc.enable()
     try:
         categories = sorted(data["categories"], key=lambda category: category["id"])
         label_of = {category["id"]: label for label, category in enumerate(categories)}
@@ -103,24 +97,43 @@ def read_annotated_images(path: str | os.PathLike, progress: bool = True) -> Ann
     )
 
 
-def images_per_category(images: AnnotatedImages, sampler: StreamSampler) -> np.ndarray:
-    """Draws of the first epoch whose image contains each category, int64 of shape (C,)."""
-    drawn = np.bincount(sampler.epoch_indices(0), minlength=len(images))
+@dataclass(frozen=True, eq=False)
+class DrawnEpoch:
+    """What a sampler draws in its first epoch.
+
+    Args:
+        of_image (np.ndarray): How often each image is drawn, int64 of shape (M,).
+        of_category (np.ndarray): Number of draws whose image contains each category, int64 of shape
+            (C,).
+    """
+
+    of_image: np.ndarray
+    of_category: np.ndarray
+
+
+def draw_epochs(
+    images: AnnotatedImages, samplers: Mapping[str, StreamSampler]
+) -> dict[str, DrawnEpoch]:
+    """Draw the first epoch of samplers of these images, by name."""
     image, label = images.image_labels.pairs()
-    counts = np.zeros(len(images.class_frequency))
-    np.add.at(counts, label, drawn[image])
-    return counts.astype(np.int64)
+    epochs = {}
+    for name, sampler in samplers.items():
+        of_image = np.bincount(sampler.epoch_indices(0), minlength=len(images))
+        of_category = np.zeros(len(images.class_frequency), dtype=np.int64)
+        np.add.at(of_category, label, of_image[image])
+        epochs[name] = DrawnEpoch(of_image, of_category)
+    return epochs
 
 
 def format_report(
-    images: AnnotatedImages, lambdas: list[float], samplers: Mapping[str, StreamSampler]
+    images: AnnotatedImages, lambdas: list[float], epochs: Mapping[str, DrawnEpoch]
 ) -> str:
     """Lay out groups, tail ratios and samplers as Markdown.
 
     Args:
         images (AnnotatedImages): What the file holds.
         lambdas (list[float]): Values of lambda; the first is the chosen one.
-        samplers (Mapping[str, StreamSampler]): Samplers of these images, by name.
+        epochs (Mapping[str, DrawnEpoch]): What samplers draw, by the sampler's name.
 
     Returns:
         str: The report.
@@ -133,7 +146,7 @@ def format_report(
         "| group | categories | images, median (range) | instances |",
         "|---|---|---|---|",
     ]
-    for letter, name in GROUPS.items():
+    for letter, name in GROUP_NAMES.items():
         of_group = frequency.group == letter
         counts = frequency.image_count[of_group]
         spread = (
@@ -157,16 +170,15 @@ def format_report(
         "| sampler | epoch | rare | common | frequent | most drawn images (id: times) |",
         "|---|---|---|---|---|---|",
     ]
-    for name, sampler in samplers.items():
-        counts = images_per_category(images, sampler)
+    for name, epoch in epochs.items():
+        counts = epoch.of_category
         shares = [
             f"{100 * counts[frequency.group == letter].sum() / max(counts.sum(), 1):.1f} %"
-            for letter in GROUPS
+            for letter in GROUP_NAMES
         ]
-        drawn = np.bincount(sampler.epoch_indices(0), minlength=len(images))
-        most = np.argsort(-drawn, kind="stable")[:3]
-        top = ", ".join(f"{images.image_ids[i]}: {drawn[i]:,}" for i in most)
-        lines.append(f"| {name} | {sampler.epoch_length(0):,} | {' | '.join(shares)} | {top} |")
+        most = np.argsort(-epoch.of_image, kind="stable")[:3]
+        top = ", ".join(f"{images.image_ids[i]}: {epoch.of_image[i]:,}" for i in most)
+        lines.append(f"| {name} | {epoch.of_image.sum():,} | {' | '.join(shares)} | {top} |")
     lines += ["", "The shares are of all (drawn image, category in it) pairs of one epoch."]
     return "\n".join(lines)
 
@@ -174,7 +186,7 @@ def format_report(
 def plot_report(
     images: AnnotatedImages,
     lambda_: float,
-    samplers: Mapping[str, StreamSampler],
+    epochs: Mapping[str, DrawnEpoch],
     path: str | os.PathLike,
 ) -> None:
     """Draw counts per category, tail ratio against lambda, and what samplers draw, as PNG.
@@ -182,7 +194,7 @@ def plot_report(
     Args:
         images (AnnotatedImages): What the file holds.
         lambda_ (float): The chosen lambda, which is marked.
-        samplers (Mapping[str, StreamSampler]): Samplers of these images, by name.
+        epochs (Mapping[str, DrawnEpoch]): What samplers draw, by the sampler's name.
         path (str | os.PathLike): PNG file to write; it appears whole or not at all.
 
     Raises:
@@ -194,7 +206,7 @@ def plot_report(
     figure = Figure(figsize=(15, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     counts_axes, tail_axes, draws_axes = figure.subplots(1, 3)
-    for letter, name in GROUPS.items():
+    for letter, name in GROUP_NAMES.items():
         here = frequency.group[order] == letter
         options = dict(s=6, color=_COLOURS[letter])
         counts_axes.scatter(
@@ -223,9 +235,8 @@ def plot_report(
     )
     tail_axes.set(xscale="log", xlabel="lambda", ylabel="tail ratio (%)")
 
-    for (name, sampler), colour in zip(samplers.items(), _SAMPLER_COLOURS, strict=False):
-        draws = images_per_category(images, sampler)[order]
-        draws_axes.plot(rank, draws, lw=1, color=colour, label=name)
+    for (name, epoch), colour in zip(epochs.items(), _SAMPLER_COLOURS, strict=False):
+        draws_axes.plot(rank, epoch.of_category[order], lw=1, color=colour, label=name)
     draws_axes.set(
         yscale="symlog",
         xlabel="category, by number of images",

@@ -24,11 +24,10 @@ from torch import nn
 
 from mmdet_eql.analysis.figure_file import save_figure
 from mmdet_eql.errors import UserError
-from mmdet_eql.frequency import ClassFrequency
+from mmdet_eql.frequency import GROUP_NAMES, ClassFrequency
 
 # Okabe and Ito's colours.
 _COLOUR_OF_GROUP = {"r": "#D55E00", "c": "#F0E442", "f": "#56B4E9"}
-_NAME_OF_GROUP = {"r": "rare", "c": "common", "f": "frequent"}
 #: Width of a panel in inches at 100 dots each; images are magnified to it.
 _PANEL = 5.0
 
@@ -226,7 +225,7 @@ def _draw_panels(
         axes.autoscale(False)
         _draw_instances(axes, instances, names, groups)
     handles = [
-        Line2D([], [], color=colour, linewidth=4, label=f"{_NAME_OF_GROUP[group]} category")
+        Line2D([], [], color=colour, linewidth=4, label=f"{GROUP_NAMES[group]} category")
         for group, colour in _COLOUR_OF_GROUP.items()
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)

@@ -41,7 +41,7 @@ from mmdet_eql.datasets.minilvis.folder import annotation_path, make_minilvis, r
 from mmdet_eql.engine.launch import read_config
 from mmdet_eql.errors import UserError
 from mmdet_eql.files import atomic_write
-from mmdet_eql.frequency import ClassFrequency, class_frequency_of
+from mmdet_eql.frequency import GROUP_NAMES, ClassFrequency, class_frequency_of
 
 
 @dataclass(frozen=True)
@@ -228,10 +228,7 @@ def _table(
 ) -> str:
     baseline, *others = results
     groups = class_frequency.group.tolist()
-    sizes = ", ".join(
-        f"{groups.count(group)} {name}"
-        for group, name in (("r", "rare"), ("c", "common"), ("f", "frequent"))
-    )
+    sizes = ", ".join(f"{groups.count(group)} {name}" for group, name in GROUP_NAMES.items())
     return (
         f"{_describe_training(configs)}; {len(class_frequency)} categories: {sizes}; AP in %\n\n"
         + format_table(results, difference=(others[-1], baseline), title="MiniLVIS val")

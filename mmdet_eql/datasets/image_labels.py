@@ -65,6 +65,11 @@ class ImageLabels:
         within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
         return ImageLabels(offsets, self.labels[np.repeat(starts, counts) + within])
 
+    @property
+    def image_index(self) -> np.ndarray:
+        """The image of each instance, int64 of shape (number of instances,)."""
+        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
+
     def pairs(self) -> tuple[np.ndarray, np.ndarray]:
         """Each (image, category) that occurs, once.
 
@@ -73,8 +78,7 @@ class ImageLabels:
             by image, then by label.
         """
         width = int(self.labels.max(initial=0)) + 1
-        image = np.repeat(np.arange(len(self)), np.diff(self.offsets))
-        key = np.unique(image * width + self.labels)
+        key = np.unique(self.image_index * width + self.labels)
         return key // width, key % width
 
 

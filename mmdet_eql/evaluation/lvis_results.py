@@ -10,7 +10,6 @@ which moves small, medium and large figures.
 """
 
 import contextlib
-import gc
 import json
 import logging
 import math
@@ -34,6 +33,7 @@ from mmdet_eql.evaluation.lvis_evaluation import (
     evaluate_detections,
 )
 from mmdet_eql.files import atomic_write
+from mmdet_eql.garbage_collection import pause_garbage_collection
 
 # A file is decoded in pieces, so that no more than a piece exists as Python objects.
 _CHARACTERS_AT_ONCE = 1 << 18
@@ -199,7 +199,7 @@ def read_ground_truth(
     Raises:
         UserError: If the file cannot be used.
     """
-    with _pause_garbage_collection():
+    with pause_garbage_collection():
         data = load_lvis_json(ann_file, backend_args)
         return LVISGroundTruth.from_lvis(data, ann_file, with_masks)
 
@@ -224,7 +224,7 @@ def read_results(
             if it speaks of images or categories that are unknown.
     """
     reader = _RecordReader(path, ground_truth, iou_type, ann_file)
-    with _pause_garbage_collection():
+    with pause_garbage_collection():
         for records in _blocks_of_records(path):
             reader.add(records)
     if iou_type == "segm" and reader.with_boxes:
@@ -235,18 +235,6 @@ def read_results(
             level=logging.WARNING,
         )
     return reader.detections()
-
-
-@contextlib.contextmanager
-def _pause_garbage_collection() -> Iterator[None]:
-    """Decoded JSON holds no cycles; looking for them takes longer than decoding it."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 class _RecordReader:

@@ -6,7 +6,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from mmdet_eql.analysis.class_frequency_report import images_per_category, read_annotated_images
+from mmdet_eql.analysis.class_frequency_report import draw_epochs, read_annotated_images
 from mmdet_eql.datasets import RepeatFactorSampler
 from mmdet_eql.errors import UserError
 
@@ -23,7 +23,7 @@ def test_labels_are_those_of_the_file(minilvis, train_annotations):
         assert sorted(images.image_labels[index].tolist()) == labels
     once = RepeatFactorSampler(images, 0, seed=0)
     np.testing.assert_array_equal(
-        images_per_category(images, once), images.class_frequency.image_count
+        draw_epochs(images, {"once": once})["once"].of_category, images.class_frequency.image_count
     )
 
 

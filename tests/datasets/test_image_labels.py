@@ -5,14 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mmdet.datasets import MultiImageMixDataset
-from mmdet.registry import DATASETS
 from mmengine.dataset import ClassBalancedDataset, ConcatDataset, RepeatDataset
-from mmengine.registry import init_default_scope
 from torch.utils.data import Subset
 
 from mmdet_eql.datasets import image_labels_of
 from mmdet_eql.datasets.image_labels import ImageLabels
 from mmdet_eql.errors import UserError
+from tests.conftest import build_dataset
 
 lists = st.lists(st.lists(st.integers(0, 5), max_size=4), max_size=8)
 
@@ -37,16 +36,7 @@ def test_taking_and_concatenating(labels, data):
 
 @pytest.fixture
 def dataset(minilvis):
-    init_default_scope("mmdet")
-    return DATASETS.build(
-        dict(
-            type="LVISFormatDataset",
-            data_root=str(minilvis),
-            data_prefix=dict(img=""),
-            ann_file="annotations/minilvis_train.json",
-            filter_cfg=dict(filter_empty_gt=True),
-        )
-    )
+    return build_dataset(minilvis, filter_cfg=dict(filter_empty_gt=True))
 
 
 def test_wrappers(dataset):
@@ -80,15 +70,7 @@ def test_a_dataset_without_labels_is_refused():
 
 def test_labels_follow_the_selected_classes(minilvis, dataset):
     names = dataset.metainfo["classes"][:3]
-    part = DATASETS.build(
-        dict(
-            type="LVISFormatDataset",
-            data_root=str(minilvis),
-            data_prefix=dict(img=""),
-            ann_file="annotations/minilvis_train.json",
-            metainfo=dict(classes=names),
-        )
-    )
+    part = build_dataset(minilvis, metainfo=dict(classes=names))
     labels = image_labels_of(part)
     assert len(labels) == len(part)
     assert set(np.unique(labels.labels)) <= {0, 1, 2}

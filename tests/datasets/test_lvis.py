@@ -10,11 +10,7 @@ from mmengine.dataset import ClassBalancedDataset, ConcatDataset, RepeatDataset
 from mmdet_eql.datasets import LVISFormatDataset
 from mmdet_eql.errors import UserError
 from mmdet_eql.frequency import class_frequency_of
-
-
-def build(folder, **kwargs) -> LVISFormatDataset:
-    kwargs.setdefault("ann_file", "annotations/minilvis_train.json")
-    return LVISFormatDataset(data_root=str(folder), data_prefix=dict(img=""), **kwargs)
+from tests.conftest import build_dataset as build
 
 
 @pytest.fixture

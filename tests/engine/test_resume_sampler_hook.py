@@ -4,14 +4,14 @@ from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
-from mmdet.registry import DATASETS
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS, init_default_scope
+from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mmdet_eql.engine import ResumeSamplerHook
 from mmdet_eql.engine.launch import build_runner, set_resume
 from mmdet_eql.errors import UserError
+from tests.conftest import build_dataset
 
 SAMPLERS = {
     "repeat factor": dict(type="RepeatFactorSampler", repeat_threshold=0.5, infinite=True),
@@ -71,15 +71,7 @@ def test_a_resumed_run_without_a_seed(tiny_config, tmp_path, seen, sampler, load
 
 
 def test_an_endless_sampler_in_an_epoch_based_loop(minilvis):
-    init_default_scope("mmdet")
-    dataset = DATASETS.build(
-        dict(
-            type="LVISFormatDataset",
-            data_root=str(minilvis),
-            data_prefix=dict(img=""),
-            ann_file="annotations/minilvis_train.json",
-        )
-    )
+    dataset = build_dataset(minilvis)
     for sampler in ("RepeatFactorSampler", "InfiniteSampler"):
         config = dict(type=sampler, **({"infinite": True} if "Repeat" in sampler else {}))
         dataloader = Runner.build_dataloader(

@@ -13,6 +13,7 @@ import math
 from mmengine.logging import MMLogger
 
 from mmdet_eql.analysis.class_frequency_report import (
+    draw_epochs,
     format_report,
     plot_report,
     read_annotated_images,
@@ -52,9 +53,10 @@ def main() -> None:
         ),
         "class-aware": CategoryAwareSampler(images, seed=0),
     }
-    print(format_report(images, [args.lambda_, *LAMBDAS], samplers))
+    epochs = draw_epochs(images, samplers)
+    print(format_report(images, [args.lambda_, *LAMBDAS], epochs))
     if args.out:
-        plot_report(images, args.lambda_, samplers, args.out)
+        plot_report(images, args.lambda_, epochs, args.out)
         print(f"\nDrawn to {args.out}")
 
 

@@ -16,10 +16,12 @@ import argparse
 import torch
 import torch.nn.functional as F
 from side_by_side import (
+    LVIS_CATEGORIES,
     Comparison,
     Point,
     Target,
     Workload,
+    argument_parser,
     compare,
     growth,
     positive,
@@ -32,21 +34,14 @@ from mmdet_eql.losses import EqualizationLoss
 PART = "EqualizationLoss"
 #: Two images of 512 sampled proposals.
 NUM_PROPOSALS = 1024
-LVIS_CATEGORIES = 1230
 LAMBDA = 0.74
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--num-classes", type=positive, default=LVIS_CATEGORIES, help="default: %(default)s"
-    )
+    parser = argument_parser(__doc__, quick="fewer turns")
     parser.add_argument(
         "--proposals", type=positive, default=NUM_PROPOSALS, help="default: %(default)s"
     )
-    parser.add_argument("--quick", action="store_true", help="fewer turns")
     return parser.parse_args()
 
 

@@ -29,6 +29,7 @@ import time
 import numpy as np
 import pycocotools.mask as mask_utils
 from side_by_side import (
+    LVIS_CATEGORIES,
     NUMBERS_OF_CATEGORIES,
     Absent,
     Comparison,
@@ -113,7 +114,7 @@ def main() -> None:
 def measure(quick: bool) -> list[Comparison]:
     """Compare the package with the evaluators that are installed."""
     num_images = 200 if quick else 5000
-    sizes = sizes_of_files(num_images, 1230)
+    sizes = sizes_of_files(num_images, LVIS_CATEGORIES)
     with tempfile.TemporaryDirectory() as folder:
         files = make_files(folder, sizes)
         runners = {
@@ -124,7 +125,7 @@ def measure(quick: bool) -> list[Comparison]:
         }
         return compare_runs(
             PART,
-            f"{num_images:,} images x 300 detections x 1,230 categories, boxes",
+            f"{num_images:,} images x 300 detections x {LVIS_CATEGORIES:,} categories, boxes",
             runners.pop("package"),
             runners,
             repeats=3,

@@ -21,10 +21,12 @@ from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from side_by_side import (
+    LVIS_CATEGORIES,
     Comparison,
     Point,
     Target,
     Workload,
+    argument_parser,
     compare,
     growth,
     positive,
@@ -37,7 +39,6 @@ import mmdet_eql  # noqa: F401 (registers its parts)
 PART = "mask head"
 #: Foreground RoIs of an image: a quarter of 512 sampled proposals.
 NUM_ROIS = 128
-LVIS_CATEGORIES = 1230
 HEADS = {
     "ours": dict(type="SelectiveFCNMaskHead"),
     "class-specific": dict(type="FCNMaskHead"),
@@ -46,14 +47,8 @@ HEADS = {
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--num-classes", type=positive, default=LVIS_CATEGORIES, help="default: %(default)s"
-    )
+    parser = argument_parser(__doc__, quick="32 RoIs, fewer turns")
     parser.add_argument("--rois", type=positive, default=NUM_ROIS, help="default: %(default)s")
-    parser.add_argument("--quick", action="store_true", help="32 RoIs, fewer turns")
     return parser.parse_args()
 
 

@@ -7,26 +7,23 @@ A dataset of the size of LVIS v1 is made in memory: 100,000 images and 1.27 mill
 1,203 categories whose popularity falls off as a power law, each instance with a box and a polygon
 of 15 points. Then, on the same loaded dataset and in turns, a RepeatFactorSampler is set up beside
 MMEngine's ClassBalancedDataset, and a CategoryAwareSampler beside MMDetection's ClassAwareSampler.
-Each line gives the median and the range of the seconds over the runs, and of the ratio. What the
-dataset notes while it is loaded, the labels of each image, is not set-up of a sampler.
+What the dataset notes while it is loaded, the labels of each image, is not set-up of a sampler.
 """
 
 import argparse
 import json
 import os
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
 
 import numpy as np
 from mmdet.datasets.samplers import ClassAwareSampler
 from mmengine.dataset import ClassBalancedDataset
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
+from side_by_side import Comparison, Target, compare, positive, set_threads, table
 
 from mmdet_eql.datasets import CategoryAwareSampler, LVISFormatDataset, RepeatFactorSampler
-from mmdet_eql.errors import UserError, exit_on_user_error
+from mmdet_eql.errors import exit_on_user_error
 
 NUM_CATEGORIES = 1203
 INSTANCES_PER_IMAGE = 12.7
@@ -36,12 +33,10 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=int, default=100_000, help="default: %(default)s")
-    parser.add_argument("--runs", type=int, default=5, help="default: %(default)s")
+    parser.add_argument("--images", type=positive, default=100_000, help="default: %(default)s")
+    parser.add_argument("--runs", type=positive, default=5, help="default: %(default)s")
     parser.add_argument("--quick", action="store_true", help="10,000 images and 3 runs")
     args = parser.parse_args()
-    if min(args.images, args.runs) < 1:
-        raise UserError("--images and --runs must be at least 1.")
     if args.quick:
         args.images, args.runs = 10_000, 3
     return args
@@ -50,6 +45,7 @@ def parse_args() -> argparse.Namespace:
 @exit_on_user_error
 def main() -> None:
     args = parse_args()
+    set_threads(1)
     init_default_scope("mmdet")
     MMLogger.get_current_instance().setLevel("WARNING")  # samplers tell what they make
     with tempfile.TemporaryDirectory() as folder:
@@ -57,34 +53,28 @@ def main() -> None:
     print(
         f"{len(dataset):,} images, {len(dataset.image_labels.labels):,} instances, {args.runs} runs"
     )
-    pairs = {
-        "repeat factors": (
-            lambda: RepeatFactorSampler(dataset, 1e-3, seed=0),
-            lambda: ClassBalancedDataset(dataset, oversample_thr=1e-3),
-        ),
-        "class-aware": (
-            lambda: CategoryAwareSampler(dataset, seed=0),
-            lambda: ClassAwareSampler(dataset, seed=0),
-        ),
-    }
-    for name, (ours, rival) in pairs.items():
-        ours()  # warm-up
-        times = [(seconds(ours), seconds(rival)) for _ in range(args.runs)]
-        print(
-            f"{name:15} ours {spread([a for a, _ in times])} s, rival "
-            f"{spread([b for _, b in times])} s, rival : ours {spread([b / a for a, b in times])}",
-            flush=True,
-        )
+    print(table(measure(dataset, args.runs)))
 
 
-def seconds(step: Callable) -> float:
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
-
-
-def spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.4g} ({min(values):.4g} to {max(values):.4g})"
+def measure(dataset: LVISFormatDataset, runs: int) -> list[Comparison]:
+    """Compare setting up each sampler with its rival, on a loaded dataset."""
+    return compare(
+        "repeat factor sampling",
+        "set-up",
+        lambda: RepeatFactorSampler(dataset, 1e-3, seed=0),
+        {"ClassBalancedDataset": lambda: ClassBalancedDataset(dataset, oversample_thr=1e-3)},
+        {"ClassBalancedDataset": Target(ratio=20.0)},
+        repeats=runs,
+        memory=False,
+    ) + compare(
+        "class-aware sampling",
+        "set-up",
+        lambda: CategoryAwareSampler(dataset, seed=0),
+        {"ClassAwareSampler": lambda: ClassAwareSampler(dataset, seed=0)},
+        {"ClassAwareSampler": Target(ratio=10.0)},
+        repeats=runs,
+        memory=False,
+    )
 
 
 def make_dataset(folder: str, num_images: int) -> LVISFormatDataset:

@@ -44,6 +44,8 @@ Workload = Callable[[], object]
 SHORTEST_SAMPLE = 0.05
 #: Numbers of categories of the growth plots: COCO, a subset, LVIS v0.5, and beyond LVIS.
 NUMBERS_OF_CATEGORIES = (80, 400, 1230, 5000)
+#: LVIS v0.5.
+LVIS_CATEGORIES = 1230
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,26 @@ def set_threads(number: int) -> None:
 
     torch.set_num_threads(number)
     cv2.setNumThreads(number)
+
+
+def argument_parser(description: str, quick: str) -> argparse.ArgumentParser:
+    """The command line of a benchmark of one part, with ``--num-classes`` and ``--quick``.
+
+    Args:
+        description (str): Docstring of the script.
+        quick (str): What ``--quick`` makes smaller.
+
+    Returns:
+        argparse.ArgumentParser: To which the script adds what is its own.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--num-classes", type=positive, default=LVIS_CATEGORIES, help="default: %(default)s"
+    )
+    parser.add_argument("--quick", action="store_true", help=quick)
+    return parser
 
 
 def positive(text: str) -> int:

@@ -21,7 +21,17 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
-from side_by_side import Comparison, Target, Workload, compare, positive, set_threads, table
+from side_by_side import (
+    LVIS_CATEGORIES,
+    Comparison,
+    Target,
+    Workload,
+    argument_parser,
+    compare,
+    positive,
+    set_threads,
+    table,
+)
 
 import mmdet_eql  # noqa: F401 (registers its parts)
 
@@ -33,14 +43,10 @@ NUM_OBJECTS = 12
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--num-classes", type=positive, default=1230, help="default: %(default)s")
+    parser = argument_parser(__doc__, quick="fewer turns")
     parser.add_argument(
         "--proposals", type=positive, default=512, help="sampled per image (default: %(default)s)"
     )
-    parser.add_argument("--quick", action="store_true", help="fewer turns")
     return parser.parse_args()
 
 
@@ -50,7 +56,9 @@ def main() -> None:
     print(table(measure(args.quick, args.num_classes, args.proposals)))
 
 
-def measure(quick: bool, num_classes: int = 1230, num_proposals: int = 512) -> list[Comparison]:
+def measure(
+    quick: bool, num_classes: int = LVIS_CATEGORIES, num_proposals: int = 512
+) -> list[Comparison]:
     """Compare a step with EQL to a step with softmax cross-entropy."""
     steps = {
         method: make_step(config, num_classes, num_proposals)

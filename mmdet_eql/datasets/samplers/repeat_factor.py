@@ -179,7 +179,6 @@ def _frequency_of(dataset, labels: ImageLabels) -> ClassFrequency:
         return class_frequency_of(dataset)
     except UserError:
         # Not one of ours: count what it holds.
-        image = np.repeat(np.arange(len(labels)), np.diff(labels.offsets))
         num_classes = int(labels.labels.max(initial=-1)) + 1
         names = [str(label) for label in range(num_classes)]
-        return ClassFrequency.from_labels(image, labels.labels, len(labels), names)
+        return ClassFrequency.from_labels(labels.image_index, labels.labels, len(labels), names)

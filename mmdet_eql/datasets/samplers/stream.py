@@ -8,6 +8,7 @@ Glossary:
     position: place in the stream. Rank k of K ranks draws the positions k, k + K, k + 2 K, ...
 """
 
+import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sized
@@ -63,13 +64,10 @@ class StreamSampler(Sampler):
     def stream(self, start: int, stop: int) -> np.ndarray:
         """The indices at the positions from ``start`` up to ``stop``, int64."""
         parts = [np.empty(0, dtype=np.int64)]
-        epoch = 0
+        epochs = self._epochs_from(start)
         while start < stop:
-            length = self.epoch_length(epoch)
-            if start < length:
-                parts.append(self.epoch_indices(epoch)[start:stop])
-                start = min(stop, length)
-            start, stop, epoch = start - length, stop - length, epoch + 1
+            parts.append(next(epochs)[: stop - start])
+            start += len(parts[-1])
         return np.concatenate(parts)
 
     def __iter__(self) -> Iterator[int]:
@@ -91,15 +89,18 @@ class StreamSampler(Sampler):
         return np.resize(self.epoch_indices(self.epoch), total)[self.rank :: self.world_size]
 
     def _endless(self) -> Iterator[int]:
-        position = self._skipped * self.world_size + self.rank
-        epoch = 0
-        while True:
+        first = 0  # of this rank's positions in what is left of an epoch
+        for indices in self._epochs_from(self._skipped * self.world_size + self.rank):
+            yield from indices[first :: self.world_size].tolist()
+            first = (first - len(indices)) % self.world_size
+
+    def _epochs_from(self, position: int) -> Iterator[np.ndarray]:
+        """The stream from a position on, epoch by epoch, without end."""
+        for epoch in itertools.count():
             length = self.epoch_length(epoch)
             if position < length:
-                mine = self.epoch_indices(epoch)[position :: self.world_size]
-                yield from mine.tolist()
-                position += len(mine) * self.world_size
-            position, epoch = position - length, epoch + 1
+                yield self.epoch_indices(epoch)[position:]
+            position = max(position - length, 0)
 
     def _skip(self, num_samples: int) -> None:
         """Start after as many of this rank's indices, counted from the beginning of the stream.
