@@ -100,6 +100,7 @@ def test_registered_types(experiment):
     assert [HOOKS.get(hook.type).__name__ for hook in cfg.custom_hooks] == [
         "ClassFrequencyHook",
         "ResumeSamplerHook",
+        "ResumeRandomnessHook",
     ]
 
 

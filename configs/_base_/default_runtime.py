@@ -6,6 +6,8 @@ custom_hooks = [
     dict(type="ClassFrequencyHook"),
     # Lets a resumed run draw what an unbroken one would have drawn.
     dict(type="ResumeSamplerHook"),
+    # Lets it flip images and sample proposals alike, too.
+    dict(type="ResumeRandomnessHook"),
 ]
 
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=3))
