@@ -1,5 +1,6 @@
 """Errors that a user can mend, and how the command-line tools show them."""
 
+import errno
 import functools
 import os
 import sys
@@ -35,8 +36,8 @@ class UserError(Exception):
 def exit_on_user_error(main: Callable[[], None]) -> Callable[[], None]:
     """Make a tool's ``main`` print a :class:`UserError` as one line and exit with status 2.
 
-    Ctrl-C ends it quietly with status 130. Any other exception keeps its traceback: it is a bug,
-    and the traceback is what a report needs.
+    So does a full disk. Ctrl-C ends it quietly with status 130. Any other exception keeps its
+    traceback: it is a bug, and the traceback is what a report needs.
 
     Args:
         main (Callable): A function without arguments.
@@ -50,12 +51,23 @@ def exit_on_user_error(main: Callable[[], None]) -> Callable[[], None]:
         try:
             main()
         except UserError as error:
-            rank = os.environ.get("RANK")
-            where = f" (rank {rank})" if rank not in (None, "0") else ""
-            print(f"error{where}: {error}", file=sys.stderr, flush=True)
-            sys.exit(2)
+            _exit_with(error)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            _exit_with(
+                f"{error.filename or 'writing'}: {error.strerror}; free some space and, if this "
+                "was a training, go on from its last checkpoint with --resume."
+            )
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr, flush=True)
             sys.exit(130)
 
     return guarded
+
+
+def _exit_with(error: UserError | str) -> None:
+    rank = os.environ.get("RANK")
+    where = f" (rank {rank})" if rank not in (None, "0") else ""
+    print(f"error{where}: {error}", file=sys.stderr, flush=True)
+    sys.exit(2)

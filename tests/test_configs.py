@@ -101,6 +101,8 @@ def test_registered_types(experiment):
         "ClassFrequencyHook",
         "ResumeSamplerHook",
         "ResumeRandomnessHook",
+        "InterruptionHook",
+        "FiniteLossHook",
     ]
 
 

@@ -12,13 +12,19 @@ def parse_args() -> argparse.Namespace:
     launch.add_common_arguments(parser)
     parser.add_argument("--amp", action="store_true", help="automatic mixed precision (GPU)")
     parser.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="give the same weights each time (see docs/reliability.md); with seed 0 if the config "
+        "names none",
+    )
+    parser.add_argument(
         "--auto-scale-lr", action="store_true", help="scale the learning rate with the batch size"
     )
     parser.add_argument(
         "--resume",
         nargs="?",
         const="auto",
-        help="go on from this checkpoint, or without one from the last in the work_dir",
+        help="go on from this checkpoint, or without one from the last whole one in the work_dir",
     )
     return parser.parse_args()
 
@@ -29,6 +35,8 @@ def main() -> None:
     cfg = launch.load_config(args)
     if args.amp:
         launch.enable_amp(cfg)
+    if args.deterministic:
+        launch.enable_determinism(cfg)
     if args.auto_scale_lr:
         launch.enable_auto_scale_lr(cfg)
     launch.set_resume(cfg, args.resume)

@@ -8,6 +8,11 @@ custom_hooks = [
     dict(type="ResumeSamplerHook"),
     # Lets it flip images and sample proposals alike, too.
     dict(type="ResumeRandomnessHook"),
+    # Saves when Slurm preempts the job, and does validations again that were cut short.
+    dict(type="InterruptionHook"),
+    # Stops at a loss that is NaN, before the weights are.
+    dict(type="FiniteLossHook"),
 ]
 
-default_hooks = dict(checkpoint=dict(max_keep_ckpts=3))
+# Writes checkpoints whole or not at all.
+default_hooks = dict(checkpoint=dict(type="AtomicCheckpointHook", max_keep_ckpts=3))

@@ -1,12 +1,19 @@
-"""What happens around the training loop: frequencies handed over, checkpoints loaded safely."""
+"""What happens around the training loop: frequencies handed over, checkpoints written whole and
+loaded safely, runs resumed where they stopped."""
 
 from mmdet_eql.engine.checkpoint import convert_checkpoint, load_checkpoint_file
+from mmdet_eql.engine.checkpoint_hook import AtomicCheckpointHook
 from mmdet_eql.engine.class_frequency_hook import ClassFrequencyHook
+from mmdet_eql.engine.finite_loss_hook import FiniteLossHook
+from mmdet_eql.engine.interruption_hook import InterruptionHook
 from mmdet_eql.engine.resume_randomness_hook import ResumeRandomnessHook
 from mmdet_eql.engine.resume_sampler_hook import ResumeSamplerHook
 
 __all__ = [
+    "AtomicCheckpointHook",
     "ClassFrequencyHook",
+    "FiniteLossHook",
+    "InterruptionHook",
     "ResumeRandomnessHook",
     "ResumeSamplerHook",
     "convert_checkpoint",

@@ -5,10 +5,10 @@ import re
 import torch
 from mmdet.registry import DATASETS, HOOKS
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from mmdet_eql.engine.bare_model import bare_model
 from mmdet_eql.errors import UserError
 from mmdet_eql.frequency import class_frequency_of
 
@@ -38,7 +38,7 @@ class ClassFrequencyHook(Hook):
             UserError: If a head has another number of classes than the training annotations, or
                 the training dataset does not count its categories.
         """
-        model = _bare_model(runner)
+        model = bare_model(runner)
         _check_num_classes(model, runner.train_dataloader.dataset)
         modules = {
             name: module
@@ -76,7 +76,7 @@ class ClassFrequencyHook(Hook):
         """
         modules = [
             module
-            for module in _bare_model(runner).modules()
+            for module in bare_model(runner).modules()
             if getattr(module, "scores_need_class_frequency", False)
             and torch.isnan(module.class_frequency).any()
         ]
@@ -90,10 +90,6 @@ class ClassFrequencyHook(Hook):
         dataset = DATASETS.build(runner.cfg.train_dataloader.dataset)
         for module in modules:
             module.set_class_frequency(torch.from_numpy(class_frequency_of(dataset).frequency))
-
-
-def _bare_model(runner: Runner) -> nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 def _check_num_classes(model: nn.Module, dataset) -> None:

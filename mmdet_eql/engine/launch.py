@@ -10,6 +10,7 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mmdet_eql.engine.last_checkpoint import find_last_checkpoint
 from mmdet_eql.errors import UserError
 
 
@@ -110,12 +111,20 @@ def merge_options(cfg: Config, options: dict | None) -> None:
 def build_runner(cfg: Config) -> Runner:
     """Build the runner, with gloo instead of NCCL where there is no GPU.
 
+    Where ``cfg.resume`` names no checkpoint, it is the last one that is whole.
+
     Args:
         cfg (Config): The whole config.
 
     Returns:
         Runner: Ready to ``train()`` or ``test()``.
+
+    Raises:
+        UserError: If all checkpoints to resume from are damaged.
     """
+    if cfg.get("resume") and cfg.get("load_from") is None:
+        cfg.load_from = find_last_checkpoint(cfg)
+        cfg.resume = cfg.load_from is not None
     if cfg.launcher != "none" and not torch.cuda.is_available():
         _init_cpu_processes(cfg)
     if "runner_type" in cfg:
@@ -160,6 +169,21 @@ def enable_amp(cfg: Config) -> None:
         )
     cfg.optim_wrapper.type = "AmpOptimWrapper"
     cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
+
+
+def enable_determinism(cfg: Config) -> None:
+    """Have PyTorch choose operators that give the same result each time, and draw from seed 0
+    where the config names no seed.
+
+    PyTorch then refuses operators that have no such variant. MMCV's RoIAlign adds its gradients in
+    any order on a GPU, where this makes runs similar, not equal.
+    """
+    # Without a workspace of fixed size, cuBLAS may take another algorithm each time.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    randomness = dict(cfg.get("randomness") or {})
+    if randomness.get("seed") is None:
+        randomness["seed"] = 0
+    cfg.randomness = dict(randomness, deterministic=True)
 
 
 def enable_auto_scale_lr(cfg: Config) -> None:

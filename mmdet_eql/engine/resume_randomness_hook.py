@@ -27,8 +27,8 @@ class ResumeRandomnessHook(Hook):
 
     What a resumed run then draws (flips and crops of images, the proposals sampled for the losses)
     is what the unbroken run drew. This holds for iteration-based runs with an endless sampler and
-    for epoch-based runs resumed between epochs; with the same kind of device and the same number of
-    ranks and workers, the weights are then equal as far as the operators are deterministic.
+    for epoch-based runs, which may be resumed within an epoch; with the same kind of device and the
+    same number of ranks, the weights are then equal as far as the operators are deterministic.
     """
 
     priority = "VERY_HIGH"
@@ -39,8 +39,9 @@ class ResumeRandomnessHook(Hook):
         dataloader = loop.dataloader
         epoch_based = isinstance(loop, EpochBasedTrainLoop)
         self._place = (runner.seed, get_rank())
+        self._streams = None
         if dataloader.num_workers > 0:
-            streams = _WorkerStreams(
+            self._streams = streams = _WorkerStreams(
                 self._place,
                 runner.iter,
                 len(dataloader) if epoch_based else None,
@@ -62,6 +63,9 @@ class ResumeRandomnessHook(Hook):
         """Begin the stream of the next iteration's data."""
         # The loop counts this iteration only after its hooks.
         _seed(*self._place, runner.iter + 1, _LOADING)
+        if self._streams is not None:
+            # For workers that are started anew; those that persist have streams of their own.
+            self._streams.first = runner.iter + 1
 
     def after_val(self, runner: Runner) -> None:
         """Go on as if there had been no validation, which a resumed run does not repeat."""
@@ -91,7 +95,7 @@ class _WorkerStreams:
 
     Args:
         place (tuple[int, int]): Seed and rank.
-        first (int): Iteration of the first batch.
+        first (int): Iteration of the first batch, which may lie within an epoch.
         epoch_length (int | None): Batches of an epoch; None if there is no end.
         num_workers (int): Number of workers.
     """
@@ -108,9 +112,17 @@ class _WorkerStreams:
         """The iteration that the batch number ``count``, from 0, of a worker belongs to."""
         if self.epoch_length is None:
             return self.first + count * self.num_workers + worker
-        of_epoch = max(-(-(self.epoch_length - worker) // self.num_workers), 1)
-        epoch, count = divmod(count, of_epoch)
-        return self.first + epoch * self.epoch_length + count * self.num_workers + worker
+        rest = self.epoch_length - self.first % self.epoch_length
+        of_rest = self._dealt(rest, worker)
+        if count < of_rest:
+            return self.first + count * self.num_workers + worker
+        epoch, count = divmod(count - of_rest, max(self._dealt(self.epoch_length, worker), 1))
+        before = rest + epoch * self.epoch_length
+        return self.first + before + count * self.num_workers + worker
+
+    def _dealt(self, num_batches: int, worker: int) -> int:
+        """How many of the next batches of an epoch a worker gets."""
+        return max(-(-(num_batches - worker) // self.num_workers), 0)
 
     def begin(self, worker: int, count: int) -> None:
         """Begin the stream of a batch."""

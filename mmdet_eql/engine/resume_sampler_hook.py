@@ -1,5 +1,8 @@
 """A resumed run draws what an unbroken one would have drawn."""
 
+from collections.abc import Iterator
+from itertools import islice
+
 from mmdet.registry import HOOKS
 from mmengine.dataset import InfiniteSampler
 from mmengine.hooks import Hook
@@ -17,7 +20,9 @@ class ResumeSamplerHook(Hook):
     a resumed run would therefore draw in an order of its own; here its sampler gets the seed that
     the checkpoint has. What an iteration-based run has seen already, mmengine then skips: the
     maintained fork at once, where there is no batch sampler; with a batch sampler that has
-    ``skip`` (``ResumableAspectRatioBatchSampler``) this hook does; else by reading it again.
+    ``skip`` (``ResumableAspectRatioBatchSampler``) this hook does; else by reading it again. An
+    epoch-based run that is resumed within an epoch goes on with the rest of that epoch, whatever
+    its samplers; mmengine would begin the epoch again.
 
     Raises:
         UserError: If the sampler is endless and the loop waits for the end of an epoch.
@@ -51,6 +56,10 @@ class ResumeSamplerHook(Hook):
             if not epoch_based:
                 # OpenMMLab's mmengine starts to read as soon as the loop is built.
                 loop.dataloader_iterator = type(loop.dataloader_iterator)(loop.dataloader)
+        if epoch_based:
+            begun = runner.iter - runner.epoch * len(loop.dataloader)
+            if begun > 0:
+                loop.dataloader = _without_first(loop.dataloader, begun)
         # OpenMMLab's mmengine has no such switch, and reads all batches again.
         if (
             is_endless
@@ -66,6 +75,38 @@ def _samplers(dataloader: DataLoader) -> tuple[Sampler, Sampler | None]:
     if dataloader.batch_size is not None:
         return dataloader.sampler, None
     return dataloader.batch_sampler.sampler, dataloader.batch_sampler
+
+
+def _without_first(dataloader: DataLoader, num_batches: int) -> DataLoader:
+    """The same data loader, whose first epoch lacks its first batches."""
+    options = (
+        *("num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "generator"),
+        *("multiprocessing_context", "prefetch_factor", "persistent_workers"),
+    )
+    return DataLoader(
+        dataloader.dataset,
+        batch_sampler=_RestOfEpoch(dataloader.batch_sampler, num_batches),
+        **{name: getattr(dataloader, name) for name in options},
+    )
+
+
+class _RestOfEpoch(Sampler):
+    """Batches as another sampler forms them, of which the first are left out once."""
+
+    def __init__(self, batch_sampler: Sampler, num_batches: int) -> None:
+        self.batch_sampler = batch_sampler
+        self.num_batches = num_batches
+        # Where mmengine looks for them.
+        self.sampler = batch_sampler.sampler
+        self.batch_size = getattr(batch_sampler, "batch_size", None)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        # Not before the first batch is asked for: DataLoader makes iterators that it does not use.
+        skipped, self.num_batches = self.num_batches, 0
+        yield from islice(iter(self.batch_sampler), skipped, None)
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler)
 
 
 def _has_rank_seeds(runner: Runner) -> bool:

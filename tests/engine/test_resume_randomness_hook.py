@@ -34,14 +34,15 @@ def test_a_resumed_run_ends_with_the_same_weights(tiny_config, tmp_path, num_wor
     assert all(torch.equal(unbroken[key], resumed[key]) for key in unbroken)
 
 
-@given(st.integers(1, 5), st.integers(1, 30), st.integers(0, 3), st.integers(0, 100))
+@given(st.integers(1, 5), st.integers(1, 30), st.integers(1, 3), st.integers(0, 100))
 def test_every_batch_has_an_iteration_of_its_own(num_workers, epoch_length, epochs, first):
     streams = _WorkerStreams((0, 0), first, epoch_length, num_workers)
     dealt = [0] * num_workers
     found = []
-    for _ in range(epochs):
-        for batch in range(epoch_length):
+    lengths = [epoch_length - first % epoch_length] + [epoch_length] * (epochs - 1)
+    for length in lengths:
+        for batch in range(length):
             worker = batch % num_workers
             found.append(streams.iteration(worker, dealt[worker]))
             dealt[worker] += 1
-    assert found == list(range(first, first + epochs * epoch_length))
+    assert found == list(range(first, first + sum(lengths)))
