@@ -9,6 +9,7 @@ from mmdet.registry import DATASETS
 
 from mmdet_eql.datasets.image_labels import ImageLabels
 from mmdet_eql.datasets.lvis_format import load_lvis_json
+from mmdet_eql.datasets.segmentation import segmentation_problem
 from mmdet_eql.errors import UserError
 from mmdet_eql.frequency import ClassFrequency
 
@@ -96,6 +97,24 @@ class LVISFormatDataset(BaseDetDataset):
                 "min_size."
             )
         return kept
+
+    def prepare_data(self, idx: int) -> dict:
+        """Pass an item through the pipeline.
+
+        Raises:
+            UserError: If a segmentation is none, which would end the interpreter.
+        """
+        info = self.get_data_info(idx)
+        for instance in info["instances"]:
+            if "mask" in instance:
+                problem = segmentation_problem(instance["mask"], info["height"], info["width"])
+                if problem is not None:
+                    raise UserError(
+                        f"{self.ann_file}: image {info['img_id']} has an annotation of category "
+                        f"{self._metainfo['classes'][instance['bbox_label']]!r} whose "
+                        f"'segmentation' cannot be used: {problem}."
+                    )
+        return self.pipeline(info)
 
     @property
     def image_labels(self) -> ImageLabels:

@@ -154,6 +154,11 @@ def _check_images(path: str, images: list[dict], categories: set[int]) -> None:
                     f"{where} has {field} {image[field]!r}; it must be a positive whole number of "
                     "pixels."
                 )
+        if image["height"] * image["width"] >= 2**32:
+            raise UserError(
+                f"{where} is {image['width']} x {image['height']} pixels, more than masks can be "
+                "made of; correct its height and width."
+            )
         if not isinstance(image.get("coco_url") or image.get("file_name"), str):
             raise UserError(
                 f"{where} has neither a field 'coco_url' nor 'file_name'; one of them must name "

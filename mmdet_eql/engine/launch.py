@@ -6,12 +6,19 @@ import os.path as osp
 
 import torch
 import torch.distributed
+import yaml
 from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmdet_eql.engine.last_checkpoint import find_last_checkpoint
 from mmdet_eql.errors import UserError
+
+#: What mmengine raises for configs that are none.
+_CONFIG_ERRORS = (
+    *(KeyError, TypeError, OSError, ValueError, NameError, AttributeError, RecursionError),
+    yaml.YAMLError,
+)
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,8 +92,9 @@ def read_config(path: str) -> Config:
             f"{path}: cannot import what 'custom_imports' or a base names ({error}); install it, "
             "e.g. by `bash tools/setup_env.sh`."
         ) from None
-    except (KeyError, TypeError, OSError, ValueError, NameError) as error:
-        raise UserError(f"{path}: is not a valid config ({error}); mend it.") from None
+    except _CONFIG_ERRORS as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: is not a valid config ({reason}); mend it.") from None
 
 
 def merge_options(cfg: Config, options: dict | None) -> None:

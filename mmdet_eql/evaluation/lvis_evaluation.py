@@ -32,8 +32,9 @@ import numpy as np
 import pycocotools.mask as mask_utils
 from mmengine.logging import print_log
 
+from mmdet_eql.datasets.segmentation import segmentation_problem
 from mmdet_eql.errors import UserError
-from mmdet_eql.evaluation.rle import count_pixels
+from mmdet_eql.rle import count_pixels
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_THRESHOLDS = np.linspace(0.0, 1.0, 101)
@@ -741,6 +742,12 @@ def _mask_column(annotations: list[dict], sizes: np.ndarray, path: str) -> np.nd
 def _encode(annotation: dict, height: int, width: int, path: str) -> bytes:
     """Encode polygons, or RLE with the numbers written out, as compressed RLE."""
     segmentation = annotation.get("segmentation")
+    if isinstance(segmentation, list):
+        problem = segmentation_problem(segmentation, height, width)
+        if problem is not None:
+            raise UserError(
+                f"{path}: annotation {annotation['id']} has no usable 'segmentation'; {problem}."
+            )
     try:
         if isinstance(segmentation, list):
             return mask_utils.merge(mask_utils.frPyObjects(segmentation, height, width))["counts"]

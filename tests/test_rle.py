@@ -2,7 +2,7 @@ import numpy as np
 import pycocotools.mask as mask_utils
 import pytest
 
-from mmdet_eql.evaluation.rle import count_pixels
+from mmdet_eql.rle import count_pixels
 
 
 def encode(bitmap):
