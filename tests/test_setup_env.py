@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 HELPERS = ROOT / "tools" / "env"
 sys.path.insert(0, str(HELPERS))
 
+import check_pins  # noqa: E402
 import damaged_packages  # noqa: E402
 import install_mmcv  # noqa: E402
 import missing_requirements  # noqa: E402
@@ -484,3 +485,22 @@ class TestScript:
                 )
         assert b"Waiting for another run" in waiting.value.stdout
         assert not (tmp_path / ".venv").exists()
+
+
+def test_pins_are_compared_with_what_is_installed():
+    version = missing_requirements.installed_version
+    numpy, torch = version("numpy"), version("torch").partition("+")[0]
+    assert check_pins.differences({"numpy": numpy, "torch": torch}, {"numpy", "torch", "pip"}) == []
+    found = check_pins.differences({"numpy": "0.1", "no-such-package": "1.0"}, {"numpy", "torch"})
+    assert found == [
+        "no-such-package==1.0 is not installed",
+        f"numpy is {numpy}, but 0.1 is pinned",
+        f"torch {version('torch')} is not pinned",
+    ]
+
+
+def test_the_source_of_mmcv_is_pinned_by_its_hash():
+    pins = missing_requirements.read_pins(ROOT / "requirements" / "constraints.txt")
+    words = install_mmcv.SOURCE.read_text().split()
+    assert f"onedl-mmcv=={pins['onedl-mmcv']}" in words
+    assert any(word.startswith("--hash=sha256:") for word in words)

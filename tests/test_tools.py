@@ -303,3 +303,27 @@ def test_slurm_passes_everything_on(run_tool, tmp_path):
     assert {"--partition=gpu", "--job-name=eql", "--ntasks=16", "--ntasks-per-node=8"} <= set(lines)
     assert lines[lines.index("--qos") + 1] == "long"
     assert lines[-6:] == ["a config.py", "--work-dir", "out", "--amp", "--launcher", "slurm"]
+
+
+ODD_NAME = """a 'b' "c" $(touch hacked) `touch hacked`; touch hacked & *?.py"""
+
+
+@pytest.mark.parametrize("name", [ODD_NAME, "-rf", "--help"])
+def test_launchers_take_names_as_names(run_tool, tmp_path, name):
+    stub = tmp_path / "bin" / "python"
+    stub.parent.mkdir()
+    stub.write_text('#!/bin/bash\nprintf "%s\\n" "$@"\n')
+    stub.chmod(0o755)
+    (tmp_path / "bin" / "srun").symlink_to(stub)
+    (tmp_path / name).write_text("")
+    env = {"PYTHON": str(stub), "PATH": f"{stub.parent}:{os.environ['PATH']}"}
+    for tool, arguments, expected in (
+        ("dist_train.sh", [name, 2, "--work-dir", name], 2),
+        ("dist_test.sh", [name, name, 2, "--out", name], 3),
+        ("slurm_train.sh", ["gpu", "job", name, name], 2),
+        ("slurm_test.sh", ["gpu", "job", name, name], 2),
+    ):
+        result = run_tool(tool, *arguments, env=env)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.splitlines().count(name) == expected
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["bin", name])

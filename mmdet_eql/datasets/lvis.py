@@ -102,12 +102,15 @@ class LVISFormatDataset(BaseDetDataset):
         """Pass an item through the pipeline.
 
         Raises:
-            UserError: If a segmentation is none, which would end the interpreter.
+            UserError: If a segmentation is none, which would end the interpreter, or is missing
+                where the pipeline loads masks.
         """
         info = self.get_data_info(idx)
+        with_mask = any(getattr(step, "with_mask", False) for step in self.pipeline.transforms)
         for instance in info["instances"]:
-            if "mask" in instance:
-                problem = segmentation_problem(instance["mask"], info["height"], info["width"])
+            if with_mask or "mask" in instance:
+                mask = instance.get("mask", [])
+                problem = segmentation_problem(mask, info["height"], info["width"])
                 if problem is not None:
                     raise UserError(
                         f"{self.ann_file}: image {info['img_id']} has an annotation of category "

@@ -133,7 +133,8 @@ def _check_records(path: str, table: str, records: list, fields: Iterable[str]) 
         identifier = record["id"]
         if not _is_int(identifier):
             raise UserError(
-                f"{path}: {table}[{index}] has the id {identifier!r}; ids must be whole numbers."
+                f"{path}: {table}[{index}] has the id {_shorten(identifier)}; ids must be whole "
+                "numbers."
             )
         if identifier in seen:
             raise UserError(
@@ -151,7 +152,8 @@ def _check_images(path: str, images: list[dict], categories: set[int]) -> None:
         for field in ("height", "width"):
             if not _is_int(image[field]) or image[field] < 1:
                 raise UserError(
-                    f"{where} has {field} {image[field]!r}; it must be a positive whole number of "
+                    f"{where} has {field} {_shorten(image[field])}; it must be a positive whole "
+                    "number of "
                     "pixels."
                 )
         if image["height"] * image["width"] >= 2**32:
@@ -176,7 +178,8 @@ def _check_images(path: str, images: list[dict], categories: set[int]) -> None:
             for identifier in ids:
                 if not _is_int(identifier) or identifier not in categories:
                     raise UserError(
-                        f"{where}: '{field}' names the category {identifier!r}, which is not in "
+                        f"{where}: '{field}' names the category {_shorten(identifier)}, which "
+                        "is not in "
                         "'categories'; add it there or remove it here."
                     )
 
@@ -188,13 +191,15 @@ def _check_annotations(
         if not _is_int(annotation["image_id"]) or annotation["image_id"] not in images:
             raise UserError(
                 f"{path}: annotation {annotation['id']} belongs to image "
-                f"{annotation['image_id']!r}, which is not in 'images'; remove one or add the "
+                f"{_shorten(annotation['image_id'])}, which is not in 'images'; remove one or "
+                "add the "
                 "other."
             )
         if not _is_int(annotation["category_id"]) or annotation["category_id"] not in categories:
             raise UserError(
                 f"{path}: annotation {annotation['id']} has category "
-                f"{annotation['category_id']!r}, which is not in 'categories'; remove one or add "
+                f"{_shorten(annotation['category_id'])}, which is not in 'categories'; remove "
+                "one or add "
                 "the other."
             )
         box = annotation["bbox"]

@@ -52,6 +52,9 @@ def test_what_is_none(segmentation, words):
 def test_the_dataset_names_the_image(minilvis):
     dataset = build_dataset(minilvis, serialize_data=False, pipeline=[])
     assert dataset[0]["img_id"] == dataset.data_list[0]["img_id"]
-    dataset.data_list[0]["instances"][0]["mask"] = [[1, 2]]
+    instance = dataset.data_list[0]["instances"][0]
+    del instance["mask"]
+    assert dataset[0]
+    instance["mask"] = [[1, 2]]
     with pytest.raises(UserError, match=f"image {dataset.data_list[0]['img_id']} has an annot"):
         dataset[0]

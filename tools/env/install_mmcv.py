@@ -38,6 +38,8 @@ STAMP = "stamp.json"
 INSTALLED_STAMP = Path(sys.prefix, "mmdet-eql-mmcv.json")
 UNKNOWN_ORIGIN = "it is not one that this script installed"
 CXX_WITH_PCH = Path(__file__).with_name("cxx_with_pch.sh")
+# Its hash: pip runs a source distribution as soon as it has it.
+SOURCE = Path(__file__).parents[2] / "requirements" / "mmcv-source.txt"
 # All of MMCV's operators include it, directly or not.
 PCH_HEADER = "torch/types.h"
 # What g++ 12 takes at most for one of MMCV's files. MAX_JOBS overrides what follows from it.
@@ -322,7 +324,10 @@ def download_source(requirement: str, work: Path, log: Path) -> Path:
     with tempfile.TemporaryDirectory(dir=work) as scratch:
         pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-build-isolation"]
         package = re.split(r"[=<>~! ]", requirement)[0]
-        run([*pip, "--no-binary", package, "--dest", scratch, requirement], log)
+        wanted = [requirement]
+        if requirement in SOURCE.read_text(encoding="utf-8").split():
+            wanted = ["--require-hashes", "--requirement", str(SOURCE)]
+        run([*pip, "--no-binary", package, "--dest", scratch, *wanted], log)
         (archive,) = Path(scratch).glob("*.tar.gz")
         with tarfile.open(archive) as tar:
             if hasattr(tarfile, "data_filter"):
