@@ -6,6 +6,9 @@ import os
 import sys
 from collections.abc import Callable
 
+#: Characters of a sentence; the middle of longer ones is left out.
+_LONGEST = 1500
+
 
 class UserError(Exception):
     """Bad input, told in one sentence that names the file, the field and the mend.
@@ -30,6 +33,9 @@ class UserError(Exception):
         if message is not None:
             marker = f"{type(self).__module__}.{type(self).__qualname__}: "
             sentence = message.rpartition(marker)[2].strip()
+        if len(sentence) > _LONGEST:
+            # It quotes a file, whose fields may be of any length.
+            sentence = f"{sentence[: _LONGEST // 2]} ... {sentence[-_LONGEST // 2 :]}"
         super().__init__(sentence)
 
 

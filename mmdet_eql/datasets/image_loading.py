@@ -54,8 +54,9 @@ class LoadVerifiedImage(LoadImageFromFile):
     def _load(self, path: str):
         try:
             content = fileio.get(path, backend_args=self.backend_args)
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
+        except (OSError, ValueError) as error:
+            # A name that no file can have is a ValueError: a null byte, half a Unicode character.
+            reason = getattr(error, "strerror", None) or type(error).__name__
             raise UserError(
                 f"{path}: the image cannot be read ({reason}); complete the image folder or "
                 "correct 'data_prefix' in the config."

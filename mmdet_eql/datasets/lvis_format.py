@@ -131,10 +131,10 @@ def _check_records(path: str, table: str, records: list, fields: Iterable[str]) 
                     "requires; add it."
                 )
         identifier = record["id"]
-        if not _is_int(identifier):
+        if not _is_int(identifier) or abs(identifier) >= 2**63:
             raise UserError(
                 f"{path}: {table}[{index}] has the id {_shorten(identifier)}; ids must be whole "
-                "numbers."
+                "numbers of at most 63 bits."
             )
         if identifier in seen:
             raise UserError(
@@ -142,6 +142,11 @@ def _check_records(path: str, table: str, records: list, fields: Iterable[str]) 
                 "ids must be unique."
             )
         seen.add(identifier)
+        if table == "categories" and not isinstance(record["name"], str):
+            raise UserError(
+                f"{path}: category {identifier} has the name {_shorten(record['name'])}; names "
+                "must be strings."
+            )
     if table != "annotations" and not records:
         raise UserError(f"{path}: field '{table}' is an empty list; there is nothing to read.")
 
