@@ -12,8 +12,9 @@ from mmdet_eql.engine.bare_model import bare_model
 from mmdet_eql.errors import UserError
 from mmdet_eql.frequency import class_frequency_of
 
-#: The modules that must know the dataset's categories; cascades number their stages.
-_CATEGORY_HEAD = re.compile(r"(^|\.)(bbox_head|mask_head)(\.\d+)?$")
+#: The modules that must know the dataset's categories; cascades number their stages, and a
+#: classifier of images has one head.
+_CATEGORY_HEAD = re.compile(r"(^|\.)(bbox_head|mask_head)(\.\d+)?$|^head$")
 
 
 @HOOKS.register_module()
@@ -104,6 +105,6 @@ def _check_num_classes(model: nn.Module, dataset) -> None:
         if num_classes != len(classes):
             raise UserError(
                 f"model.{name}.num_classes is {num_classes}, but the training annotations have "
-                f"{len(classes)} categories; set num_classes of bbox_head and mask_head to "
+                f"{len(classes)} categories; set num_classes of the model's heads to "
                 f"{len(classes)}."
             )

@@ -1,5 +1,6 @@
 """SoftmaxEqualizationLoss against the equation of the paper, written out in float64."""
 
+import itertools
 import math
 
 import numpy as np
@@ -143,6 +144,30 @@ def test_beta_is_bernoulli_per_sample_and_category_and_reproducible():
     assert abs(share.mean() - 0.9) < 5 * math.sqrt(0.09 / share.numel())
     assert (share.mean(dim=0) - 0.9).abs().max() < 5 * math.sqrt(0.09 / 2000)
     assert len(torch.unique(first, dim=0)) > 1900
+
+
+@pytest.mark.parametrize("gamma", [0.3, 0.9])
+def test_the_mean_over_draws_is_the_expectation(gamma):
+    """E[L] = sum over subsets S of the tail without the label of gamma^|S| (1 - gamma)^(n - |S|)
+    times the loss without S, within five standard errors of 20,000 draws (below 0.02 here)."""
+    torch.manual_seed(0)
+    tail = [1, 3, 4]
+    loss = make_loss([0.5, 0.001, 0.3, 0.002, 0.003], gamma=gamma, has_background=False)
+    logits = torch.randn(5, dtype=torch.float64) * 2
+    for label in range(5):
+        ignorable = [k for k in tail if k != label]
+        expected = 0.0
+        for subset in itertools.product((False, True), repeat=len(ignorable)):
+            kept = torch.ones(5, dtype=torch.bool)
+            kept[[k for k, out in zip(ignorable, subset, strict=True) if out]] = False
+            share = math.prod(gamma if out else 1 - gamma for out in subset)
+            expected += share * float(logits[kept].logsumexp(0) - logits[label])
+        draws = loss(
+            logits.expand(20_000, 5), torch.full((20_000,), label), reduction_override="none"
+        )
+        error = float(draws.std()) / math.sqrt(len(draws))
+        assert error < 0.02 / 5
+        assert abs(float(draws.mean()) - expected) <= 5 * error + 1e-12
 
 
 def test_count_threshold_equals_the_frequency_of_that_count():

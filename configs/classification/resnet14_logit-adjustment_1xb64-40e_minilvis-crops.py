@@ -1,0 +1,13 @@
+# Logit adjustment after training (arXiv 2007.07314): trains as softmax, and takes its checkpoints.
+_base_ = "./resnet14_softmax_1xb64-40e_minilvis-crops.py"
+
+model = dict(
+    head=dict(
+        loss_cls=dict(
+            _delete_=True,
+            type="LogitAdjustedSoftmaxLoss",
+            tau=1.0,
+            has_background=False,
+        )
+    )
+)

@@ -1,0 +1,113 @@
+"""The last layer: linear and cosine classifiers, and those of two-stage training.
+
+Glossary:
+    N: number of images of a batch.
+    D: number of features.
+    C: number of classes.
+    w_j, b_j: weight vector and bias of class j.
+    x: features of an image.
+
+They take ``in_features`` and ``out_features``, and are interchangeable: each reads the checkpoint
+of a linear classifier.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from mmdet.registry import MODELS
+from mmengine.model import normal_init
+from torch import Tensor, nn
+
+from mmdet_eql.errors import UserError
+
+
+@MODELS.register_module()
+class LinearClassifier(nn.Linear):
+    """z_j = w_j x + b_j.
+
+    Args:
+        in_features (int): D.
+        out_features (int): C.
+    """
+
+    def init_weights(self) -> None:
+        """Draw the weights anew: normal with a deviation of 0.01, as is usual for classifiers."""
+        normal_init(self, std=0.01)
+
+
+@MODELS.register_module()
+class CosineClassifier(nn.Linear):
+    """z_j = s cos(w_j, x): neither the norm of a class's weights nor that of the features counts.
+
+    Args:
+        in_features (int): D.
+        out_features (int): C.
+        scale (float): s, above 0.
+
+    Raises:
+        UserError: If the scale is not above 0.
+    """
+
+    def __init__(self, in_features: int, out_features: int, scale: float = 16.0) -> None:
+        if not 0 < scale < math.inf:
+            raise UserError(f"classifier.scale is {scale}; it must be above 0.")
+        super().__init__(in_features, out_features, bias=False)
+        self.scale = scale
+
+    def init_weights(self) -> None:
+        """Draw the weights anew; only their directions count."""
+        nn.init.normal_(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of shape (N, C), for features of shape (N, D)."""
+        return F.linear(self.scale * F.normalize(x), F.normalize(self.weight))
+
+
+@MODELS.register_module()
+class TauNormalizedClassifier(LinearClassifier):
+    """Tau-normalisation (Kang et al., arXiv 1910.09217, section 4.2): z_j = w_j x / |w_j|^tau.
+
+    Training is that of a linear classifier; the weights are normalised, and the bias is left out,
+    in evaluation. So this takes the checkpoint of a linear classifier, without training.
+
+    Args:
+        in_features (int): D.
+        out_features (int): C.
+        tau (float): 0 changes no weight, 1 makes all norms equal.
+    """
+
+    def __init__(self, in_features: int, out_features: int, tau: float = 1.0) -> None:
+        if not math.isfinite(tau):
+            raise UserError(f"classifier.tau is {tau}; it must be a finite number.")
+        super().__init__(in_features, out_features)
+        self.tau = tau
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of shape (N, C), for features of shape (N, D)."""
+        if self.training:
+            return super().forward(x)
+        norm = self.weight.norm(dim=1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
+        return F.linear(x, self.weight / norm**self.tau)
+
+
+@MODELS.register_module()
+class ScaledClassifier(LinearClassifier):
+    """Learnable weight scaling (LWS; Kang et al., section 4.2): z_j = f_j (w_j x + b_j).
+
+    Only f_j is trained; weights and biases are those of the first stage.
+
+    Args:
+        in_features (int): D.
+        out_features (int): C.
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features)
+        self.class_scale = nn.Parameter(torch.ones(out_features))
+        self.weight.requires_grad_(False)
+        self.bias.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of shape (N, C), for features of shape (N, D)."""
+        return self.class_scale * super().forward(x)

@@ -1,0 +1,131 @@
+"""What all classification datasets share: one label per image, counted once.
+
+Glossary:
+    M: number of images.
+    C: number of classes.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from mmengine.dataset import BaseDataset
+
+from mmdet_eql.classification.datasets.long_tail import long_tailed_indices
+from mmdet_eql.datasets import ImageLabels
+from mmdet_eql.errors import UserError
+from mmdet_eql.frequency import ClassFrequency
+
+
+class LabelledImages(BaseDataset):
+    """Base of the datasets with one label per image; a subclass loads ``data_list``.
+
+    Each record has ``gt_label``, an int in [0, C), and what its pipeline reads the image from. The
+    subclass also puts ``classes``, C names, into ``self._metainfo``. Images are counted before
+    ``indices`` drops any.
+
+    Attributes:
+        class_frequency (ClassFrequency): Images of each class.
+        image_labels (ImageLabels): The label of each image, for samplers.
+    """
+
+    @property
+    def class_frequency(self) -> ClassFrequency:
+        """Images of each class, and their share of all images."""
+        self.full_init()
+        return self._class_frequency
+
+    @property
+    def image_labels(self) -> ImageLabels:
+        """The labels as samplers take them: one per image."""
+        self.full_init()
+        labels = [self.get_cat_ids(index)[0] for index in range(len(self))]
+        return ImageLabels(np.arange(len(labels) + 1), np.array(labels, dtype=np.int64))
+
+    def get_cat_ids(self, idx: int) -> list[int]:
+        """The label of one image, as mmengine's ``ClassBalancedDataset`` asks for it."""
+        # Not get_data_info(), which may bring the image along.
+        return [BaseDataset.get_data_info(self, idx)["gt_label"]]
+
+    def filter_data(self) -> list[dict]:
+        """Count the images; nothing is filtered."""
+        labels = [info["gt_label"] for info in self.data_list]
+        classes = self._metainfo["classes"]
+        self._class_frequency = ClassFrequency.from_labels(
+            np.arange(len(labels)), labels, len(labels), classes
+        )
+        return self.data_list
+
+    def _check_labels(self, labels: Sequence[int], source: str) -> None:
+        """Refuse labels that the class names do not cover.
+
+        Args:
+            labels (Sequence[int]): Labels of all images.
+            source (str): The file they come from, for the sentence.
+
+        Raises:
+            UserError: If there are no images, or a label is out of range.
+        """
+        num_classes = len(self._metainfo["classes"])
+        if len(labels) == 0:
+            raise UserError(f"{source}: lists no images; give a file or folder that does.")
+        low, high = min(labels), max(labels)
+        if low < 0 or high >= num_classes:
+            raise UserError(
+                f"{source}: has the label {low if low < 0 else high}, but there are {num_classes} "
+                "classes, 0 to "
+                f"{num_classes - 1}; correct the file, or 'metainfo.classes' in the config."
+            )
+
+
+class ImagesInMemory(LabelledImages):
+    """Base of the datasets whose images are one array; a subclass gives :meth:`load_arrays`.
+
+    Args:
+        imbalance_factor (float, optional): Cut the set to an exponential profile, see
+            :func:`long_tailed_indices`. None keeps all images.
+        subset_seed (int): Seed of the choice of images.
+        **kwargs: As in mmengine's ``BaseDataset``.
+    """
+
+    def __init__(
+        self, imbalance_factor: float | None = None, subset_seed: int = 0, **kwargs
+    ) -> None:
+        self.imbalance_factor = imbalance_factor
+        self.subset_seed = subset_seed
+        super().__init__(**kwargs)
+
+    def load_arrays(self) -> tuple[np.ndarray, np.ndarray, Sequence[str]]:
+        """Read the whole set.
+
+        Returns:
+            tuple: Images, BGR, uint8 of shape (M, H, W, 3); labels, int64 of shape (M,); C names.
+        """
+        raise NotImplementedError
+
+    def load_data_list(self) -> list[dict]:
+        """Read the set and cut it to its profile.
+
+        Returns:
+            list[dict]: Of each image, ``index`` in ``self.images``, and ``gt_label``.
+        """
+        images, labels, classes = self.load_arrays()
+        self._metainfo["classes"] = tuple(classes)
+        self._check_labels(labels, self.ann_file or self.data_root)
+        if self.imbalance_factor is not None:
+            chosen = long_tailed_indices(
+                labels, len(classes), self.imbalance_factor, self.subset_seed
+            )
+            images, labels = images[chosen], labels[chosen]
+        self.images = images
+        return [dict(index=i, gt_label=label) for i, label in enumerate(labels.tolist())]
+
+    def get_data_info(self, idx: int) -> dict:
+        """One image and its label.
+
+        Returns:
+            dict: ``img`` (a copy), ``img_shape``, ``ori_shape``, ``gt_label`` and ``sample_idx``.
+        """
+        info = super().get_data_info(idx)
+        info["img"] = self.images[info["index"]].copy()
+        info["img_shape"] = info["ori_shape"] = info["img"].shape[:2]
+        return info

@@ -1,0 +1,118 @@
+"""Accuracy over all classes, and over those with many, a medium number of and few training images.
+
+Glossary:
+    C: number of classes.
+    n_j: number of training images of class j.
+    many, medium, few: n_j above 100, from 20 to 100, and below 20 (Liu et al., arXiv 1904.05160).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from mmdet.registry import METRICS
+from mmengine.evaluator import BaseMetric
+
+from mmdet_eql.errors import UserError
+
+#: A class with more training images than this has many.
+MANY_ABOVE = 100
+#: A class with fewer training images than this has few.
+FEW_BELOW = 20
+
+
+def shot_groups(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Which classes have many, a medium number of, and few training images.
+
+    Args:
+        counts (np.ndarray): n_j, shape (C,).
+
+    Returns:
+        dict[str, np.ndarray]: Boolean masks of shape (C,) by ``"many"``, ``"medium"``, ``"few"``.
+    """
+    many, few = counts > MANY_ABOVE, counts < FEW_BELOW
+    return {"many": many, "medium": ~many & ~few, "few": few}
+
+
+@METRICS.register_module()
+class LongTailAccuracy(BaseMetric):
+    """Top-k accuracy in percent, over all images and by training count.
+
+    ``top1`` and its like are over all images of the evaluated set; ``many``, ``medium`` and
+    ``few`` are means of the top-1 accuracies of their classes, which on a balanced set is the same
+    as the accuracy over their images. A group without classes, or without images, has no figure.
+    The training counts come from ``TrainingCountsHook``.
+
+    A label counts as the k-th best if exactly k - 1 other classes do not score lower: ties and NaN
+    count against it.
+
+    Args:
+        topk (Sequence[int]): The k of top-k.
+        classwise (bool): Whether to give the accuracy of each class, ``<name>_accuracy``, too.
+        collect_device (str): ``"cpu"`` or ``"gpu"``.
+        prefix (str, optional): Put before the names of the figures.
+
+    Raises:
+        UserError: If a k is below 1.
+    """
+
+    default_prefix = "accuracy"
+
+    def __init__(
+        self,
+        topk: Sequence[int] = (1, 5),
+        classwise: bool = False,
+        collect_device: str = "cpu",
+        prefix: str | None = None,
+    ) -> None:
+        super().__init__(collect_device=collect_device, prefix=prefix)
+        if not all(isinstance(k, int) and k >= 1 for k in topk):
+            raise UserError(f"LongTailAccuracy: topk is {tuple(topk)}; give whole numbers above 0.")
+        self.topk = tuple(topk)
+        self.classwise = classwise
+        self.class_counts: np.ndarray | None = None
+
+    def set_class_counts(self, counts: np.ndarray) -> None:
+        """Hand over n_j, shape (C,)."""
+        self.class_counts = np.asarray(counts)
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Note each image's label and the number of classes that do not score lower."""
+        scores = torch.stack([sample["scores"] for sample in data_samples])
+        labels = torch.tensor([sample["gt_label"] for sample in data_samples], device=scores.device)
+        own = scores.gather(1, labels[:, None])
+        rank = scores.shape[1] - 1 - (scores < own).sum(dim=1)
+        self.results += zip(labels.tolist(), rank.tolist(), strict=True)
+
+    def compute_metrics(self, results: list[tuple[int, int]]) -> dict[str, float]:
+        """Figures in percent.
+
+        Args:
+            results (list[tuple[int, int]]): Label and rank, 0-based, of each image.
+
+        Returns:
+            dict[str, float]: See the class docstring.
+
+        Raises:
+            UserError: If the training counts are missing or of another number of classes.
+        """
+        classes = self.dataset_meta["classes"]
+        if self.class_counts is None or len(self.class_counts) != len(classes):
+            known = "no" if self.class_counts is None else len(self.class_counts)
+            raise UserError(
+                f"LongTailAccuracy has {known} training counts for {len(classes)} classes; add "
+                "dict(type='TrainingCountsHook') to custom_hooks, and evaluate on the classes that "
+                "the model was trained on."
+            )
+        label, rank = np.array(results, dtype=np.int64).T
+        figures = {f"top{k}": 100 * float((rank < k).mean()) for k in self.topk}
+        images = np.bincount(label, minlength=len(classes))
+        hits = np.bincount(label[rank < 1], minlength=len(classes))
+        seen = images > 0
+        accuracy = 100 * hits / np.maximum(images, 1)
+        for group, members in shot_groups(self.class_counts).items():
+            if (members & seen).any():
+                figures[group] = float(accuracy[members & seen].mean())
+        if self.classwise:
+            figures |= {f"{classes[j]}_accuracy": float(accuracy[j]) for j in np.flatnonzero(seen)}
+        return figures

@@ -1,0 +1,168 @@
+"""A classifier of images: any of MMDetection's backbones, and a head on its pooled features.
+
+Glossary:
+    N: number of images of a batch.
+    C: number of classes.
+"""
+
+import torch
+import torch.nn.functional as F
+from mmdet.models.losses import accuracy
+from mmdet.registry import MODELS
+from mmengine.model import BaseModel, BaseModule
+from torch import Tensor, nn
+
+from mmdet_eql.errors import UserError
+from mmdet_eql.losses.class_statistics import CountAware
+
+
+@MODELS.register_module()
+class ImageClassifier(BaseModel):
+    """Backbone and head.
+
+    Args:
+        backbone (dict): A backbone of mmdet; its last feature map is used.
+        head (dict): A :class:`ClassificationHead`.
+        freeze_backbone (bool): Whether the backbone keeps its weights and its statistics of batch
+            normalisation, for the second stage of two-stage training.
+        data_preprocessor (dict, optional): mmengine's ``ImgDataPreprocessor``.
+        init_cfg (dict, optional): As in mmengine.
+    """
+
+    def __init__(
+        self,
+        backbone: dict,
+        head: dict,
+        freeze_backbone: bool = False,
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
+        self.backbone = MODELS.build(backbone)
+        self.head = MODELS.build(head)
+        self.freeze_backbone = freeze_backbone
+        if freeze_backbone:
+            self.backbone.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "ImageClassifier":
+        """As in PyTorch; a frozen backbone stays in evaluation mode."""
+        super().train(mode)
+        if self.freeze_backbone:
+            self.backbone.eval()
+        return self
+
+    def forward(
+        self, inputs: Tensor, data_samples: Tensor | None = None, mode: str = "tensor"
+    ) -> dict[str, Tensor] | list[dict] | Tensor:
+        """Called by mmengine's loops.
+
+        Args:
+            inputs (Tensor): Normalised images of shape (N, 3, H, W).
+            data_samples (Tensor, optional): Labels, int64 of shape (N,); for ``"loss"``.
+            mode (str): ``"loss"``, ``"predict"`` or ``"tensor"``.
+
+        Returns:
+            dict[str, Tensor] | list[dict] | Tensor: The loss; for each image its ``scores`` of
+            shape (C,) and, if it was given, its ``gt_label``; or the logits of shape (N, C).
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_backbone):
+            features = self.backbone(inputs)[-1]
+        logits = self.head(features)
+        if mode == "loss":
+            return self.head.loss(logits, data_samples)
+        if mode == "predict":
+            scores = self.head.scores(logits)
+            if data_samples is None:
+                return [dict(scores=row) for row in scores]
+            labels = data_samples.tolist()
+            return [
+                dict(scores=row, gt_label=label) for row, label in zip(scores, labels, strict=True)
+            ]
+        return logits
+
+
+@MODELS.register_module()
+class ClassificationHead(BaseModule):
+    """Global average pooling, the classifier, and any loss of :mod:`mmdet_eql.losses`.
+
+    Args:
+        in_channels (int): Channels of the backbone's last feature map.
+        num_classes (int): C.
+        loss_cls (dict): The loss. One that knows of a background output is told there is none.
+        classifier (dict): Type of the last layer.
+        init_cfg (dict, optional): As in mmengine.
+
+    Raises:
+        UserError: If the loss wants another number of logits than C.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        loss_cls: dict,
+        classifier: dict | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        self.num_classes = num_classes
+        self.loss_cls = MODELS.build(loss_cls)
+        channels = num_classes
+        if getattr(self.loss_cls, "custom_cls_channels", False):
+            channels = self.loss_cls.get_cls_channels(num_classes)
+        if channels != num_classes:
+            raise UserError(
+                f"model.head.loss_cls: {type(self.loss_cls).__name__} wants {channels} logits for "
+                f"{num_classes} classes, and images have no background; set "
+                "loss_cls.has_background=False, or use a loss without a background output."
+            )
+        classifier = classifier or dict(type="LinearClassifier")
+        self.classifier = MODELS.build(
+            dict(classifier, in_features=in_channels, out_features=num_classes)
+        )
+        #: The images of each class that the model was trained on, for the evaluation by group.
+        self.training_counts = TrainingCounts(num_classes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits of shape (N, C), for a feature map of shape (N, D, h, w)."""
+        return self.classifier(F.adaptive_avg_pool2d(features, 1).flatten(1))
+
+    def loss(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """The loss, and the accuracy of the batch in percent.
+
+        Args:
+            logits (Tensor): Shape (N, C).
+            labels (Tensor): int64 of shape (N,).
+
+        Returns:
+            dict[str, Tensor]: ``loss_cls`` and ``acc``.
+        """
+        return {"loss_cls": self.loss_cls(logits, labels), "acc": accuracy(logits, labels)}
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """Scores by which the classes are ranked: what the loss makes of logits, or a softmax.
+
+        Args:
+            logits (Tensor): Shape (N, C).
+
+        Returns:
+            Tensor: Shape (N, C).
+        """
+        if getattr(self.loss_cls, "custom_activation", False):
+            # Losses on sigmoids append an empty column of background.
+            return self.loss_cls.get_activation(logits)[:, : self.num_classes]
+        return logits.softmax(dim=1)
+
+
+class _Classes(nn.Module):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+
+
+class TrainingCounts(CountAware, _Classes):
+    """The training set's class counts, in a buffer that goes into the checkpoint.
+
+    Args:
+        num_classes (int): C.
+    """
