@@ -292,11 +292,17 @@ class TestRequirements:
         pins = missing_requirements.read_pins(ROOT / "requirements" / "constraints.txt")
         files = [ROOT / "requirements.txt", *(ROOT / "requirements").glob("*.txt")]
         files.remove(ROOT / "requirements" / "constraints.txt")
+        files.remove(ROOT / "requirements" / "mmcv-source.txt")
         assert len(files) == 5
         for path in files:
             for requirement, _ in missing_requirements.read_requirements(path):
                 pin = pins[missing_requirements.normalized(requirement.name)]
                 assert requirement.specifier.contains(pin), f"{path.name}: {requirement}, {pin}"
+
+    def test_the_hashed_source_of_mmcv_is_the_pinned_version(self):
+        pins = missing_requirements.read_pins(ROOT / "requirements" / "constraints.txt")
+        source = (ROOT / "requirements" / "mmcv-source.txt").read_text()
+        assert f"onedl-mmcv=={pins['onedl-mmcv']} --hash=sha256:" in source
 
 
 class TestDamagedPackages:
