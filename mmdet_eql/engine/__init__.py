@@ -5,6 +5,7 @@ from mmdet_eql.engine.checkpoint import convert_checkpoint, load_checkpoint_file
 from mmdet_eql.engine.checkpoint_hook import AtomicCheckpointHook
 from mmdet_eql.engine.class_frequency_hook import ClassFrequencyHook
 from mmdet_eql.engine.finite_loss_hook import FiniteLossHook
+from mmdet_eql.engine.gradient_record_hook import GradientRecordHook
 from mmdet_eql.engine.interruption_hook import InterruptionHook
 from mmdet_eql.engine.resume_randomness_hook import ResumeRandomnessHook
 from mmdet_eql.engine.resume_sampler_hook import ResumeSamplerHook
@@ -13,6 +14,7 @@ __all__ = [
     "AtomicCheckpointHook",
     "ClassFrequencyHook",
     "FiniteLossHook",
+    "GradientRecordHook",
     "InterruptionHook",
     "ResumeRandomnessHook",
     "ResumeSamplerHook",

@@ -1,0 +1,238 @@
+"""Recording the positive and negative gradient of each category while a model trains."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmdet.registry import HOOKS
+from mmengine.dist import all_reduce, is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from mmdet_eql.engine.bare_model import bare_model
+from mmdet_eql.errors import UserError
+from mmdet_eql.frequency import class_frequency_of
+from mmdet_eql.gradient_record import (
+    FILE_NAME,
+    QUANTITIES,
+    empty_record,
+    load_gradient_record,
+)
+
+#: The classifier of mmdet's box heads, and that of our classification head.
+_CLASSIFIERS = ("fc_cls", "classifier")
+
+
+@HOOKS.register_module()
+class GradientRecordHook(Hook):
+    """Record how strongly each category is pushed up by its positives and down by its negatives.
+
+    What is recorded is defined in :mod:`mmdet_eql.gradient_record`. It works with every box head
+    and every loss, by hooks of PyTorch on the classifier, the loss and the gradient of the logits;
+    the training itself is not touched. Logits beyond the C categories (background, the groups of
+    BAGS) are left out. With automatic mixed precision the gradients are those before the scaling,
+    and a step that overflows does not count, as it does not for the weights.
+
+    The sums of the ranks are averaged in every iteration and go into the checkpoints, so that a
+    resumed run has the record of an unbroken one. They are noted in ``gradient_record.npz`` in the
+    work_dir, which ``tools/analysis/plot_gradients.py`` draws.
+
+    Args:
+        interval (int): Iterations between two notes.
+        quantity (str): ``"weights"``, as in the EQL paper, which asks for a linear classifier, or
+            ``"logits"``, as in EQL v2.
+
+    Raises:
+        UserError: If an argument is out of range.
+
+    Example:
+        In a config, which adds it to the hooks that are inherited::
+
+            default_hooks = dict(gradient_record=dict(type="GradientRecordHook"))
+    """
+
+    def __init__(self, interval: int = 500, quantity: str = "weights") -> None:
+        if interval < 1:
+            raise UserError(f"GradientRecordHook: interval is {interval}; it must be at least 1.")
+        if quantity not in QUANTITIES:
+            raise UserError(
+                f"GradientRecordHook: quantity is {quantity!r}; give one of "
+                f"{', '.join(map(repr, QUANTITIES))}."
+            )
+        self.interval = interval
+        self.quantity = quantity
+        self._resumed: dict = {}
+
+    def before_train(self, runner: Runner) -> None:
+        """Put hooks on the classifiers, and take up the record of a resumed run.
+
+        Raises:
+            UserError: If there is no classifier whose gradients can be recorded.
+        """
+        model = bare_model(runner)
+        frequency = class_frequency_of(runner.train_dataloader.dataset)
+        heads = dict(_heads(model))
+        if not heads:
+            raise UserError(
+                "GradientRecordHook: the model has no head with 'loss_cls' and one of "
+                f"{', '.join(map(repr, _CLASSIFIERS))}; remove the hook from the config."
+            )
+        self.record = empty_record(self.quantity, tuple(heads), frequency)
+        device = next(model.parameters()).device
+        shape = (len(heads), 2, len(frequency))
+        # Over a whole training, float32 would swallow the small terms of a rare category.
+        self.sums = torch.zeros(shape, dtype=torch.float64, device=device)
+        self._step = torch.zeros_like(self.sums)
+        if runner.iter > 0:
+            self._resume(runner)
+        self._handles = []
+        for (name, head), step in zip(heads.items(), self._step, strict=True):
+            probe = _Probe(step, self.quantity == "weights")
+            classifier = _classifier_of(head)
+            if self.quantity == "weights" and type(classifier).forward is not nn.Linear.forward:
+                raise UserError(
+                    f"GradientRecordHook: the classifier of model.{name} is a "
+                    f"{type(classifier).__name__}, whose gradients on the weights are not those of "
+                    "a linear one; set quantity='logits' for the hook."
+                )
+            self._handles += [
+                classifier.register_forward_pre_hook(probe.see_features),
+                head.loss_cls.register_forward_pre_hook(probe.see_logits),
+            ]
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Note by what automatic mixed precision multiplies the gradients of this iteration."""
+        scaler = getattr(runner.optim_wrapper, "loss_scaler", None)
+        self._scale = scaler.get_scale() if scaler is not None else 1.0
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Add the gradients of this iteration to the sums."""
+        step = self._step / self._scale
+        self._step.zero_()
+        all_reduce(step, op="mean")
+        self.sums += torch.where(step.isfinite().all(), step, torch.zeros_like(step))
+        iteration = runner.iter + 1
+        if iteration % self.interval == 0:
+            self._note(runner, iteration)
+
+    def after_train(self, runner: Runner) -> None:
+        """Note the last sums, and take the hooks off."""
+        if runner.iter > 0 and runner.iter not in self.record.iterations:
+            self._note(runner, runner.iter)
+        for handle in self._handles:
+            handle.remove()
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Let a resumed run go on with the sums."""
+        if hasattr(self, "sums"):
+            checkpoint["gradient_record"] = dict(
+                quantity=self.quantity, heads=list(self.record.heads), sums=self.sums.cpu()
+            )
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Keep the sums until it is known whether the run is resumed or fine-tuned."""
+        self._resumed = checkpoint.get("gradient_record", {})
+
+    def _resume(self, runner: Runner) -> None:
+        sums = self._resumed.get("sums")
+        if (
+            sums is None
+            or self._resumed["quantity"] != self.quantity
+            or tuple(self._resumed["heads"]) != self.record.heads
+            or sums.shape != self.sums.shape
+        ):
+            runner.logger.warning(
+                "GradientRecordHook: the resumed checkpoint holds no sums of these gradients; the "
+                f"record begins at iteration {runner.iter}."
+            )
+            return
+        self.sums.copy_(sums)
+        if not is_main_process():
+            return
+        try:
+            record = load_gradient_record(runner.work_dir)
+        except UserError as error:
+            runner.logger.warning(f"The record of gradients goes on without its past: {error}")
+            return
+        if record.matches(self.record):
+            self.record = record.until(runner.iter)
+
+    def _note(self, runner: Runner, iteration: int) -> None:
+        if is_main_process():
+            positive, negative = self.sums.cpu().numpy().swapaxes(0, 1)
+            self.record = self.record.with_note(iteration, positive, negative)
+            self.record.save(Path(runner.work_dir) / FILE_NAME)
+
+
+class _Probe:
+    """Adds the gradients on one classifier to the sums of an iteration.
+
+    Args:
+        step (Tensor): Positive and negative sums, float64 of shape (2, C), that it adds to.
+        weigh (bool): Whether to multiply by ||x_i||.
+    """
+
+    def __init__(self, step: Tensor, weigh: bool) -> None:
+        self.step = step
+        self.weigh = weigh
+        self.norms: Tensor | None = None
+
+    def see_features(self, classifier: nn.Module, inputs: tuple) -> None:
+        """Before the classifier: x of shape (N, D)."""
+        if self.weigh and torch.is_grad_enabled():
+            self.norms = inputs[0].detach().float().norm(dim=1)
+
+    def see_logits(self, loss: nn.Module, inputs: tuple) -> None:
+        """Before the loss: logits of shape (N, K) and labels of shape (N,)."""
+        cls_score, labels = inputs[:2]
+        if torch.is_grad_enabled() and cls_score.requires_grad:
+            cls_score.register_hook(self._adder(labels, self.norms))
+
+    def _adder(self, labels: Tensor, norms: Tensor | None) -> Callable[[Tensor], None]:
+        def add(gradient: Tensor) -> None:
+            self.step += gradient_sums(gradient, labels, self.step.shape[1], norms)
+
+        return add
+
+
+@torch.no_grad()
+def gradient_sums(
+    gradient: Tensor, labels: Tensor, num_classes: int, norms: Tensor | None = None
+) -> Tensor:
+    """pos_j and neg_j of one batch of proposals.
+
+    Args:
+        gradient (Tensor): dL/dz of shape (N, K), K >= C; further columns are left out.
+        labels (Tensor): int64 of shape (N,), in [0, C]; C means background.
+        num_classes (int): C.
+        norms (Tensor, optional): ||x_i|| of shape (N,); 1 by default.
+
+    Returns:
+        Tensor: float32 of shape (2, C).
+    """
+    size = gradient[:, :num_classes].float().abs()
+    if norms is None:
+        norms = size.new_ones(len(size))
+    # No row is looked for, which would wait for the GPU: background takes part with a zero.
+    own = labels.clamp(max=num_classes - 1)
+    is_own = labels < num_classes
+    of_own = size.gather(1, own[:, None])[:, 0]
+    positive = size.new_zeros(num_classes).index_add_(0, own, of_own * norms * is_own)
+    size.scatter_(1, own[:, None], (of_own * ~is_own)[:, None])
+    return torch.stack([positive, norms @ size])
+
+
+def _heads(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules with a classifier and its loss, by name."""
+    for name, module in model.named_modules():
+        if isinstance(getattr(module, "loss_cls", None), nn.Module) and _classifier_of(module):
+            yield name, module
+
+
+def _classifier_of(head: nn.Module) -> nn.Module | None:
+    layers = (getattr(head, name, None) for name in _CLASSIFIERS)
+    return next((layer for layer in layers if isinstance(layer, nn.Module)), None)

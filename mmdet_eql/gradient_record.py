@@ -1,0 +1,213 @@
+"""How strongly each category was pushed up and down over a training.
+
+The picture that motivates the Equalization Loss (arXiv 2003.05176, figure 1): in the last layer of
+the classifier, a rare category receives far more gradient from negatives, the proposals of other
+categories and of background, than from its own positives.
+
+For a classifier z_ij = w_j . x_i + b_j, proposal i contributes dL/dz_ij x_i to the gradient on the
+weights w_j. The record sums the L2 norms of these contributions over proposals and iterations:
+
+    pos_j = sum over i of category j      of |dL/dz_ij| ||x_i||
+    neg_j = sum over i of other labels    of |dL/dz_ij| ||x_i||
+
+or, as EQL v2 measures it (arXiv 2012.08548), without the factor ||x_i||: the gradients on the
+logits. L is the loss that is minimised, with its weights and divisions, averaged over the ranks.
+
+Glossary:
+    C: number of foreground categories.
+    H: number of classifiers, one per stage of a cascade.
+    S: number of times at which the sums so far were noted.
+"""
+
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mmdet_eql.errors import UserError
+from mmdet_eql.files import atomic_write
+from mmdet_eql.frequency import ClassFrequency
+
+#: What is recorded: gradients on the weights of the classifier, or on its logits.
+QUANTITIES = ("weights", "logits")
+#: Name of the file in a work_dir.
+FILE_NAME = "gradient_record.npz"
+
+
+@dataclass(frozen=True, eq=False)
+class GradientRecord:
+    """Sums of the positive and negative gradients of each category.
+
+    Args:
+        quantity (str): ``"weights"`` or ``"logits"``.
+        heads (tuple[str]): H names of the modules that own a classifier.
+        class_frequency (ClassFrequency): Of the training set.
+        iterations (np.ndarray): After how many iterations the sums were noted, int64 of shape (S,),
+            ascending.
+        positive (np.ndarray): pos_j from the first iteration on, float32 of shape (S, H, C).
+        negative (np.ndarray): neg_j likewise.
+    """
+
+    quantity: str
+    heads: tuple[str, ...]
+    class_frequency: ClassFrequency
+    iterations: np.ndarray
+    positive: np.ndarray
+    negative: np.ndarray
+
+    def ratio(self) -> np.ndarray:
+        """pos_j / neg_j of the whole training, all classifiers taken together.
+
+        Returns:
+            np.ndarray: float64 of shape (C,). 0 without positives, infinite without negatives, NaN
+            with neither.
+        """
+        return gradient_ratio(self.positive[-1].sum(axis=0), self.negative[-1].sum(axis=0))
+
+    def ratio_over_training(self) -> np.ndarray:
+        """pos_j / neg_j between each two notes, the first from the beginning.
+
+        Returns:
+            np.ndarray: float64 of shape (S, C); see :meth:`ratio`.
+        """
+        positive, negative = (
+            np.diff(sums.sum(axis=1, dtype=np.float64), axis=0, prepend=0)
+            for sums in (self.positive, self.negative)
+        )
+        return gradient_ratio(positive, negative)
+
+    def until(self, iteration: int) -> "GradientRecord":
+        """The record as it was after an iteration."""
+        kept = self.iterations <= iteration
+        return GradientRecord(
+            self.quantity,
+            self.heads,
+            self.class_frequency,
+            self.iterations[kept],
+            self.positive[kept],
+            self.negative[kept],
+        )
+
+    def with_note(
+        self, iteration: int, positive: np.ndarray, negative: np.ndarray
+    ) -> "GradientRecord":
+        """The record with one more note.
+
+        Args:
+            iteration (int): Number of iterations done.
+            positive (np.ndarray): pos_j so far, shape (H, C).
+            negative (np.ndarray): neg_j so far, shape (H, C).
+
+        Returns:
+            GradientRecord: A copy.
+        """
+        return GradientRecord(
+            self.quantity,
+            self.heads,
+            self.class_frequency,
+            np.append(self.iterations, iteration),
+            np.concatenate([self.positive, positive[None].astype(np.float32)]),
+            np.concatenate([self.negative, negative[None].astype(np.float32)]),
+        )
+
+    def matches(self, other: "GradientRecord") -> bool:
+        """Whether both are of the same classifiers and categories and of the same quantity."""
+        return (
+            self.quantity == other.quantity
+            and self.heads == other.heads
+            and self.class_frequency.class_names == other.class_frequency.class_names
+        )
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write an ``.npz`` of plain arrays, whole or not at all.
+
+        Raises:
+            UserError: If the file cannot be written.
+        """
+        frequency = self.class_frequency
+        with atomic_write(path) as unfinished, open(unfinished, "wb") as file:
+            np.savez_compressed(
+                file,
+                quantity=np.array(self.quantity),
+                heads=np.array(self.heads),
+                class_names=np.array(frequency.class_names),
+                image_count=frequency.image_count,
+                instance_count=frequency.instance_count,
+                num_images=np.array(frequency.num_images),
+                iterations=self.iterations,
+                positive=self.positive,
+                negative=self.negative,
+            )
+
+
+def empty_record(
+    quantity: str, heads: tuple[str, ...], class_frequency: ClassFrequency
+) -> GradientRecord:
+    """A record without notes."""
+    sums = np.zeros((0, len(heads), len(class_frequency)), np.float32)
+    return GradientRecord(quantity, heads, class_frequency, np.zeros(0, np.int64), sums, sums)
+
+
+def load_gradient_record(path: str | os.PathLike) -> GradientRecord:
+    """Read a record; nothing in the file is run.
+
+    Args:
+        path (str | os.PathLike): The file, or the work_dir that holds it.
+
+    Returns:
+        GradientRecord: The record.
+
+    Raises:
+        UserError: If there is none, or the file is damaged.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / FILE_NAME
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no such file; train with --cfg-options "
+            "default_hooks.gradient_record.type=GradientRecordHook."
+        )
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            record = GradientRecord(
+                quantity=str(arrays["quantity"]),
+                heads=tuple(arrays["heads"].tolist()),
+                class_frequency=ClassFrequency(
+                    image_count=arrays["image_count"],
+                    instance_count=arrays["instance_count"],
+                    num_images=int(arrays["num_images"]),
+                    class_names=tuple(arrays["class_names"].tolist()),
+                ),
+                iterations=arrays["iterations"],
+                positive=arrays["positive"],
+                negative=arrays["negative"],
+            )
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{path}: is no record of gradients ({error}); give the {FILE_NAME} that "
+            "GradientRecordHook wrote."
+        ) from None
+    expected = (len(record.iterations), len(record.heads), len(record.class_frequency))
+    if not expected[0] or any(s.shape != expected for s in (record.positive, record.negative)):
+        raise UserError(
+            f"{path}: field 'positive' or 'negative' is not of the shape {expected} that its "
+            "iterations, heads and categories ask for; record it again."
+        )
+    return record
+
+
+def gradient_ratio(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
+    """Positive over negative gradients.
+
+    Args:
+        positive (np.ndarray): Sums of any shape, at least 0.
+        negative (np.ndarray): Sums of the same shape.
+
+    Returns:
+        np.ndarray: float64; infinite without negatives, NaN with neither.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(positive, np.float64) / np.asarray(negative, np.float64)
