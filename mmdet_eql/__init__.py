@@ -5,6 +5,6 @@
 
 __version__ = "0.1.0"
 
-from mmdet_eql import datasets, engine, evaluation, losses, roi_heads
+from mmdet_eql import datasets, engine, evaluation, losses, roi_heads, test_time
 
-__all__ = ["datasets", "engine", "evaluation", "losses", "roi_heads"]
+__all__ = ["datasets", "engine", "evaluation", "losses", "roi_heads", "test_time"]

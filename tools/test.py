@@ -16,6 +16,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--show", action="store_true", help="show predictions in a window")
     parser.add_argument("--show-dir", help="save painted images to WORK_DIR/TIMESTAMP/SHOW_DIR")
     parser.add_argument("--wait-time", type=float, default=2, help="seconds each image is shown")
+    parser.add_argument("--tta", action="store_true", help="augment images at test time")
     return parser.parse_args()
 
 
@@ -26,6 +27,8 @@ def main() -> None:
     if "://" not in args.checkpoint and not osp.isfile(args.checkpoint):
         raise UserError(f"{args.checkpoint}: no such checkpoint; correct the path.")
     cfg.load_from = args.checkpoint
+    if args.tta:
+        launch.enable_tta(cfg)
     launch.set_visualization(cfg, args.show, args.show_dir, args.wait_time)
     if args.out is not None and not args.out.endswith((".pkl", ".pickle")):
         raise UserError(f"--out {args.out}: the file must end in .pkl or .pickle.")

@@ -7,7 +7,7 @@ import os.path as osp
 import torch
 import torch.distributed
 import yaml
-from mmengine.config import Config, DictAction
+from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -256,6 +256,29 @@ def set_visualization(cfg: Config, show: bool, show_dir: str | None, wait_time: 
         hook.wait_time = wait_time
     if show_dir is not None:
         hook.test_out_dir = show_dir
+
+
+def enable_tta(cfg: Config) -> None:
+    """Test with test-time augmentation.
+
+    Args:
+        cfg (Config): The config to change; its ``tta_model`` is put around the model, and its
+            ``tta_pipeline`` takes the place of the test set's.
+
+    Raises:
+        UserError: If the config has no ``tta_model`` or no ``tta_pipeline``.
+    """
+    missing = [key for key in ("tta_model", "tta_pipeline") if key not in cfg]
+    if missing:
+        raise UserError(
+            f"--tta: {cfg.filename} has no {' and no '.join(missing)}; inherit "
+            "configs/_base_/tta/lvis_format.py, or set them as there."
+        )
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    dataset = cfg.test_dataloader.dataset
+    while "dataset" in dataset:  # wrapped
+        dataset = dataset.dataset
+    dataset.pipeline = cfg.tta_pipeline
 
 
 def dump_predictions(runner: Runner, path: str) -> None:

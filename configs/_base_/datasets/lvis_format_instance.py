@@ -1,4 +1,6 @@
 # Instance segmentation on a dataset in LVIS format; the files beside this one say where it lies.
+_base_ = "../tta/lvis_format.py"
+
 backend_args = None
 
 train_pipeline = [

@@ -9,6 +9,10 @@ train_pipeline = _base_.train_pipeline
 train_pipeline[2].scale = image_scale
 test_pipeline = _base_.test_pipeline
 test_pipeline[1].scale = image_scale
+tta_pipeline = _base_.tta_pipeline
+tta_pipeline[1].transforms[0] = [
+    dict(type="Resize", scale=(size, size), keep_ratio=True) for size in (160, 128, 192)
+]
 
 train_dataloader = dict(
     batch_size=4,
