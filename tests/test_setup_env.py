@@ -293,7 +293,7 @@ class TestRequirements:
         files = [ROOT / "requirements.txt", *(ROOT / "requirements").glob("*.txt")]
         files.remove(ROOT / "requirements" / "constraints.txt")
         files.remove(ROOT / "requirements" / "mmcv-source.txt")
-        assert len(files) == 5
+        assert len(files) == 6
         for path in files:
             for requirement, _ in missing_requirements.read_requirements(path):
                 pin = pins[missing_requirements.normalized(requirement.name)]

@@ -306,6 +306,7 @@ main() {
   install_missing "libraries" "${constrain[@]}" -- "$root/requirements.txt" "$requirements/dev.txt"
   step "MMCV with compiled operators${kept_torch:+ for PyTorch $kept_torch}" install_mmcv
   install_missing "OpenMMLab packages" --no-deps --no-build-isolation -- "$requirements/openmmlab.txt"
+  install_missing "box fusion" --no-deps -- "$requirements/merge.txt"
   install_project
   rm "$unfinished"
   step "Proof" prove

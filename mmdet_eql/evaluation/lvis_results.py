@@ -136,17 +136,22 @@ def mask_records(
     ]
 
 
-def write_results(path: str, records_of_images: Iterable[list[dict]]) -> None:
+def write_results(
+    path: str,
+    records_of_images: Iterable[list[dict]],
+    mend: str = "choose another 'outfile_prefix'",
+) -> None:
     """Write a result file; its folder is made, and the file appears whole or not at all.
 
     Args:
         path (str): File to write.
         records_of_images (Iterable[list[dict]]): Records, image by image.
+        mend (str): What the user can do if it cannot be written.
 
     Raises:
         UserError: If the file cannot be written.
     """
-    with _whole_file(path) as file:
+    with _whole_file(path, mend) as file:
         file.write("[")
         separator = ""
         for records in records_of_images:
@@ -172,9 +177,9 @@ def write_json(path: str, content: Any) -> None:
 
 
 @contextlib.contextmanager
-def _whole_file(path: str) -> Iterator[TextIO]:
+def _whole_file(path: str, mend: str = "choose another 'outfile_prefix'") -> Iterator[TextIO]:
     with (
-        atomic_write(path, "choose another 'outfile_prefix'") as unfinished,
+        atomic_write(path, mend) as unfinished,
         open(unfinished, "w", encoding="utf-8") as file,
     ):
         yield file
