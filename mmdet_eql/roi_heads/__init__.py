@@ -1,5 +1,11 @@
 """Parts of RoI heads that long-tailed detection needs."""
 
+from mmdet_eql.roi_heads.box_head import (
+    PrefixNMSConvFCBBoxHead,
+    PrefixNMSHeadMixin,
+    PrefixNMSShared2FCBBoxHead,
+    PrefixNMSShared4Conv1FCBBoxHead,
+)
 from mmdet_eql.roi_heads.image_level_labels import (
     ImageLevelLabelHeadMixin,
     ImageLevelLabelSampler,
@@ -8,14 +14,20 @@ from mmdet_eql.roi_heads.image_level_labels import (
 from mmdet_eql.roi_heads.mask_cascade import SelectiveMaskCascadeRoIHead, SelectiveMaskHTCRoIHead
 from mmdet_eql.roi_heads.mask_head import SelectiveFCNMaskHead, SelectiveHTCMaskHead
 from mmdet_eql.roi_heads.mask_pasting import paste_as_rle
+from mmdet_eql.roi_heads.multiclass_nms import multiclass_nms
 
 __all__ = [
     "ImageLevelLabelHeadMixin",
     "ImageLevelLabelSampler",
     "ImageLevelShared2FCBBoxHead",
+    "PrefixNMSConvFCBBoxHead",
+    "PrefixNMSHeadMixin",
+    "PrefixNMSShared2FCBBoxHead",
+    "PrefixNMSShared4Conv1FCBBoxHead",
     "SelectiveFCNMaskHead",
     "SelectiveHTCMaskHead",
     "SelectiveMaskCascadeRoIHead",
     "SelectiveMaskHTCRoIHead",
+    "multiclass_nms",
     "paste_as_rle",
 ]

@@ -4,6 +4,7 @@ import json
 import sys
 
 import equalization_loss
+import multiclass_nms
 import pytest
 import run
 import torch
@@ -100,3 +101,14 @@ def test_a_training_step_has_every_loss(method):
     assert losses["loss_cls"] > 0
     assert losses["loss_mask"] > 0  # some proposals are foreground
     assert model.roi_head.bbox_head.fc_cls.out_features == (30 if method else 31)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_both_kinds_of_nms_find_the_same(trained):
+    results = [
+        multiclass_nms.make_workload(name, num_classes=50, num_proposals=60, trained=trained)()
+        for name in ("ours", "mmdet")
+    ]
+    assert len(results[0][0]) == 300
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.equal(ours, theirs)
