@@ -19,8 +19,12 @@ Glossary:
     S: number of times at which the sums so far were noted.
 """
 
+import dataclasses
+import functools
+import math
 import os
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +32,7 @@ import numpy as np
 
 from mmdet_eql.errors import UserError
 from mmdet_eql.files import atomic_write
-from mmdet_eql.frequency import ClassFrequency
+from mmdet_eql.frequency import GROUP_NAMES, ClassFrequency
 
 #: What is recorded: gradients on the weights of the classifier, or on its logits.
 QUANTITIES = ("weights", "logits")
@@ -81,13 +85,11 @@ class GradientRecord:
     def until(self, iteration: int) -> "GradientRecord":
         """The record as it was after an iteration."""
         kept = self.iterations <= iteration
-        return GradientRecord(
-            self.quantity,
-            self.heads,
-            self.class_frequency,
-            self.iterations[kept],
-            self.positive[kept],
-            self.negative[kept],
+        return dataclasses.replace(
+            self,
+            iterations=self.iterations[kept],
+            positive=self.positive[kept],
+            negative=self.negative[kept],
         )
 
     def with_note(
@@ -103,13 +105,11 @@ class GradientRecord:
         Returns:
             GradientRecord: A copy.
         """
-        return GradientRecord(
-            self.quantity,
-            self.heads,
-            self.class_frequency,
-            np.append(self.iterations, iteration),
-            np.concatenate([self.positive, positive[None].astype(np.float32)]),
-            np.concatenate([self.negative, negative[None].astype(np.float32)]),
+        return dataclasses.replace(
+            self,
+            iterations=np.append(self.iterations, iteration),
+            positive=np.concatenate([self.positive, positive[None].astype(np.float32)]),
+            negative=np.concatenate([self.negative, negative[None].astype(np.float32)]),
         )
 
     def matches(self, other: "GradientRecord") -> bool:
@@ -148,6 +148,43 @@ def empty_record(
     """A record without notes."""
     sums = np.zeros((0, len(heads), len(class_frequency)), np.float32)
     return GradientRecord(quantity, heads, class_frequency, np.zeros(0, np.int64), sums, sums)
+
+
+def pool_records(records: Sequence[GradientRecord]) -> GradientRecord:
+    """Several runs, such as one per seed, as one: their gradients are added up.
+
+    Args:
+        records (Sequence[GradientRecord]): At least one, of the same heads, categories and
+            quantity. Of their notes, those at iterations that all have are kept.
+
+    Returns:
+        GradientRecord: The sum.
+
+    Raises:
+        UserError: If they differ, or end after different numbers of iterations.
+    """
+    first = records[0]
+    if not all(first.matches(other) for other in records):
+        raise UserError(
+            "gradient record: runs of the same name record other heads, categories or quantities; "
+            "give them names of their own."
+        )
+    last = sorted({int(record.iterations[-1]) for record in records})
+    if len(last) > 1:
+        raise UserError(
+            f"gradient record: runs of the same name end after {' and '.join(map(str, last))} "
+            "iterations; let them train equally long, or give them names of their own."
+        )
+    common = functools.reduce(np.intersect1d, [record.iterations for record in records])
+    kept = [np.isin(record.iterations, common) for record in records]
+    positive, negative = (
+        sum(sums[rows] for sums, rows in zip(of_runs, kept, strict=True))
+        for of_runs in (
+            [record.positive for record in records],
+            [record.negative for record in records],
+        )
+    )
+    return dataclasses.replace(first, iterations=common, positive=positive, negative=negative)
 
 
 def load_gradient_record(path: str | os.PathLike) -> GradientRecord:
@@ -211,3 +248,20 @@ def gradient_ratio(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(positive, np.float64) / np.asarray(negative, np.float64)
+
+
+def group_medians(ratio: np.ndarray, group: np.ndarray) -> dict[str, float]:
+    """The median ratio of each frequency group, over its categories.
+
+    Args:
+        ratio (np.ndarray): pos_j / neg_j, shape (C,); NaN is left out.
+        group (np.ndarray): ``"r"``, ``"c"`` or ``"f"`` of each category, shape (C,).
+
+    Returns:
+        dict[str, float]: By ``"r"``, ``"c"`` and ``"f"``; NaN for a group without gradients.
+    """
+    medians = {}
+    for letter in GROUP_NAMES:
+        known = ratio[(group == letter) & ~np.isnan(ratio)]
+        medians[letter] = float(np.median(known)) if len(known) else math.nan
+    return medians

@@ -1,10 +1,15 @@
-"""Writing matplotlib figures."""
+"""How matplotlib figures look and are written."""
 
 import os
 
 from matplotlib.figure import Figure
 
 from mmdet_eql.files import atomic_write
+
+# Okabe and Ito's colours, which stay apart for colour-blind eyes; markers tell runs apart in grey
+# as well.
+RUN_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+RUN_MARKERS = ("o", "^", "s", "D", "v", "P")
 
 
 def save_figure(figure: Figure, path: str | os.PathLike, dpi: int = 100) -> None:

@@ -10,15 +10,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mmdet_eql.analysis.comparison_table import COLUMNS, KINDS
-from mmdet_eql.analysis.figure_file import save_figure
+from mmdet_eql.analysis.figure_file import RUN_COLOURS, RUN_MARKERS, save_figure
 from mmdet_eql.analysis.run_results import RunResult
 from mmdet_eql.errors import UserError
 from mmdet_eql.frequency import COMMON_MAX_IMAGES, RARE_MAX_IMAGES, ClassFrequency
 
-# Okabe and Ito's colours, which stay apart for colour-blind eyes; markers and hatches tell runs
-# apart in grey as well.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_MARKERS = ("o", "^", "s", "D", "v", "P")
 _HATCHES = ("", "///", "...", "xxx", "\\\\\\", "ooo")
 _GROUP_NAMES = {"AP": "all", "APr": "rare", "APc": "common", "APf": "frequent"}
 #: Categories that a point of the mean line stands for, at least.
@@ -48,9 +44,9 @@ def plot_runs(
         UserError: If there are too many runs, a run has no AP per category, or has categories that
             are not in ``class_frequency``.
     """
-    if not 1 <= len(runs) <= len(_COLOURS):
+    if not 1 <= len(runs) <= len(RUN_COLOURS):
         raise UserError(
-            f"frequency plot: {len(runs)} runs are given; give between 1 and {len(_COLOURS)}."
+            f"frequency plot: {len(runs)} runs are given; give between 1 and {len(RUN_COLOURS)}."
         )
     kinds = [kind for kind in KINDS if all(kind in run.category_ap for run in runs.values())]
     if not kinds:
@@ -125,7 +121,7 @@ def _draw_groups(axes: Axes, runs: Mapping[str, RunResult], kind: str) -> None:
             np.nan_to_num(100 * values),
             width * 0.94,
             label=name,
-            color=_COLOURS[index],
+            color=RUN_COLOURS[index],
             hatch=_HATCHES[index],
             edgecolor="white",
             linewidth=0,
@@ -157,12 +153,12 @@ def _draw_categories(
             )
         count = np.array([count_of[category] for category in of_run])
         ap = np.array(list(of_run.values()))
-        colour = _COLOURS[index]
+        colour = RUN_COLOURS[index]
         axes.scatter(
             _on_log_axis(count) * _sidestep(index, len(runs)),
             100 * ap,
             s=22,
-            marker=_MARKERS[index],
+            marker=RUN_MARKERS[index],
             color=colour,
             alpha=0.35,
             linewidths=0,
@@ -172,7 +168,7 @@ def _draw_categories(
             x,
             100 * mean,
             color=colour,
-            marker=_MARKERS[index],
+            marker=RUN_MARKERS[index],
             markeredgecolor="white",
             linewidth=2,
             label=name,

@@ -1,5 +1,6 @@
 """Recording the positive and negative gradient of each category while a model trains."""
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from torch import Tensor, nn
 
 from mmdet_eql.engine.bare_model import bare_model
 from mmdet_eql.errors import UserError
-from mmdet_eql.frequency import class_frequency_of
+from mmdet_eql.frequency import GROUP_NAMES, class_frequency_of
 from mmdet_eql.gradient_record import (
     FILE_NAME,
     QUANTITIES,
     empty_record,
+    gradient_ratio,
+    group_medians,
     load_gradient_record,
 )
 
@@ -37,10 +40,13 @@ class GradientRecordHook(Hook):
 
     The sums of the ranks are averaged in every iteration and go into the checkpoints, so that a
     resumed run has the record of an unbroken one. They are noted in ``gradient_record.npz`` in the
-    work_dir, which ``tools/analysis/plot_gradients.py`` draws.
+    work_dir, which ``tools/analysis/plot_gradients.py`` draws. The median of pos_j / neg_j over the
+    categories of each group, since the start, goes to the log as ``train/gradient_ratio_rare``,
+    ``..._common`` and ``..._frequent``.
 
     Args:
         interval (int): Iterations between two notes.
+        log_interval (int): Iterations between two logged ratios.
         quantity (str): ``"weights"``, as in the EQL paper, which asks for a linear classifier, or
             ``"logits"``, as in EQL v2.
 
@@ -53,15 +59,19 @@ class GradientRecordHook(Hook):
             default_hooks = dict(gradient_record=dict(type="GradientRecordHook"))
     """
 
-    def __init__(self, interval: int = 500, quantity: str = "weights") -> None:
-        if interval < 1:
-            raise UserError(f"GradientRecordHook: interval is {interval}; it must be at least 1.")
+    def __init__(
+        self, interval: int = 500, log_interval: int = 50, quantity: str = "weights"
+    ) -> None:
+        for name, value in (("interval", interval), ("log_interval", log_interval)):
+            if value < 1:
+                raise UserError(f"GradientRecordHook: {name} is {value}; it must be at least 1.")
         if quantity not in QUANTITIES:
             raise UserError(
                 f"GradientRecordHook: quantity is {quantity!r}; give one of "
                 f"{', '.join(map(repr, QUANTITIES))}."
             )
         self.interval = interval
+        self.log_interval = log_interval
         self.quantity = quantity
         self._resumed: dict = {}
 
@@ -118,6 +128,8 @@ class GradientRecordHook(Hook):
         iteration = runner.iter + 1
         if iteration % self.interval == 0:
             self._note(runner, iteration)
+        if iteration % self.log_interval == 0:
+            self._log(runner)
 
     def after_train(self, runner: Runner) -> None:
         """Note the last sums, and take the hooks off."""
@@ -166,6 +178,16 @@ class GradientRecordHook(Hook):
             positive, negative = self.sums.cpu().numpy().swapaxes(0, 1)
             self.record = self.record.with_note(iteration, positive, negative)
             self.record.save(Path(runner.work_dir) / FILE_NAME)
+
+    def _log(self, runner: Runner) -> None:
+        positive, negative = self.sums.sum(dim=0).cpu().numpy()
+        medians = group_medians(
+            gradient_ratio(positive, negative), self.record.class_frequency.group
+        )
+        for letter, median in medians.items():
+            if math.isfinite(median):
+                name = f"train/gradient_ratio_{GROUP_NAMES[letter]}"
+                runner.message_hub.update_scalar(name, median, resumed=False)
 
 
 class _Probe:

@@ -4,6 +4,7 @@ import json
 import sys
 
 import equalization_loss
+import gradient_record
 import multiclass_nms
 import pytest
 import run
@@ -112,3 +113,8 @@ def test_both_kinds_of_nms_find_the_same(trained):
     assert len(results[0][0]) == 300
     for ours, theirs in zip(*results, strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_a_recorded_step_records():
+    sums = gradient_record.recorded(num_classes=30, num_proposals=16)().sums
+    assert (sums.sum(dim=2) > 0).all()

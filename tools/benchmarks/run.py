@@ -36,6 +36,7 @@ PARTS = {
     "test-step": "test_step",
     "equalization-loss": "equalization_loss",
     "training-step": "training_step",
+    "gradient-record": "gradient_record",
 }
 
 

@@ -80,7 +80,11 @@ def measure(
 
 def make_step(config: str, num_classes: int, num_proposals: int) -> Workload:
     """A training step of the model of a config."""
-    model = make_model(config, num_classes, num_proposals)
+    return step_of(make_model(config, num_classes, num_proposals), num_classes)
+
+
+def step_of(model: torch.nn.Module, num_classes: int) -> Workload:
+    """A training step of a model."""
     # So small a rate that the model, and with it the work, stays what it is.
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-12, momentum=0.9)
     batch = model.data_preprocessor(make_batch(num_classes), training=True)

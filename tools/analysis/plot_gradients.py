@@ -1,0 +1,51 @@
+"""Draw which categories are pushed up and which down: positive over negative gradients.
+
+    python tools/analysis/plot_gradients.py sigmoid=work_dirs/sigmoid eql=work_dirs/eql
+    python tools/analysis/plot_gradients.py eql=work_dirs/eql_seed0 eql=work_dirs/eql_seed1
+
+Runs that have the same name, such as seeds, are added up. They have to be trained with the hook
+that records gradients:
+
+    python tools/train.py CONFIG --cfg-options default_hooks.gradient_record.type=GradientRecordHook
+"""
+
+import argparse
+from pathlib import Path
+
+from mmdet_eql.analysis.gradient_plot import format_ratios, plot_gradients
+from mmdet_eql.errors import exit_on_user_error
+from mmdet_eql.gradient_record import load_gradient_record, pool_records
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="[NAME=]RUN",
+        help="work_dirs with a gradient_record.npz, or such files; named after the folder if no "
+        "name is given",
+    )
+    parser.add_argument("--out", default="gradients.png", help="PNG file (default: %(default)s)")
+    parser.add_argument("--title", default="", help="heading of the picture")
+    return parser.parse_args()
+
+
+@exit_on_user_error
+def main() -> None:
+    args = parse_args()
+    records = {}
+    for run in args.runs:
+        name, _, path = run.rpartition("=")
+        folder = Path(path).parent if Path(path).suffix == ".npz" else Path(path)
+        records.setdefault(name or folder.resolve().name, []).append(load_gradient_record(path))
+    records = {name: pool_records(of_name) for name, of_name in records.items()}
+    plot_gradients(records, args.out, args.title)
+    print(format_ratios(records))
+    print(f"\nDrawn to {args.out}")
+
+
+if __name__ == "__main__":
+    main()
