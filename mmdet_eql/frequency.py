@@ -25,6 +25,8 @@ RARE_MAX_IMAGES = 10
 COMMON_MAX_IMAGES = 100
 #: The names of the groups' letters, from the rarest on.
 GROUP_NAMES = {"r": "rare", "c": "common", "f": "frequent"}
+#: And their colours in pictures, Okabe and Ito's, which stay apart for colour-blind eyes.
+GROUP_COLOURS = {"r": "#D55E00", "c": "#F0E442", "f": "#56B4E9"}
 
 
 @dataclass(frozen=True, eq=False)

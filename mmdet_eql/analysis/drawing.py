@@ -1,4 +1,4 @@
-"""Predictions of several models drawn beside the ground truth."""
+"""Predictions drawn: of a model in any image, and of several beside the ground truth."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from mmdet.registry import DATASETS, MODELS
+from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset, pseudo_collate
 from mmengine.registry import init_default_scope
@@ -24,10 +25,10 @@ from torch import nn
 
 from mmdet_eql.analysis.figure_file import save_figure
 from mmdet_eql.errors import UserError
-from mmdet_eql.frequency import GROUP_NAMES, ClassFrequency
+from mmdet_eql.frequency import GROUP_COLOURS, GROUP_NAMES, ClassFrequency
 
-# Okabe and Ito's colours.
-_COLOUR_OF_GROUP = {"r": "#D55E00", "c": "#F0E442", "f": "#56B4E9"}
+#: Of a category whose group is not known.
+_OTHER_COLOUR = "#BBBBBB"
 #: Width of a panel in inches at 100 dots each; images are magnified to it.
 _PANEL = 5.0
 
@@ -99,7 +100,7 @@ def draw_predictions(
             panels[f"{name}, score ≥ {score_thr:g}"] = found.best(max_instances, score_thr)
         image = mmcv.imread(info["img_path"], channel_order="rgb")
         path = Path(out_dir) / f"{Path(info['img_path']).stem}.png"
-        _draw_panels(image, panels, names, groups, path)
+        draw_panels(image, panels, names, groups, path)
         paths.append(path)
     return paths
 
@@ -130,12 +131,15 @@ def choose_images(dataset: BaseDataset, groups: Sequence[str], num_images: int) 
 def load_detector(config: Config, checkpoint: str | os.PathLike) -> nn.Module:
     """Build a model and load its weights, onto the GPU if there is one.
 
+    As mmdet's ``init_detector``, but weights that do not fit are refused.
+
     Args:
         config (Config): Config of the model.
         checkpoint (str | os.PathLike): Its checkpoint.
 
     Returns:
-        nn.Module: The detector in evaluation mode.
+        nn.Module: The detector in evaluation mode, with ``dataset_meta`` (from the checkpoint) and
+        ``cfg``.
 
     Raises:
         UserError: If the checkpoint cannot be read or is of another model.
@@ -143,13 +147,17 @@ def load_detector(config: Config, checkpoint: str | os.PathLike) -> nn.Module:
     init_default_scope(config.get("default_scope", "mmdet"))
     detector = MODELS.build(config.model)
     try:
-        load_checkpoint(detector, str(checkpoint), map_location="cpu", strict=True, logger="silent")
+        loaded = load_checkpoint(
+            detector, str(checkpoint), map_location="cpu", strict=True, logger="silent"
+        )
     except RuntimeError as error:
         problem = str(error).strip().splitlines()
         raise UserError(
             f"{checkpoint}: does not fit the model of its config ({problem[-1].strip()}); give the "
             "config that it was trained with."
         ) from None
+    detector.dataset_meta = loaded.get("meta", {}).get("dataset_meta", {})
+    detector.cfg = config
     return detector.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
@@ -166,8 +174,26 @@ def predict(detector: nn.Module, dataset: BaseDataset, index: int) -> Instances:
     """
     with torch.no_grad():
         sample = detector.test_step(pseudo_collate([dataset[index]]))[0]
+    return predicted_instances(sample)
+
+
+def predicted_instances(sample: DetDataSample) -> Instances:
+    """What a detector found in an image.
+
+    Args:
+        sample (DetDataSample): With ``pred_instances``, whose masks are a tensor or RLE.
+
+    Returns:
+        Instances: All detections, in pixels of the original image.
+    """
     found = sample.pred_instances.cpu()
-    masks = found.masks.numpy().astype(bool) if "masks" in found else None
+    masks = None
+    if "masks" in found:
+        masks = found.masks
+        if not isinstance(masks, torch.Tensor):
+            decoded = [mask_utils.decode(mask) for mask in masks]
+            masks = torch.from_numpy(np.array(decoded).reshape(-1, *sample.ori_shape))
+        masks = masks.numpy().astype(bool)
     return Instances(found.bboxes.numpy(), found.labels.numpy(), masks, found.scores.numpy())
 
 
@@ -205,13 +231,25 @@ def _validation_set(config: Config) -> BaseDataset:
     return DATASETS.build(config.val_dataloader.dataset)
 
 
-def _draw_panels(
+def draw_panels(
     image: np.ndarray,
     panels: Mapping[str, Instances],
     names: Sequence[str],
     groups: Sequence[str],
-    path: Path,
+    path: str | os.PathLike,
 ) -> None:
+    """Draw objects into copies of an image, side by side in one PNG, coloured by frequency group.
+
+    Args:
+        image (np.ndarray): RGB, uint8 of shape (H, W, 3).
+        panels (Mapping[str, Instances]): By their titles, the objects of each copy.
+        names (Sequence[str]): Name of each label.
+        groups (Sequence[str]): Frequency group of each label; ``""`` if it is not known.
+        path (str | os.PathLike): PNG file to write.
+
+    Raises:
+        UserError: If the file cannot be written.
+    """
     height, width = image.shape[:2]
     figure = Figure(
         figsize=(_PANEL * len(panels), _PANEL * height / width + 0.7), layout="constrained", dpi=100
@@ -226,7 +264,8 @@ def _draw_panels(
         _draw_instances(axes, instances, names, groups)
     handles = [
         Line2D([], [], color=colour, linewidth=4, label=f"{GROUP_NAMES[group]} category")
-        for group, colour in _COLOUR_OF_GROUP.items()
+        for group, colour in GROUP_COLOURS.items()
+        if group in groups
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     save_figure(figure, path)
@@ -238,7 +277,7 @@ def _draw_instances(
     # The best are drawn last, over the others, and labels over all masks.
     for index in reversed(range(len(instances.labels))):
         label = int(instances.labels[index])
-        colour = _COLOUR_OF_GROUP[groups[label]]
+        colour = GROUP_COLOURS.get(groups[label], _OTHER_COLOUR)
         if instances.masks is not None:
             _draw_mask(axes, instances.masks[index], colour)
         x1, y1, x2, y2 = instances.boxes[index]

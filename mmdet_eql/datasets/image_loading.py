@@ -4,16 +4,24 @@ import mmcv
 from mmcv.transforms import LoadImageFromFile
 from mmdet.registry import TRANSFORMS
 from mmengine import fileio
+from mmengine.registry import Registry
 
 from mmdet_eql.errors import UserError
 
+#: MMDetection's ``DetInferencer`` looks for a step named ``LoadImageFromFile``, whatever the scope.
+_SCOPED_TRANSFORMS = Registry("transform", parent=TRANSFORMS, scope="mmdet_eql")
 
+
+@_SCOPED_TRANSFORMS.register_module(name="LoadImageFromFile")
 @TRANSFORMS.register_module()
 class LoadVerifiedImage(LoadImageFromFile):
     """mmcv's ``LoadImageFromFile`` that refuses a damaged image by name.
 
     OpenCV decodes the first half of a cut-off JPEG and paints the rest grey; training would go on
     with that. An image of another size than annotated has its boxes in the wrong places.
+
+    Its other name is ``mmdet_eql.LoadImageFromFile``; pipelines that begin with it can be used by
+    ``DetInferencer``, which puts a loader of its own there.
 
     Args:
         *args, **kwargs: As in mmcv's ``LoadImageFromFile``.

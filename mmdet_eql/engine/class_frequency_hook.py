@@ -1,6 +1,7 @@
 """Handing the training set's class frequencies and counts to whoever needs them."""
 
 import re
+from collections.abc import Sequence
 
 import torch
 from mmdet.registry import DATASETS, HOOKS
@@ -10,7 +11,7 @@ from torch import nn
 
 from mmdet_eql.engine.bare_model import bare_model
 from mmdet_eql.errors import UserError
-from mmdet_eql.frequency import class_frequency_of
+from mmdet_eql.frequency import GROUP_COLOURS, class_frequency_of, frequency_group
 
 #: The modules that must know the dataset's categories; cascades number their stages, and a
 #: classifier of images has one head.
@@ -28,6 +29,9 @@ class ClassFrequencyHook(Hook):
 
     Before that, the number of classes of every head is compared with the dataset's, so that a
     mistake costs seconds and is told with the key to change.
+
+    Checkpoints get the counts, and colours by frequency group, into the classes' meta information
+    (``dataset_meta``), where MMDetection's ``DetInferencer`` looks for a palette.
     """
 
     priority = "HIGH"
@@ -67,6 +71,22 @@ class ClassFrequencyHook(Hook):
                         f"{class_frequency.num_images} training images; the checkpoint's is kept."
                     )
 
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Tell whoever draws predictions how often the categories occur."""
+        meta = checkpoint["meta"].get("dataset_meta")
+        if meta and meta.get("classes"):
+            counts = class_frequency_of(runner.train_dataloader.dataset).image_count
+            meta["image_count"] = counts.tolist()
+            if not meta.get("palette"):
+                meta["palette"] = _palette(counts)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Take that back: mmengine compares the rest with the dataset's when it resumes."""
+        meta = checkpoint.get("meta", {}).get("dataset_meta") or {}
+        counts = meta.pop("image_count", None)
+        if counts is not None and meta.get("palette") == _palette(counts):
+            del meta["palette"]
+
     def before_test(self, runner: Runner) -> None:
         """Count the training set for a loss whose scores need frequencies it was not trained with.
 
@@ -91,6 +111,13 @@ class ClassFrequencyHook(Hook):
         dataset = DATASETS.build(runner.cfg.train_dataloader.dataset)
         for module in modules:
             module.set_class_frequency(torch.from_numpy(class_frequency_of(dataset).frequency))
+
+
+def _palette(image_count: Sequence[int]) -> list[tuple[int, int, int]]:
+    """The RGB colour of each category's frequency group."""
+    return [
+        tuple(bytes.fromhex(GROUP_COLOURS[group][1:])) for group in frequency_group(image_count)
+    ]
 
 
 def _check_num_classes(model: nn.Module, dataset) -> None:

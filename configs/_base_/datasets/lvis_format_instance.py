@@ -12,7 +12,8 @@ train_pipeline = [
 ]
 # The metric reads ground truth from the annotation file: nothing of it is decoded here.
 test_pipeline = [
-    dict(type="LoadVerifiedImage", backend_args=backend_args),
+    # LoadVerifiedImage, by the name that MMDetection's DetInferencer looks for.
+    dict(type="mmdet_eql.LoadImageFromFile", backend_args=backend_args),
     dict(type="Resize", scale=(1333, 800), keep_ratio=True),
     dict(
         type="PackDetInputs",

@@ -1,0 +1,56 @@
+"""Draw what a model finds in images, coloured by frequency group.
+
+    python tools/demo.py photo.jpg folder_of_images --config CONFIG --checkpoint CHECKPOINT
+
+Categories and their groups come from the checkpoint. MMDetection's own DetInferencer takes our
+checkpoints, too: DetInferencer(model=CONFIG, weights=CHECKPOINT).
+"""
+
+import argparse
+
+from mmengine.config import DictAction
+
+from mmdet_eql.analysis.demo import draw_images, find_images
+from mmdet_eql.engine.launch import merge_options, read_config
+from mmdet_eql.errors import exit_on_user_error
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("images", nargs="+", help="images and folders of images")
+    parser.add_argument("--config", required=True, help="config of the model")
+    parser.add_argument("--checkpoint", required=True, help="its checkpoint")
+    parser.add_argument(
+        "--out-dir", default="work_dirs/demo", help="folder for the pictures (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--score-thr", type=float, default=0.3, help="least score (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max-instances", type=int, default=50, help="per image (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        help="override keys of the config: key=value, with dots for nested keys",
+    )
+    return parser.parse_args()
+
+
+@exit_on_user_error
+def main() -> None:
+    args = parse_args()
+    images = find_images(args.images)
+    config = read_config(args.config)
+    merge_options(config, args.cfg_options)
+    paths = draw_images(
+        images, config, args.checkpoint, args.out_dir, args.score_thr, args.max_instances
+    )
+    print("\n".join(map(str, paths)))
+
+
+if __name__ == "__main__":
+    main()
