@@ -182,7 +182,7 @@ class LVISFormatDataset(BaseDetDataset):
         )
 
     def _parse_image(self, image: dict, annotations: list[dict]) -> dict:
-        relative_path = self._relative_path(image)
+        relative_path = image_path(image, self.ann_file)
         seg_map_path = None
         if self.data_prefix.get("seg"):
             stem = osp.splitext(relative_path)[0]
@@ -228,19 +228,6 @@ class LVISFormatDataset(BaseDetDataset):
     def _labels(self, category_ids: Iterable[int]) -> list[int]:
         return sorted({self.cat2label[i] for i in category_ids if i in self.cat2label})
 
-    def _relative_path(self, image: dict) -> str:
-        # LVIS names the COCO split an image lies in by its URL alone; v1 mixes splits.
-        if image.get("coco_url"):
-            path = "/".join(image["coco_url"].split("/")[-2:])
-        else:
-            path = image["file_name"]
-        if osp.isabs(path) or ".." in path.split("/"):
-            raise UserError(
-                f"{self.ann_file}: image {image['id']} lies at {path!r}, outside the image folder; "
-                "give a path below data_prefix['img']."
-            )
-        return path
-
     def _check_image_folder(self, info: dict) -> None:
         # One look at start-up saves a day in a queue. A remote backend has no folders.
         if self.backend_args and self.backend_args.get("backend") != "local":
@@ -256,3 +243,29 @@ class LVISFormatDataset(BaseDetDataset):
                 f"{osp.abspath(info['img_path'])}: no such image, though {self.ann_file} lists it; "
                 "complete the image folder or correct 'data_prefix' in the config."
             )
+
+
+def image_path(image: dict, ann_file: str) -> str:
+    """Where the file of an image lies below the image folder.
+
+    Args:
+        image (dict): Its record in an LVIS annotation file.
+        ann_file (str): Name of that file, for error messages.
+
+    Returns:
+        str: A relative path.
+
+    Raises:
+        UserError: If it leads out of the folder.
+    """
+    # LVIS names the COCO split an image lies in by its URL alone; v1 mixes splits.
+    if image.get("coco_url"):
+        path = "/".join(image["coco_url"].split("/")[-2:])
+    else:
+        path = image["file_name"]
+    if osp.isabs(path) or ".." in path.split("/"):
+        raise UserError(
+            f"{ann_file}: image {image['id']} lies at {path!r}, outside the image folder; "
+            "give a path below data_prefix['img']."
+        )
+    return path

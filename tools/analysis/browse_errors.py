@@ -1,0 +1,69 @@
+"""Look at what a detector makes of a category: hits, misses, false alarms, confusions.
+
+    python tools/analysis/browse_errors.py RESULTS.bbox.json lvis_v1_val.json \\
+        --images data/lvis_v1 --category gravestone --out errors.html
+
+RESULTS.bbox.json is what a test writes with
+
+    --cfg-options test_evaluator.outfile_prefix=RESULTS
+
+The page holds its pictures and opens from disk. Only images that are verified to contain the
+category, or not to, count.
+"""
+
+import argparse
+import os.path as osp
+
+from mmdet_eql.analysis.category_errors import find_category, find_errors
+from mmdet_eql.analysis.error_page import write_error_page
+from mmdet_eql.datasets.lvis import image_path
+from mmdet_eql.datasets.lvis_format import load_lvis_json
+from mmdet_eql.errors import UserError, exit_on_user_error
+from mmdet_eql.evaluation.lvis_evaluation import LVISGroundTruth
+from mmdet_eql.evaluation.lvis_results import read_results
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("results", help="result file of boxes")
+    parser.add_argument("ann_file", help="annotation file in LVIS format")
+    parser.add_argument("--category", required=True, help="name of the category")
+    parser.add_argument(
+        "--images", required=True, help="folder of the images, as data_root in the config"
+    )
+    parser.add_argument("--out", default="errors.html", help="page (default: %(default)s)")
+    parser.add_argument("--iou-thr", type=float, default=0.5, help="default: %(default)s")
+    parser.add_argument(
+        "--score-thr", type=float, default=0.3, help="least score (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max-cases", type=int, default=60, help="pictures of a kind (default: %(default)s)"
+    )
+    args = parser.parse_args()
+    if not 0 < args.iou_thr <= 1:
+        raise UserError(f"--iou-thr is {args.iou_thr}; give a number above 0 and up to 1.")
+    return args
+
+
+@exit_on_user_error
+def main() -> None:
+    args = parse_args()
+    data = load_lvis_json(args.ann_file)
+    ground_truth = LVISGroundTruth.from_lvis(data, args.ann_file)
+    category = find_category(ground_truth, args.category)
+    detections = read_results(args.results, ground_truth, "bbox", args.ann_file)
+    errors = find_errors(ground_truth, detections, category, args.iou_thr, args.score_thr)
+    images = sorted(data["images"], key=lambda image: image["id"])
+    paths = [osp.join(args.images, image_path(image, args.ann_file)) for image in images]
+    write_error_page(errors, ground_truth.image_ids.tolist(), paths, args.out, args.max_cases)
+    print(
+        f"{errors.category}: {len(errors.truths):,} annotations, {len(errors.hits):,} found, "
+        f"{len(errors.misses):,} missed, {len(errors.false_alarms):,} false alarms\n"
+        f"Written to {args.out}"
+    )
+
+
+if __name__ == "__main__":
+    main()
