@@ -5,8 +5,6 @@
     frequency_plot         AP over the number of training images
     drawing                predictions beside the ground truth
     figure_file            writing matplotlib figures
-    parallel_training      several runs trained at once, watched and stopped together
-    run_display            their progress on the terminal
     scaled_config          a config with another number of iterations, on another dataset
     minilvis_comparison    all of it, from configs to pictures, resumed where it stopped
 

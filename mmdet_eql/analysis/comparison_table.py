@@ -49,7 +49,7 @@ def format_table(
         first, second = difference
         deltas = [_shown(a) - _shown(b) for a, b in zip(values[first], values[second], strict=True)]
         rows.append([f"{first} minus {second}", *(_percent(delta, sign=True) for delta in deltas)])
-    return _markdown(rows)
+    return markdown_table(rows)
 
 
 def _figure(run: RunResult, kind: str, column: str) -> float:
@@ -69,7 +69,16 @@ def _shown(fraction: float) -> float:
     return round(fraction, 3)
 
 
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Lay out cells so that the table also reads well as plain text.
+
+    Args:
+        rows (Sequence[Sequence[str]]): The heading and the rows, of the same length; the first
+            column is aligned to the left, the others to the right.
+
+    Returns:
+        str: A Markdown table.
+    """
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = []
     for index, (name, *cells) in enumerate(rows):

@@ -90,7 +90,7 @@ def mean_over_frequency(image_count: np.ndarray, ap: np.ndarray) -> tuple[np.nda
     for low, high in ((0, RARE_MAX_IMAGES), (RARE_MAX_IMAGES + 1, COMMON_MAX_IMAGES)):
         points += _bins(image_count, low, high)
     points += _bins(image_count, COMMON_MAX_IMAGES + 1, np.inf)
-    x = [np.exp(np.log(_on_log_axis(image_count[members])).mean()) for members in points]
+    x = [np.exp(np.log(on_log_axis(image_count[members])).mean()) for members in points]
     return np.array(x), np.array([ap[members].mean() for members in points])
 
 
@@ -155,7 +155,7 @@ def _draw_categories(
         ap = np.array(list(of_run.values()))
         colour = RUN_COLOURS[index]
         axes.scatter(
-            _on_log_axis(count) * _sidestep(index, len(runs)),
+            on_log_axis(count) * _sidestep(index, len(runs)),
             100 * ap,
             s=22,
             marker=RUN_MARKERS[index],
@@ -175,7 +175,7 @@ def _draw_categories(
             zorder=3,
         )
     axes.set_xscale("log")
-    _label_frequency_axis(axes, min(count_of.values()) == 0)
+    label_frequency_axis(axes, min(count_of.values()) == 0)
     axes.set_ylabel(f"{KINDS[kind]} AP (%)")
     axes.set_title(f"{KINDS[kind]} AP per category, and mean of categories of like frequency")
     axes.margins(y=0.12)
@@ -191,7 +191,13 @@ def _top(axes: Axes) -> float:
     return max(axes.get_ylim()[1], 1.0)
 
 
-def _label_frequency_axis(axes: Axes, with_zero: bool) -> None:
+def label_frequency_axis(axes: Axes, with_zero: bool) -> None:
+    """Name the frequency groups on a logarithmic axis of training images, and its ticks.
+
+    Args:
+        axes (Axes): Axes with everything drawn.
+        with_zero (bool): Whether there are categories without training images.
+    """
     low, high = axes.get_xlim()
     axes.set_xlim(low, high)
     # Halfway between the counts that the cut lies between.
@@ -218,7 +224,8 @@ def _label_frequency_axis(axes: Axes, with_zero: bool) -> None:
     axes.set_xlabel("training images that contain the category")
 
 
-def _on_log_axis(image_count: np.ndarray) -> np.ndarray:
+def on_log_axis(image_count: np.ndarray) -> np.ndarray:
+    """Where counts are drawn: as they are, and 0 below 1. Shape as given, float64."""
     return np.where(image_count > 0, image_count, _NO_IMAGES).astype(np.float64)
 
 

@@ -11,7 +11,6 @@ Everything lies in one work_dir, and what is there is not done again::
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -29,19 +28,20 @@ from mmdet_eql.analysis.comparison_table import format_table
 from mmdet_eql.analysis.config_overrides import set_max_iters, use_dataset
 from mmdet_eql.analysis.drawing import draw_predictions
 from mmdet_eql.analysis.frequency_plot import plot_runs
-from mmdet_eql.analysis.parallel_training import (
-    PlannedRun,
-    last_checkpoint,
-    run_in_parallel,
-)
-from mmdet_eql.analysis.run_display import make_display
 from mmdet_eql.analysis.run_results import RunResult, load_run
 from mmdet_eql.datasets.lvis_format import load_lvis_json
 from mmdet_eql.datasets.minilvis.folder import annotation_path, make_minilvis, read_marker
 from mmdet_eql.engine.launch import read_config
 from mmdet_eql.errors import UserError
-from mmdet_eql.files import atomic_write
+from mmdet_eql.files import hold_folder, write_text
 from mmdet_eql.frequency import GROUP_NAMES, ClassFrequency, class_frequency_of
+from mmdet_eql.sweep.display import make_display
+from mmdet_eql.sweep.planning import SweepRun, TrainingOptions
+from mmdet_eql.sweep.processes import LOG_NAME
+from mmdet_eql.sweep.scheduler import Machine, final_checkpoint, find_final_checkpoint, train_runs
+from mmdet_eql.sweep.sweep_file import Entry
+
+_MEND = "give another --work-dir"
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def compare_on_minilvis(comparison: Comparison, say: Callable[[str], None] = pri
     """
     if comparison.max_iters is not None and comparison.max_iters < 1:
         raise UserError(f"max_iters is {comparison.max_iters}; it must be at least 1.")
-    with _locked(comparison.work_dir):
+    with hold_folder(comparison.work_dir, _MEND):
         say(f"[1/4] MiniLVIS in {comparison.data}")
         if read_marker(comparison.data) is None:
             make_minilvis(comparison.data)
@@ -90,18 +90,27 @@ def compare_on_minilvis(comparison: Comparison, say: Callable[[str], None] = pri
 
         say(f"[2/4] {_describe_training(configs)}")
         try:
+            # On the CPU also where there is a GPU.
+            machine = Machine(comparison.tools, jobs=len(runs))
             with make_display() as display:
-                run_in_parallel(runs, comparison.tools, display)
+                statuses = train_runs(runs, machine, display)
         except KeyboardInterrupt:
             say(f"stopped: {_describe_progress(runs)}")
             raise
+        for status in statuses:
+            if status.stage == "failed":
+                raise UserError(
+                    f"{comparison.work_dir / status.name / LOG_NAME}: the run {status.name!r} "
+                    f"{status.reason}; its log tells more. Running this again goes on from the "
+                    "last checkpoints."
+                )
 
         results = {run.name: load_run(run.work_dir) for run in runs}
         say("[3/4] pictures")
         paths = _draw(comparison, configs, results, class_frequency)
         say("[4/4] results\n")
         table = _table(configs, results, class_frequency)
-        _write_text(comparison.work_dir / "table.md", table + "\n")
+        write_text(comparison.work_dir / "table.md", table + "\n", _MEND)
         say(table)
         say("")
         for path in paths:
@@ -129,19 +138,21 @@ def _training_frequency(cfg: Config) -> ClassFrequency:
     return class_frequency_of(DATASETS.build(cfg.train_dataloader.dataset))
 
 
-def _plan_runs(comparison: Comparison, configs: Mapping[str, Config]) -> list[PlannedRun]:
+def _plan_runs(comparison: Comparison, configs: Mapping[str, Config]) -> list[SweepRun]:
     runs = []
     for name, cfg in configs.items():
-        val_images = len(load_lvis_json(cfg.val_evaluator.ann_file)["images"])
-        path = comparison.work_dir / "configs" / comparison.configs[name].name
-        _write_text(path, cfg.pretty_text)
+        file, digest = comparison.configs[name], _digest_of_config(cfg)
         runs.append(
-            PlannedRun(
+            SweepRun(
                 name=name,
-                config=path,
+                label=name,
+                entry=Entry(str(file), name, {}, seed=comparison.seed),
+                cfg=cfg,
+                identity=digest,
+                experiment=digest,
                 work_dir=comparison.work_dir / name,
-                max_iters=cfg.train_cfg.max_iters,
-                num_val_batches=-(-val_images // cfg.val_dataloader.batch_size),
+                config=comparison.work_dir / "configs" / file.name,
+                training=TrainingOptions(),
             )
         )
     return runs
@@ -164,7 +175,7 @@ def _check_settings(comparison: Comparison, configs: Mapping[str, Config]) -> No
     try:
         known = dict(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        _write_text(path, json.dumps(settings, indent=2) + "\n")
+        write_text(path, json.dumps(settings, indent=2) + "\n", _MEND)
         return
     except (OSError, ValueError, TypeError):
         raise UserError(f"{path}: cannot be read; give another --work-dir.") from None
@@ -213,7 +224,7 @@ def _draw(
     folder = comparison.work_dir / "predictions"
     if not _is_newer(folder, newest):
         models = {
-            name: (cfg, last_checkpoint(comparison.work_dir / name)[0])
+            name: (cfg, final_checkpoint(comparison.work_dir / name))
             for name, cfg in configs.items()
         }
         with _whole_folder(folder) as unfinished:
@@ -244,37 +255,18 @@ def _describe_training(configs: Mapping[str, Config]) -> str:
     )
 
 
-def _describe_progress(runs: list[PlannedRun]) -> str:
+def _describe_progress(runs: list[SweepRun]) -> str:
     parts = []
     for run in runs:
-        checkpoint = last_checkpoint(run.work_dir)
-        iteration = checkpoint[1] if checkpoint else 0
-        parts.append(f"the last checkpoint of {run.name} is at {iteration} of {run.max_iters}")
+        total = run.cfg.train_cfg.max_iters
+        # Named iter_200.pth.
+        checkpoint = find_final_checkpoint(run.work_dir)
+        iteration = checkpoint.stem.rpartition("_")[2] if checkpoint else 0
+        parts.append(f"the last checkpoint of {run.name} is at {iteration} of {total}")
     return ", ".join(parts)
 
 
 # --- files ----------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold a folder for one process at a time; the system gives it free if the process dies."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".lock", "w")  # noqa: SIM115
-    except OSError as error:
-        raise UserError(
-            f"{folder}: cannot be written to ({error.strerror}); give another --work-dir."
-        ) from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                f"{folder}: another process is at work in this folder; wait for it, or give "
-                "another --work-dir."
-            ) from None
-        yield
 
 
 @contextlib.contextmanager
@@ -288,15 +280,6 @@ def _whole_folder(folder: Path) -> Iterator[Path]:
         os.replace(unfinished, folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _write_text(path: Path, text: str) -> None:
-    """Write a file, whole or not at all; one that holds just this is left as it is."""
-    with contextlib.suppress(OSError):
-        if path.read_text(encoding="utf-8") == text:
-            return
-    with atomic_write(path, "give another --work-dir") as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
 
 
 def _is_newer(path: Path, time: float) -> bool:

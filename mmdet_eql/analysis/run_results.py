@@ -20,8 +20,10 @@ from mmdet_eql.errors import UserError
 
 _TIMESTAMP = re.compile(r"\d{8}_\d{6}")
 # Names carry the metric's prefix ("lvis/"), and the loop's ("val/") if the log processor keeps it.
-_FIGURE = re.compile(r"(?:[^/]*/)*(bbox|segm)_(AP\w*|AR\w*@\d+)")
-_CATEGORY = re.compile(r"(?:[^/]*/)*?(bbox|segm)_(.+)_precision")
+_FIGURE = re.compile(
+    r"(?:[^/]*/)*(?:(bbox|segm)_(AP\w*|AR\w*@\d+)|(accuracy)/(top\d+|many|medium|few))"
+)
+_CATEGORY = re.compile(r"(?:[^/]*/)*?(?:(bbox|segm)_(.+)_precision|(accuracy)/(.+)_accuracy)")
 
 
 @dataclass(frozen=True)
@@ -31,31 +33,18 @@ class RunResult:
     Args:
         work_dir (Path): Folder of the run.
         path (Path): The log that the figures come from.
-        figures (dict[str, dict[str, float]]): By ``"bbox"`` or ``"segm"``, the figures by name,
-            such as ``figures["bbox"]["APr"]``: fractions in [0, 1], or NaN where there is no ground
-            truth.
-        category_ap (dict[str, dict[str, float]]): By ``"bbox"`` or ``"segm"``, the AP of each
-            category by its name, as above. Empty if the metric was not asked for it
-            (``classwise=True``).
+        figures (dict[str, dict[str, float]]): By ``"bbox"``, ``"segm"`` or ``"accuracy"``, the
+            figures by name, such as ``figures["bbox"]["APr"]`` or ``figures["accuracy"]["top1"]``:
+            fractions in [0, 1], or NaN where there is no ground truth.
+        category_ap (dict[str, dict[str, float]]): By ``"bbox"``, ``"segm"`` or ``"accuracy"``, the
+            AP or accuracy of each category by its name, as above. Empty if the metric was not asked
+            for it (``classwise=True``).
     """
 
     work_dir: Path
     path: Path
     figures: dict[str, dict[str, float]]
     category_ap: dict[str, dict[str, float]]
-
-
-@dataclass(frozen=True)
-class TrainingProgress:
-    """How far a training has come, by its last log line.
-
-    Args:
-        iteration (int): Number of iterations done.
-        seconds_per_iteration (float): Mean over the last ones.
-    """
-
-    iteration: int
-    seconds_per_iteration: float
 
 
 def load_run(work_dir: str | os.PathLike) -> RunResult:
@@ -102,21 +91,24 @@ def find_result(work_dir: str | os.PathLike) -> RunResult | None:
     return None
 
 
-def find_progress(work_dir: str | os.PathLike) -> TrainingProgress | None:
-    """How far the last started training in a work_dir has come.
+def learning_curve(work_dir: str | os.PathLike) -> list[tuple[int, dict]]:
+    """The figures of all validations of a training, over all of its starts.
 
     Args:
         work_dir (str | os.PathLike): Folder of the run; it need not exist.
 
     Returns:
-        TrainingProgress | None: The progress; None until the last start has logged an iteration.
+        list[tuple[int, dict]]: Step (iterations or epochs, as the run logs validations) and figures
+        as in :class:`RunResult`, by increasing step. Of validations of the same step the last one
+        counts.
     """
-    for start in _starts(work_dir):
-        for record in reversed(_read_records(start / "vis_data" / "scalars.json")):
-            if "loss" in record and "step" in record:
-                return TrainingProgress(int(record["step"]), float(record.get("time", math.nan)))
-        return None
-    return None
+    curve = {}
+    for start in reversed(list(_starts(work_dir))):
+        for record in _read_records(start / "vis_data" / "scalars.json"):
+            figures, _ = _parse_figures(record)
+            if figures and isinstance(record.get("step"), int):
+                curve[record["step"]] = figures
+    return sorted(curve.items())
 
 
 def _starts(work_dir: str | os.PathLike) -> Iterator[Path]:
@@ -152,8 +144,10 @@ def _parse_figures(record: dict) -> tuple[dict, dict]:
             continue
         # LVIS writes -1 where there is nothing to find.
         value = float(value) if value >= 0 else math.nan
-        if match := _CATEGORY.fullmatch(key):
-            category_ap.setdefault(match[1], {})[match[2]] = value
-        elif match := _FIGURE.fullmatch(key):
-            figures.setdefault(match[1], {})[match[2]] = value
+        for pattern, found in ((_CATEGORY, category_ap), (_FIGURE, figures)):
+            if match := pattern.fullmatch(key):
+                kind, name = (group for group in match.groups() if group is not None)
+                # Accuracies are logged in percent.
+                found.setdefault(kind, {})[name] = value / 100 if kind == "accuracy" else value
+                break
     return figures, category_ap

@@ -213,11 +213,11 @@ def set_resume(cfg: Config, resume: str | None) -> None:
 
     Args:
         cfg (Config): The config to change.
-        resume (str | None): A checkpoint, ``"auto"`` for the last one in the work_dir (a fresh
-            start if there is none), or None.
+        resume (str | None): A checkpoint, ``"auto"`` for the last one in the work_dir (if there is
+            none, a fresh start, from the weights of ``load_from`` if it is set), or None.
 
     Raises:
-        UserError: If the checkpoint does not exist.
+        UserError: If the checkpoint does not exist, or all in the work_dir are damaged.
     """
     if resume is None:
         return
@@ -226,8 +226,12 @@ def set_resume(cfg: Config, resume: str | None) -> None:
             f"{resume}: no such checkpoint to resume from; correct the path, or give --resume "
             f"alone for the last one in {cfg.work_dir}."
         )
+    if resume == "auto":
+        resume = find_last_checkpoint(cfg)
+        if resume is None:
+            return
     cfg.resume = True
-    cfg.load_from = None if resume == "auto" else resume
+    cfg.load_from = resume
 
 
 def set_visualization(cfg: Config, show: bool, show_dir: str | None, wait_time: float) -> None:

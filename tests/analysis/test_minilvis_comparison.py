@@ -10,6 +10,7 @@ import pytest
 from mmdet_eql.analysis import minilvis_comparison
 from mmdet_eql.analysis.minilvis_comparison import Comparison, compare_on_minilvis
 from mmdet_eql.errors import UserError
+from mmdet_eql.sweep.planning import write_run_files
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "minilvis"
 
@@ -20,10 +21,12 @@ class Stopped(Exception):
 
 @pytest.fixture
 def comparison(minilvis, tmp_path, monkeypatch) -> Comparison:
-    def stop(runs, tools, display):
+    def stop(runs, machine, display):
+        for run in runs:
+            write_run_files(run)
         raise Stopped
 
-    monkeypatch.setattr(minilvis_comparison, "run_in_parallel", stop)
+    monkeypatch.setattr(minilvis_comparison, "train_runs", stop)
     return Comparison(
         configs={
             "baseline": CONFIGS / "mask-rcnn_r18_fpn_sigmoid_1xb4_minilvis.py",

@@ -1,11 +1,11 @@
-"""Figures and progress read from the logs of runs, whole and broken off."""
+"""Figures and learning curves read from the logs of runs, whole and broken off."""
 
 import json
 import math
 
 import pytest
 
-from mmdet_eql.analysis.run_results import find_progress, find_result, load_run
+from mmdet_eql.analysis.run_results import find_result, learning_curve, load_run
 from mmdet_eql.errors import UserError
 
 TRAIN = {"lr": 0.02, "data_time": 0.01, "loss": 1.5, "time": 0.25, "epoch": 1, "iter": 20}
@@ -59,7 +59,6 @@ def test_a_broken_off_line_is_passed_over(tmp_path, length):
     tail = json.dumps(figures(0.9))[:length]
     write_scalars(tmp_path, "20250101_000000", [figures(0.1), TRAIN | {"step": 20}], tail)
     assert load_run(tmp_path).figures["bbox"]["AP"] == 0.1
-    assert find_progress(tmp_path).iteration == 20
 
 
 def test_bytes_that_are_no_text_are_passed_over(tmp_path):
@@ -110,12 +109,24 @@ def test_other_folders_are_no_starts(tmp_path):
     assert find_result(tmp_path) is None
 
 
-def test_progress_is_that_of_the_last_start(tmp_path):
-    assert find_progress(tmp_path) is None
-    write_scalars(
-        tmp_path, "20250101_000000", [TRAIN | {"step": 20}, TRAIN | {"step": 40, "time": 0.5}]
-    )
-    progress = find_progress(tmp_path)
-    assert (progress.iteration, progress.seconds_per_iteration) == (40, 0.5)
-    (tmp_path / "20250102_000000").mkdir()
-    assert find_progress(tmp_path) is None
+def test_a_learning_curve_spans_all_starts(tmp_path):
+    assert learning_curve(tmp_path) == []
+    first = [figures(0.1) | {"step": 20}, TRAIN | {"step": 30}, figures(0.2) | {"step": 40}]
+    write_scalars(tmp_path, "20250101_000000", first)
+    write_scalars(tmp_path, "20250102_000000", [figures(0.3) | {"step": 40}])
+    curve = learning_curve(tmp_path)
+    assert [(step, found["bbox"]["AP"]) for step, found in curve] == [(20, 0.1), (40, 0.3)]
+
+
+def test_accuracies_become_fractions(tmp_path):
+    record = {
+        "accuracy/top1": 50.0,
+        "accuracy/few": 12.5,
+        "accuracy/red fox_accuracy": 25.0,
+        "accuracy/top1_accuracy": 75.0,
+        "data_time": 0.1,
+    }
+    write_test(tmp_path, "20250101_000000", record)
+    result = load_run(tmp_path)
+    assert result.figures == {"accuracy": {"top1": 0.5, "few": 0.125}}
+    assert result.category_ap == {"accuracy": {"red fox": 0.25, "top1": 0.75}}

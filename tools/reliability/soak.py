@@ -37,20 +37,11 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def command(args: argparse.Namespace, name: str) -> list[str]:
-    """The command that trains one of the two runs."""
-    data = args.work_dir / "minilvis"
-    interval = max(args.iterations // (2 * max(args.kills, 5)), 1)
+def small_options(data: Path) -> dict[str, object]:
+    """What brings a MiniLVIS config to the tiny set, with a small Mask R-CNN."""
     options = {
-        "train_cfg.max_iters": args.iterations,
-        "train_cfg.val_interval": interval * 4,
-        "default_hooks.checkpoint.interval": interval,
-        "default_hooks.checkpoint.save_best": "lvis/bbox_AP50",
-        "default_hooks.checkpoint.rule": "greater",
         "default_hooks.logger.interval": 1,
         "train_dataloader.batch_size": 1,
-        "train_dataloader.num_workers": args.workers,
-        "train_dataloader.persistent_workers": args.workers > 0,
         "val_dataloader.num_workers": 0,
         "val_dataloader.persistent_workers": False,
         "model.roi_head.bbox_head.num_classes": DATA.num_categories,
@@ -58,17 +49,33 @@ def command(args: argparse.Namespace, name: str) -> list[str]:
         "model.train_cfg.rpn_proposal.max_per_img": 64,
         "model.train_cfg.rcnn.sampler.num": 32,
         "model.test_cfg.rpn.max_per_img": 64,
-        "randomness.seed": 0,
-        "val_evaluator.ann_file": data / "annotations" / "minilvis_val.json",
-        "train_dataloader.dataset.pipeline.2.scale": "(64,64)",
-        "val_dataloader.dataset.pipeline.1.scale": "(64,64)",
+        "val_evaluator.ann_file": str(data / "annotations" / "minilvis_val.json"),
+        "train_dataloader.dataset.pipeline.2.scale": (64, 64),
+        "val_dataloader.dataset.pipeline.1.scale": (64, 64),
     }
     for split in ("train", "val"):
-        options[f"{split}_dataloader.dataset.data_root"] = data
+        options[f"{split}_dataloader.dataset.data_root"] = str(data)
+    return options
+
+
+def command(args: argparse.Namespace, name: str) -> list[str]:
+    """The command that trains one of the two runs."""
+    interval = max(args.iterations // (2 * max(args.kills, 5)), 1)
+    options = {
+        **small_options(args.work_dir / "minilvis"),
+        "train_cfg.max_iters": args.iterations,
+        "train_cfg.val_interval": interval * 4,
+        "default_hooks.checkpoint.interval": interval,
+        "default_hooks.checkpoint.save_best": "lvis/bbox_AP50",
+        "default_hooks.checkpoint.rule": "greater",
+        "train_dataloader.num_workers": args.workers,
+        "train_dataloader.persistent_workers": args.workers > 0,
+        "randomness.seed": 0,
+    }
     return [
         *(sys.executable, str(REPOSITORY / "tools" / "train.py"), str(CONFIG)),
         *("--work-dir", str(args.work_dir / name), "--resume", "--cfg-options"),
-        *(f"{key}={value}" for key, value in options.items()),
+        *(f"{key}={value}".replace(" ", "") for key, value in options.items()),
     ]
 
 

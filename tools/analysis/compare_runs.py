@@ -1,0 +1,63 @@
+"""Compare runs: one table, and a page with plots, from their work_dirs or result.json files.
+
+    python tools/analysis/compare_runs.py work_dirs/sweep --baseline sigmoid --html comparison.html
+
+Runs that differ in their seed alone are taken together. docs/sweeps.md tells how to read it.
+"""
+
+import argparse
+import contextlib
+import io
+
+from mmdet_eql.errors import UserError, exit_on_user_error
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "runs", nargs="+", help="work_dirs, result.json files, or folders of them (a sweep's)"
+    )
+    parser.add_argument("--baseline", help="label of a group (default: the first)")
+    parser.add_argument(
+        "--test",
+        choices=["welch", "paired"],
+        default="welch",
+        help="t-test of the differences: Welch's, or paired by seed (default: %(default)s)",
+    )
+    parser.add_argument("--markdown", help="file for the tables")
+    parser.add_argument("--csv", help="file for all figures")
+    parser.add_argument("--html", help="file for a page with tables and plots")
+    parser.add_argument("--title", default="Comparison of runs", help="heading of the page")
+    return parser.parse_args()
+
+
+@exit_on_user_error
+def main() -> None:
+    args = parse_args()
+    # MMDetection prints which of its optional parts are not there.
+    with contextlib.redirect_stdout(io.StringIO()):
+        from mmdet_eql.analysis.comparison_page import format_page
+        from mmdet_eql.analysis.comparison_report import format_csv, format_report
+        from mmdet_eql.analysis.run_groups import group_runs, load_records
+        from mmdet_eql.files import write_text
+
+        groups = group_runs(load_records(args.runs))
+    labels = [group.label for group in groups]
+    if args.baseline is not None and args.baseline not in labels:
+        raise UserError(f"--baseline is {args.baseline!r}; give one of {', '.join(labels)}.")
+    baseline = groups.pop(labels.index(args.baseline) if args.baseline else 0)
+    groups.insert(0, baseline)
+    report = format_report(groups, baseline, args.test)
+    print(report)
+    if args.markdown:
+        write_text(args.markdown, report + "\n")
+    if args.csv:
+        write_text(args.csv, format_csv(groups, baseline, args.test))
+    if args.html:
+        write_text(args.html, format_page(groups, baseline, args.test, args.title))
+
+
+if __name__ == "__main__":
+    main()
