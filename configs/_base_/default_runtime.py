@@ -16,3 +16,7 @@ custom_hooks = [
 
 # Writes checkpoints whole or not at all.
 default_hooks = dict(checkpoint=dict(type="AtomicCheckpointHook", max_keep_ckpts=3))
+
+# Logs as text, JSON and TensorBoard's files: `tensorboard --logdir work_dirs` shows the curves.
+vis_backends = [dict(type="LocalVisBackend"), dict(type="TensorboardVisBackend")]
+visualizer = dict(vis_backends=vis_backends)

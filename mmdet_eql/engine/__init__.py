@@ -9,6 +9,7 @@ from mmdet_eql.engine.gradient_record_hook import GradientRecordHook
 from mmdet_eql.engine.interruption_hook import InterruptionHook
 from mmdet_eql.engine.resume_randomness_hook import ResumeRandomnessHook
 from mmdet_eql.engine.resume_sampler_hook import ResumeSamplerHook
+from mmdet_eql.engine.tail_statistics_hook import TailStatisticsHook
 
 __all__ = [
     "AtomicCheckpointHook",
@@ -18,6 +19,7 @@ __all__ = [
     "InterruptionHook",
     "ResumeRandomnessHook",
     "ResumeSamplerHook",
+    "TailStatisticsHook",
     "convert_checkpoint",
     "load_checkpoint_file",
 ]

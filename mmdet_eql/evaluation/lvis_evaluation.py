@@ -316,6 +316,21 @@ class LVISEvaluation:
             figures[f"AR{size[0]}@{self.max_detections}"] = _mean(recall[..., index])
         return figures
 
+    def recall_by_frequency(self) -> dict[str, float]:
+        """Recall of the groups, which lvis-api does not have: the mean over their categories.
+
+        Returns:
+            dict[str, float]: ARr, ARc and ARf with the number of detections, such as ``ARr@300``;
+            fractions, or -1 where there is no ground truth. Empty if the file does not tell
+            frequencies.
+        """
+        if self.frequencies is None:
+            return {}
+        return {
+            f"AR{group}@{self.max_detections}": _mean(self.recall[:, self.frequencies == group, 0])
+            for group in FREQUENCY_GROUPS
+        }
+
     def category_ap(self) -> np.ndarray:
         """Average precision of each category over IoU thresholds and recalls.
 

@@ -39,6 +39,8 @@ _INSTANCE_METRICS = ("bbox", "segm")
 _PROPOSAL_METRICS = ("proposal", "proposal_fast")
 _AP_ITEMS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
 _AR_ITEMS = ("AR", "ARs", "ARm", "ARl")
+_AR_ITEMS_BY_FREQUENCY = ("ARr", "ARc", "ARf")
+_ITEMS_BY_FREQUENCY = ("APr", "APc", "APf", *_AR_ITEMS_BY_FREQUENCY)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,8 +106,9 @@ class LVISFastMetric(BaseMetric):
         iou_thrs (float | Sequence[float], optional): IoU thresholds to average over. Defaults to
             0.5, 0.55, ..., 0.95.
         metric_items (Sequence[str], optional): Figures to return. Defaults to all AP figures for
-            'bbox' and 'segm', which also have ``AR@300``, ``ARs@300``, ``ARm@300``, ``ARl@300``,
-            and to all AR figures for proposals.
+            'bbox' and 'segm', which also have ``AR@300``, by size ``ARs@300``, ``ARm@300``,
+            ``ARl@300``, and by frequency ``ARr@300``, ``ARc@300``, ``ARf@300``; and to all AR
+            figures for proposals.
         format_only (bool): Whether to write result files and evaluate nothing.
         outfile_prefix (str, optional): Where to write ``{outfile_prefix}.bbox.json`` and, if the
             model gives masks, ``{outfile_prefix}.segm.json``. Defaults to writing none.
@@ -215,7 +218,8 @@ class LVISFastMetric(BaseMetric):
             return
         known = set()
         if set(self.metrics) & set(_INSTANCE_METRICS):
-            known.update(_AP_ITEMS, (f"{item}@{MAX_DETECTIONS}" for item in _AR_ITEMS))
+            items = _AR_ITEMS + _AR_ITEMS_BY_FREQUENCY
+            known.update(_AP_ITEMS, (f"{item}@{MAX_DETECTIONS}" for item in items))
         if "proposal" in self.metrics:
             known.update(f"{item}@{num}" for item in _AR_ITEMS for num in self.proposal_nums)
         if "proposal_fast" in self.metrics:
@@ -373,14 +377,17 @@ class LVISFastMetric(BaseMetric):
     ) -> dict[str, float]:
         evaluation = evaluate_detections(ground_truth, detections, metric, self.iou_thrs)
         self.evaluations[metric] = evaluation
-        figures = evaluation.figures()
+        figures = evaluation.figures() | evaluation.recall_by_frequency()
         items = self.metric_items
         if items is None:
             items = [item for item in _AP_ITEMS if item in figures]
-        elif evaluation.frequencies is None and set(items) & {"APr", "APc", "APf"}:
+        elif evaluation.frequencies is None and any(
+            item.split("@")[0] in _ITEMS_BY_FREQUENCY for item in items
+        ):
             raise UserError(
-                f"{self.ann_file}: the categories have no field 'frequency', which APr, APc and "
-                "APf need; add it or remove these from 'metric_items'."
+                f"{self.ann_file}: the categories have no field 'frequency', which figures of "
+                f"rare, common and frequent categories ({', '.join(_ITEMS_BY_FREQUENCY)}) need; "
+                "add it or remove these from 'metric_items'."
             )
         returned = {f"{metric}_{item}": figures[item] for item in items if item in figures}
         if self.classwise:

@@ -1,5 +1,7 @@
 """Predictions in any image, by our tool and by MMDetection's own inferencers."""
 
+import shutil
+
 import cv2
 import numpy as np
 import pytest
@@ -54,14 +56,18 @@ def test_demo_and_inferencers(trained, minilvis, tmp_path, run_tool):
     ClassFrequencyHook().after_load_checkpoint(None, {"meta": {"dataset_meta": meta}})
     assert meta == dataset.metainfo
 
-    image = next((minilvis / "val").iterdir())
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for source in sorted((minilvis / "val").iterdir())[:2]:
+        shutil.copy(source, folder)
+    image = next(folder.iterdir())
     options = ["--config", config, "--checkpoint", checkpoint, "--score-thr", 0]
-    result = run_tool("demo.py", image, image.parent, *options, "--max-instances", 8, check=True)
+    result = run_tool("demo.py", image, folder, *options, "--max-instances", 8, check=True)
     pictures = [tmp_path / line for line in result.stdout.splitlines() if line.endswith(".png")]
     assert sorted(pictures) == sorted((tmp_path / "work_dirs" / "demo").iterdir())
     # The image that is given twice has two pictures.
     assert pictures[0].stem == image.stem
-    assert len(pictures) == TINY.num_val_images + 1
+    assert len(pictures) == 3
     assert cv2.imread(str(pictures[0])).shape[0] > 300
 
     with DefaultScope.overwrite_default_scope(None):

@@ -240,6 +240,7 @@ def test_nothing_detected_is_recall_and_precision_0(tmp_path):
     figures = evaluation.figures()
     assert figures["AP"] == figures["APr"] == figures["APm"] == figures["AR@300"] == 0
     assert figures["APs"] == figures["APf"] == -1
+    assert evaluation.recall_by_frequency() == {"ARr@300": 0, "ARc@300": -1, "ARf@300": -1}
     with pytest.raises(IndexError):  # why there is no judge here
         judge(ann_file, results_file, "bbox")
 
@@ -312,8 +313,10 @@ def test_files_without_frequencies_have_no_figures_by_frequency(tmp_path):
     data, results = make_federated_set(0)
     for category in data["categories"]:
         del category["frequency"]
-    figures = evaluate_files(*save(tmp_path, data, results)).figures()
+    evaluation = evaluate_files(*save(tmp_path, data, results))
+    figures = evaluation.figures()
     assert not {"APr", "APc", "APf"} & set(figures)
+    assert evaluation.recall_by_frequency() == {}
     assert "AP" in figures
 
 
@@ -360,3 +363,14 @@ def test_ground_truth_keeps_nothing_of_the_file(tmp_path):
     assert json.dumps(data) == before
     data["annotations"][0]["bbox"][0] = -1e6
     assert truth.boxes.min() > -1e6
+
+
+def test_recall_by_frequency_is_the_mean_over_the_categories_of_a_group(tmp_path):
+    data, results = make_federated_set(3)
+    evaluation = evaluate_files(*save(tmp_path, data, results))
+    recall = evaluation.recall[:, :, 0].mean(axis=0)
+    has_truth = recall > -1
+    for group in "rcf":
+        of_group = recall[(evaluation.frequencies == group) & has_truth]
+        expected = of_group.mean() if len(of_group) else -1
+        assert evaluation.recall_by_frequency()[f"AR{group}@300"] == pytest.approx(expected)

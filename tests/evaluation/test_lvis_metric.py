@@ -339,9 +339,9 @@ def test_chosen_figures_alone_are_returned(example):
         make_samples(data, records),
         ann_file=ann_file,
         metric=["proposal", "bbox"],
-        metric_items=["AP50", "ARs@100"],
+        metric_items=["AP50", "ARs@100", "ARr@300"],
     )
-    assert list(figures) == ["lvis/ARs@100", "lvis/bbox_AP50"]
+    assert list(figures) == ["lvis/ARs@100", "lvis/bbox_AP50", "lvis/bbox_ARr@300"]
 
 
 # --- labels, images -------------------------------------------------------------------------------
@@ -547,6 +547,7 @@ def test_two_ranks_give_the_figures_of_one(example, tmp_path):
         ({"iou_thrs": "0.5"}, "'iou_thrs'"),
         ({"metric_items": ["mAP"]}, "'metric_items' names 'mAP'"),
         ({"metric_items": ["AR@100"]}, "'metric_items' names 'AR@100'"),
+        ({"metric": "proposal", "metric_items": ["ARr@300"]}, "names 'ARr@300'"),
         ({"metric": "proposal", "metric_items": ["AP"]}, "'metric_items' names 'AP'"),
         ({"metric": "proposal_fast", "metric_items": ["ARs@100"]}, "names 'ARs@100'"),
         ({"metric_items": ["AP75"], "iou_thrs": 0.5}, "'iou_thrs' does not hold 0.75"),
@@ -568,8 +569,9 @@ def test_figures_by_frequency_need_the_field(example, tmp_path):
     samples = make_samples(data, records)
     figures, _ = evaluate(samples, ann_file=ann_file)
     assert list(figures) == [f"lvis/bbox_{item}" for item in AP_ITEMS[:6]]
-    with pytest.raises(UserError, match="no field 'frequency'"):
-        evaluate(samples, ann_file=ann_file, metric_items=["APr"])
+    for item in ("APr", "ARf@300"):
+        with pytest.raises(UserError, match="no field 'frequency'"):
+            evaluate(samples, ann_file=ann_file, metric_items=[item])
 
 
 def test_remote_files_come_through_the_backend(example, tmp_path):
