@@ -1,10 +1,3 @@
-# Balanced group softmax (arXiv 2006.10408).
-_base_ = "./mask-rcnn_r50_fpn_8xb2-1x_lvis-v1.py"
+_base_ = ["./mask-rcnn_r50_fpn_8xb2-1x_lvis-v1.py", "../_base_/losses/bags.py"]
 
-model = dict(
-    roi_head=dict(
-        bbox_head=dict(
-            loss_cls=dict(_delete_=True, type="BalancedGroupSoftmaxLoss"),
-        )
-    )
-)
+model = dict(roi_head=dict(bbox_head=_base_.pop("classifier")))

@@ -1,10 +1,3 @@
-# Logit adjustment after training (arXiv 2007.07314).
-_base_ = "./mask-rcnn_r50_fpn_8xb2-1x_lvis-v1.py"
+_base_ = ["./mask-rcnn_r50_fpn_8xb2-1x_lvis-v1.py", "../_base_/losses/logit-adjustment.py"]
 
-model = dict(
-    roi_head=dict(
-        bbox_head=dict(
-            loss_cls=dict(_delete_=True, type="LogitAdjustedSoftmaxLoss", tau=1.0),
-        )
-    )
-)
+model = dict(roi_head=dict(bbox_head=_base_.pop("classifier")))

@@ -5,7 +5,7 @@ model = dict(freeze_backbone=True)
 
 max_epochs = 10
 
-train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
+train_cfg = dict(max_epochs=max_epochs)
 param_scheduler = [
     dict(
         type="CosineAnnealingLR",

@@ -1,10 +1,11 @@
-_base_ = "../baselines/mask-rcnn_r50_fpn_8xb2-1x_lvis-v1.py"
+_base_ = [
+    "../_base_/models/mask-rcnn_r50_fpn.py",
+    "../_base_/losses/eql_lvis-v1.py",
+    "../_base_/datasets/lvis_v1.py",
+    "../_base_/schedules/schedule_1x.py",
+    "../_base_/default_runtime.py",
+]
 
 model = dict(
-    roi_head=dict(
-        bbox_head=dict(
-            cls_predictor_cfg=dict(type="PriorLinear"),
-            loss_cls=dict(_delete_=True, type="EqualizationLoss", lambda_=1.1e-3),
-        )
-    )
+    roi_head=dict(bbox_head=dict(_base_.pop("classifier"), num_classes=_base_.num_classes))
 )

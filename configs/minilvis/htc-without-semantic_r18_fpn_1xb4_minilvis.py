@@ -8,12 +8,7 @@ _base_ = [
 model = dict(
     roi_head=dict(
         bbox_head=[
-            dict(stage, num_classes={{_base_.num_classes}})
-            for stage in _base_.model.roi_head.bbox_head
-        ],
-        mask_head=[
-            dict(stage, num_classes={{_base_.num_classes}})
-            for stage in _base_.model.roi_head.mask_head
-        ],
+            dict(stage, num_classes=_base_.num_classes) for stage in _base_.model.roi_head.bbox_head
+        ]
     )
 )

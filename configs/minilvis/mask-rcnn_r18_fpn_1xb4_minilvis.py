@@ -5,9 +5,4 @@ _base_ = [
     "../_base_/minilvis_runtime.py",
 ]
 
-model = dict(
-    roi_head=dict(
-        bbox_head=dict(num_classes={{_base_.num_classes}}),
-        mask_head=dict(num_classes={{_base_.num_classes}}),
-    )
-)
+model = dict(roi_head=dict(bbox_head=dict(num_classes=_base_.num_classes)))

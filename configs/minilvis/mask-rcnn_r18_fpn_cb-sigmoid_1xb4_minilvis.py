@@ -1,11 +1,3 @@
-# Class-balanced loss (arXiv 1901.05555) over sigmoids.
-_base_ = "./mask-rcnn_r18_fpn_1xb4_minilvis.py"
+_base_ = ["./mask-rcnn_r18_fpn_1xb4_minilvis.py", "../_base_/losses/cb-sigmoid.py"]
 
-model = dict(
-    roi_head=dict(
-        bbox_head=dict(
-            cls_predictor_cfg=dict(type="PriorLinear"),
-            loss_cls=dict(_delete_=True, type="ClassBalancedSigmoidLoss"),
-        )
-    )
-)
+model = dict(roi_head=dict(bbox_head=_base_.pop("classifier")))

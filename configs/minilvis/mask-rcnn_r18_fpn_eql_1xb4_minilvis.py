@@ -1,10 +1,11 @@
-_base_ = "./mask-rcnn_r18_fpn_1xb4_minilvis.py"
+_base_ = [
+    "../_base_/models/mask-rcnn_r18_fpn_mini.py",
+    "../_base_/losses/eql_minilvis.py",
+    "../_base_/datasets/minilvis.py",
+    "../_base_/schedules/schedule_minilvis.py",
+    "../_base_/minilvis_runtime.py",
+]
 
 model = dict(
-    roi_head=dict(
-        bbox_head=dict(
-            cls_predictor_cfg=dict(type="PriorLinear"),
-            loss_cls=dict(_delete_=True, type="EqualizationLoss", lambda_=2.2e-3),
-        )
-    )
+    roi_head=dict(bbox_head=dict(_base_.pop("classifier"), num_classes=_base_.num_classes))
 )

@@ -1,11 +1,3 @@
-# EQL v2 (arXiv 2012.08548).
-_base_ = "./mask-rcnn_r18_fpn_1xb4_minilvis.py"
+_base_ = ["./mask-rcnn_r18_fpn_1xb4_minilvis.py", "../_base_/losses/eqlv2.py"]
 
-model = dict(
-    roi_head=dict(
-        bbox_head=dict(
-            cls_predictor_cfg=dict(type="PriorLinear"),
-            loss_cls=dict(_delete_=True, type="EqualizationLossV2"),
-        )
-    )
-)
+model = dict(roi_head=dict(bbox_head=_base_.pop("classifier")))

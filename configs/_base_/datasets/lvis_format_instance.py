@@ -1,6 +1,4 @@
 # Instance segmentation on a dataset in LVIS format; the files beside this one say where it lies.
-_base_ = "../tta/lvis_format.py"
-
 backend_args = None
 
 train_pipeline = [
@@ -18,6 +16,33 @@ test_pipeline = [
     dict(
         type="PackDetInputs",
         meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
+    ),
+]
+
+# Test-time augmentation, for `tools/test.py --tta`: three scales, each as it is and mirrored. The
+# merged boxes go through the NMS of the model's test_cfg.rcnn.
+tta_model = dict(type="InstanceTTAModel")
+
+tta_pipeline = [
+    dict(type="LoadVerifiedImage", backend_args=backend_args),
+    dict(
+        type="TestTimeAug",
+        transforms=[
+            [
+                dict(type="Resize", scale=scale, keep_ratio=True)
+                for scale in ((1333, 800), (1067, 640), (1600, 960))
+            ],
+            [dict(type="RandomFlip", prob=prob) for prob in (0.0, 1.0)],
+            [
+                dict(
+                    type="PackDetInputs",
+                    meta_keys=(
+                        *("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
+                        *("flip", "flip_direction"),
+                    ),
+                )
+            ],
+        ],
     ),
 ]
 

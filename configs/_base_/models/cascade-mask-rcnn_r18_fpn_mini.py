@@ -18,7 +18,9 @@ model = dict(
             for stage in _base_.model.roi_head.bbox_head
         ],
         mask_roi_extractor=dict(out_channels=64, finest_scale=28, roi_layer=dict(sampling_ratio=1)),
-        mask_head=dict(num_convs=2, in_channels=64, conv_out_channels=32, class_agnostic=True),
+        mask_head=dict(
+            num_convs=2, in_channels=64, conv_out_channels=32, class_agnostic=True, num_classes=1
+        ),
     ),
     train_cfg=dict(
         rpn_proposal=dict(nms_pre=500, max_per_img=250),

@@ -1,21 +1,25 @@
-# Hybrid Task Cascade without its semantic branch: a cascade whose mask heads have stages, too, each
-# fed with the features of the one before (MMDetection has no base file of it).
+# Hybrid Task Cascade without its semantic branch, of a size that trains on a CPU; see
+# htc-without-semantic_r50_fpn.py.
 _base_ = "./cascade-mask-rcnn_r18_fpn_mini.py"
 
-mask_head = dict(
-    type="HTCMaskHead",
-    num_convs=2,
-    in_channels=64,
-    conv_out_channels=64,
-    class_agnostic=True,
-    loss_mask=dict(type="CrossEntropyLoss", use_mask=True, loss_weight=1.0),
-)
 model = dict(
     type="HybridTaskCascade",
     roi_head=dict(
         type="HybridTaskCascadeRoIHead",
         interleaved=True,
         mask_info_flow=True,
-        mask_head=[dict(mask_head, with_conv_res=False), mask_head, mask_head],
+        mask_head=[
+            dict(
+                type="HTCMaskHead",
+                with_conv_res=stage > 0,
+                num_convs=2,
+                in_channels=64,
+                conv_out_channels=64,
+                class_agnostic=True,
+                num_classes=1,
+                loss_mask=dict(type="CrossEntropyLoss", use_mask=True, loss_weight=1.0),
+            )
+            for stage in range(3)
+        ],
     ),
 )

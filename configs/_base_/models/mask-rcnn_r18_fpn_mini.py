@@ -18,9 +18,16 @@ model = dict(
     ),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=64, finest_scale=28, roi_layer=dict(sampling_ratio=1)),
-        bbox_head=dict(in_channels=64, fc_out_channels=256),
+        bbox_head=dict(
+            in_channels=64,
+            fc_out_channels=256,
+            # A softmax, without arguments that another loss would inherit.
+            loss_cls=dict(_delete_=True, type="CrossEntropyLoss"),
+        ),
         mask_roi_extractor=dict(out_channels=64, finest_scale=28, roi_layer=dict(sampling_ratio=1)),
-        mask_head=dict(num_convs=2, in_channels=64, conv_out_channels=32, class_agnostic=True),
+        mask_head=dict(
+            num_convs=2, in_channels=64, conv_out_channels=32, class_agnostic=True, num_classes=1
+        ),
     ),
     train_cfg=dict(
         rpn_proposal=dict(nms_pre=500, max_per_img=250),

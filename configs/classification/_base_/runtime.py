@@ -1,6 +1,6 @@
 _base_ = "../../_base_/default_runtime.py"
 
-custom_imports = dict(imports=["mmdet_eql.classification"], allow_failed_imports=False)
+custom_imports = dict(imports=["mmdet_eql.classification"])
 custom_hooks = [
     *_base_.custom_hooks,
     # From the model to the accuracy of many, medium and few shots.

@@ -1,0 +1,4 @@
+# Tail ratio: 0.93 %.
+_base_ = "../eql/mask-rcnn_r50_fpn_eql_16xb2-25e_lvis-v0.5.py"
+
+model = dict(roi_head=dict(bbox_head=dict(loss_cls=dict(lambda_=0.176e-3))))

@@ -1,0 +1,17 @@
+_base_ = [
+    "../_base_/models/htc-without-semantic_r50_fpn.py",
+    "../_base_/losses/sigmoid.py",
+    "../_base_/datasets/lvis_v1.py",
+    "../_base_/schedules/schedule_1x.py",
+    "../_base_/default_runtime.py",
+]
+
+model = dict(
+    roi_head=dict(
+        bbox_head=[
+            dict(stage, num_classes=_base_.num_classes, **classifier)
+            for classifier in [_base_.pop("classifier")]
+            for stage in _base_.model.roi_head.bbox_head
+        ]
+    )
+)

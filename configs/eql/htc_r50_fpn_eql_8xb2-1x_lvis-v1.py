@@ -1,0 +1,26 @@
+_base_ = [
+    "../_base_/models/htc-without-semantic_r50_fpn.py",
+    "../_base_/semantic_branches/coco_stuff.py",
+    "../_base_/losses/eql_lvis-v1.py",
+    "../_base_/datasets/lvis_v1.py",
+    "../_base_/schedules/schedule_1x.py",
+    "../_base_/default_runtime.py",
+]
+
+train_pipeline = _base_.train_pipeline
+train_pipeline[1].with_seg = True
+train_dataloader = dict(
+    dataset=dict(data_prefix=dict(seg="stuffthingmaps/"), pipeline=train_pipeline)
+)
+
+model = dict(
+    data_preprocessor=dict(pad_seg=True),
+    roi_head=dict(
+        bbox_head=[
+            dict(stage, num_classes=_base_.num_classes, **classifier)
+            for classifier in [_base_.pop("classifier")]
+            for stage in _base_.model.roi_head.bbox_head
+        ],
+        **_base_.pop("semantic_branch"),
+    ),
+)

@@ -1,0 +1,10 @@
+_base_ = "./cascade-mask-rcnn_r18_fpn_eql_1xb4_minilvis.py"
+
+model = dict(
+    roi_head=dict(
+        type="SelectiveMaskCascadeRoIHead",
+        mask_head=dict(
+            type="SelectiveFCNMaskHead", class_agnostic=False, num_classes=_base_.num_classes
+        ),
+    )
+)

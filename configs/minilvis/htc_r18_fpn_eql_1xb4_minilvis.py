@@ -1,0 +1,24 @@
+_base_ = [
+    "../_base_/models/htc-without-semantic_r18_fpn_mini.py",
+    "../_base_/semantic_branches/minilvis.py",
+    "../_base_/losses/eql_minilvis.py",
+    "../_base_/datasets/minilvis.py",
+    "../_base_/schedules/schedule_minilvis.py",
+    "../_base_/minilvis_runtime.py",
+]
+
+train_pipeline = _base_.train_pipeline
+train_pipeline[1].with_seg = True
+train_dataloader = dict(dataset=dict(data_prefix=dict(seg="semantic/"), pipeline=train_pipeline))
+
+model = dict(
+    data_preprocessor=dict(pad_seg=True),
+    roi_head=dict(
+        bbox_head=[
+            dict(stage, num_classes=_base_.num_classes, **classifier)
+            for classifier in [_base_.pop("classifier")]
+            for stage in _base_.model.roi_head.bbox_head
+        ],
+        **_base_.pop("semantic_branch"),
+    ),
+)

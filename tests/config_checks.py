@@ -1,0 +1,244 @@
+"""What can be wrong with a config that still runs: keys that nothing reads, and repetitions."""
+
+import ast
+import copy
+import functools
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mmcv.ops
+import mmdet.registry
+import mmengine.registry
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import Registry
+from mmengine.runner import Runner
+
+from mmdet_eql.analysis.config_files import ConfigReader
+
+REGISTRIES = [
+    registry
+    for module in (mmdet.registry, mmengine.registry)
+    for registry in vars(module).values()
+    if isinstance(registry, Registry)
+]
+#: What is read of a config: the arguments of the runner, and what its ``from_cfg``, mmengine's
+#: reader of configs, MMDetection's own files and tools/*.py read beside them.
+TOP_LEVEL_KEYS = {
+    *inspect.signature(Runner.__init__).parameters,
+    *("auto_scale_lr", "custom_imports", "find_unused_parameters", "vis_backends", "sync_bn"),
+    *("tta_model", "tta_pipeline"),
+}
+#: Keys that are taken out of a dict with a type before it is built, by a pattern of its place.
+TAKEN_OUT = {
+    r".*norm_cfg": {"requires_grad"},
+    r".*\.dcn": {"fallback_on_stride"},
+    r"param_scheduler\.\d+": {"convert_to_iter_based"},
+}
+_RPN = {"assigner", "sampler", "allowed_border", "pos_weight", "debug"}
+_RCNN = {"assigner", "sampler", "mask_size", "pos_weight", "debug"}
+_PROPOSALS = {"nms_pre", "max_per_img", "nms", "min_bbox_size"}
+#: What passes its further keywords on to something else than its base class.
+PASSED_ON = {"RandomResize": "Resize", "RandomChoiceResize": "Resize"}
+#: The keys that are read of a dict without a type, by a pattern of its place; first match.
+PLAIN_DICTS = {
+    r"model\.train_cfg": {"rpn", "rpn_proposal", "rcnn"},
+    r"model\.train_cfg\.rpn": _RPN,
+    r"model\.train_cfg\.rcnn(\.\d)?": _RCNN,
+    r"model\.(train_cfg\.rpn_proposal|test_cfg\.rpn)": _PROPOSALS,
+    r"model\.test_cfg": {"rpn", "rcnn"},
+    r"model\.test_cfg\.rcnn": {"score_thr", "nms", "max_per_img", "mask_thr_binary"},
+    r"(train|val|test)_dataloader": {
+        *("batch_size", "num_workers", "persistent_workers", "drop_last", "pin_memory"),
+        *("sampler", "batch_sampler", "dataset", "collate_fn", "prefetch_factor"),
+    },
+    r".*\.data_prefix": {"img", "seg"},
+    r".*\.filter_cfg": {"filter_empty_gt", "min_size"},
+    r".*\.metainfo": {"classes", "palette"},
+    r"optim_wrapper\.clip_grad": {"max_norm", "norm_type"},
+    r"optim_wrapper\.paramwise_cfg": {
+        *("norm_decay_mult", "bias_decay_mult", "bias_lr_mult", "custom_keys", "bypass_duplicate")
+    },
+    r"auto_scale_lr": {"enable", "base_batch_size"},
+    r"custom_imports": {"imports", "allow_failed_imports"},
+    r"default_hooks": {
+        *("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint"),
+        "visualization",
+    },
+    r"env_cfg": {"cudnn_benchmark", "mp_cfg", "dist_cfg", "resource_limit"},
+    r"env_cfg\.mp_cfg": {"mp_start_method", "opencv_num_threads"},
+    r"env_cfg\.dist_cfg": {"backend", "timeout"},
+    r"randomness": {"seed", "deterministic", "diff_rank_seed"},
+}
+
+
+def unread_keys(path: Path) -> list[str]:
+    """Say which keys of a merged config nothing reads, and which classes are not registered.
+
+    A top-level key that is no setting must be a variable of the config or one of its bases.
+
+    Args:
+        path (Path): The config.
+
+    Returns:
+        list[str]: One sentence per fault.
+    """
+    cfg = read(path)
+    known = TOP_LEVEL_KEYS | _variables(path)
+    faults = [f"{key}: nothing reads it" for key in cfg if key not in known]
+    for key in cfg:
+        if key in TOP_LEVEL_KEYS:
+            faults += _unread(cfg[key], key)
+    return faults
+
+
+def _unread(value: Any, place: str) -> list[str]:
+    if isinstance(value, (list, tuple)):
+        return [
+            fault for index, item in enumerate(value) for fault in _unread(item, f"{place}.{index}")
+        ]
+    if not isinstance(value, dict):
+        return []
+    if "type" in value:
+        faults, known = [], arguments_of(value["type"], place)
+        if known is None:
+            faults, known = [f"{place}.type: {value['type']!r} is not registered"], set(value)
+    else:
+        faults, known = [], _plain_keys(place)
+        if known is None:
+            faults, known = [f"{place}: a dict without a type, which nobody expects"], set(value)
+    faults += [
+        f"{place}.{key}: nothing reads it"
+        for key in value
+        if key not in known | {"type", "_scope_"}
+    ]
+    return faults + [
+        fault for key, item in value.items() for fault in _unread(item, f"{place}.{key}")
+    ]
+
+
+def _plain_keys(place: str) -> set[str] | None:
+    matches = (keys for pattern, keys in PLAIN_DICTS.items() if re.fullmatch(pattern, place))
+    return next(matches, None)
+
+
+def arguments_of(name: str, place: str) -> set[str] | None:
+    """What is read of a dict with a type; None if nothing of that name is registered."""
+    taken_out = (keys for pattern, keys in TAKEN_OUT.items() if re.fullmatch(pattern, place))
+    arguments = _registered_arguments(name)
+    return arguments and arguments.union(*taken_out)
+
+
+@functools.cache
+def _registered_arguments(name: str) -> set[str] | None:
+    """The arguments of what is registered under a name, in whatever registry."""
+    names = [name, PASSED_ON[name]] if name in PASSED_ON else [name]
+    found = [registry.get(name) for registry in REGISTRIES for name in names]
+    # RoI layers and NMS are looked up among mmcv's operators.
+    found.append(getattr(mmcv.ops, name, None))
+    found = [part for part in found if part is not None]
+    return set().union(*map(_arguments, found)) | {"type"} if found else None
+
+
+def _arguments(part: Any) -> set[str]:
+    """Of a function, or of a class and, as far as it passes keywords on, its bases."""
+    if not inspect.isclass(part):
+        return set(inspect.signature(part).parameters)
+    names = set()
+    for base in part.__mro__:
+        if "__init__" not in vars(base) or base is object:
+            continue
+        parameters = inspect.signature(base.__init__).parameters.values()
+        names |= {each.name for each in parameters if each.kind is not each.VAR_KEYWORD}
+        if not any(each.kind is each.VAR_KEYWORD for each in parameters):
+            break
+    return names - {"self"}
+
+
+def _python(path: Path) -> str:
+    """A config's program with mmengine's placeholders filled in."""
+    text = re.sub(r"\{\{\s*(_base_[\w.]+)\s*\}\}", r"\1", path.read_text())
+    return re.sub(r"\{\{\s*\$\w+:(.*?)\s*\}\}", r"\1", text)
+
+
+def _names_bases(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == "_base_"
+
+
+def _bases(path: Path) -> list[str]:
+    """The bases of a config, as it names them."""
+    for node in filter(_names_bases, ast.parse(_python(path)).body):
+        bases = ast.literal_eval(node.value)
+        return [bases] if isinstance(bases, str) else bases
+    return []
+
+
+@functools.cache
+def _variables(path: Path) -> set[str]:
+    """Names that a config or one of its bases reads as a variable."""
+    names = set().union(*map(_variables, _own_bases(path)))
+    for node in ast.walk(ast.parse(_python(path))):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+            names.add(node.id)
+        elif isinstance(node, ast.Attribute) and getattr(node.value, "id", None) == "_base_":
+            names.add(node.attr)
+    return names
+
+
+def _own_bases(path: Path) -> list[Path]:
+    """The bases of a config that no other package holds."""
+    return [path.parent / name for name in _bases(path) if "::" not in name]
+
+
+def depth_of(path: Path) -> int:
+    """Steps of inheritance from a config to its farthest base; those of other packages
+    (``mmdet::...``) do not count."""
+    return max((1 + depth_of(base) for base in _own_bases(path)), default=0)
+
+
+_reader = ConfigReader()
+
+
+@functools.cache
+def read(path: Path) -> Config:
+    """Read a config once, not to be changed."""
+    return _reader.read(path)
+
+
+def repetitions(path: Path) -> list[str]:
+    """Say which keys a config gives the value that they have in its bases already.
+
+    Args:
+        path (Path): The config.
+
+    Returns:
+        list[str]: One sentence per key.
+    """
+    base = ConfigDict()
+    for name in _bases(path):
+        base.update(read(Path(Config._get_cfg_path(name, str(path))[0]))._cfg_dict)
+    return list(_repeated(_own_keys(path, base), base, ""))
+
+
+def _own_keys(path: Path, base: ConfigDict) -> dict:
+    """What a config says itself: its program is run without merging the outcome into its bases."""
+    program = ast.parse(_python(path))
+    program.body = [node for node in program.body if not _names_bases(node)]
+    names = {"_base_": copy.deepcopy(base)}
+    exec(compile(program, str(path), "exec"), names)
+    return {key: value for key, value in names.items() if not key.startswith("_")}
+
+
+def _repeated(own: dict, base: dict, place: str) -> Iterator[str]:
+    for key, value in own.items():
+        if key not in base:
+            continue
+        if isinstance(value, dict) and isinstance(base[key], dict) and "_delete_" not in value:
+            yield from _repeated(value, base[key], f"{place}{key}.")
+            continue
+        if isinstance(value, dict):
+            value = {name: item for name, item in value.items() if name != "_delete_"}
+        if value == base[key]:
+            yield f"{place}{key}: its base says so already"
