@@ -23,7 +23,6 @@ import dataclasses
 import functools
 import math
 import os
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -222,10 +221,12 @@ def load_gradient_record(path: str | os.PathLike) -> GradientRecord:
                 positive=arrays["positive"],
                 negative=arrays["negative"],
             )
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except UserError:
+        raise
+    except Exception as error:  # a damaged archive ends in any of zipfile's, zlib's and NumPy's
         raise UserError(
-            f"{path}: is no record of gradients ({error}); give the {FILE_NAME} that "
-            "GradientRecordHook wrote."
+            f"{path}: is no record of gradients ({' '.join(str(error).split())}); give the "
+            f"{FILE_NAME} that GradientRecordHook wrote."
         ) from None
     expected = (len(record.iterations), len(record.heads), len(record.class_frequency))
     if not expected[0] or any(s.shape != expected for s in (record.positive, record.negative)):

@@ -143,7 +143,7 @@ def figures(tmp_path) -> dict:
     return {key: value for key, value in values.items() if key.startswith("lvis/")}
 
 
-def test_a_killed_run_goes_on(run_tool, config_file, tmp_path):
+def test_a_rank_that_dies_alone_ends_the_job_which_goes_on(run_tool, config_file, tmp_path):
     config = config_file(max_iters=30)
     work_dir = tmp_path / "work_dir"
     process = subprocess.Popen(
@@ -158,12 +158,19 @@ def test_a_killed_run_goes_on(run_tool, config_file, tmp_path):
         while not (work_dir / "iter_4.pth").is_file() and time.monotonic() < deadline:
             assert process.poll() is None, "training ended before it could be killed"
             time.sleep(0.05)
+        ranks = {
+            child.environ().get("RANK"): child
+            for child in psutil.Process(process.pid).children(recursive=True)
+        }
+        ranks["1"].kill()
+        assert process.wait(timeout=100) != 0
+        assert not psutil.pid_exists(ranks["0"].pid)
     finally:
-        # torchrun gives each rank a session of its own; all of them lose power here.
-        parent = psutil.Process(process.pid)
-        for rank in [*parent.children(recursive=True), parent]:
-            rank.kill()
-        process.wait()
+        if process.poll() is None:
+            # torchrun gives each rank a session of its own.
+            parent = psutil.Process(process.pid)
+            for rank in [*parent.children(recursive=True), parent]:
+                rank.kill()
     assert not (work_dir / "iter_30.pth").is_file()
     last = (work_dir / "last_checkpoint").read_text().strip()
     result = run_tool("dist_train.sh", config, 2, "--resume", check=True)
@@ -261,7 +268,10 @@ def test_missing_checkpoints(tool, minilvis):
 
 def test_options_that_cannot_be_followed(tool, minilvis):
     if not torch.cuda.is_available():
-        assert_one_sentence(tool("train.py", *train_on(minilvis), "--amp"), "--amp", "GPU")
+        args = [*train_on(minilvis), "--amp", "--amp-dtype", "float16"]
+        assert_one_sentence(tool("train.py", *args), "--amp-dtype float16", "GPU")
+    args = [*train_on(minilvis), "--amp-dtype", "bfloat16"]
+    assert_one_sentence(tool("train.py", *args), "--amp-dtype", "--amp")
     args = [minilvis_config("eql"), "--cfg-options", "model.type.x=1"]
     assert_one_sentence(tool("train.py", *args), "--cfg-options does not fit")
 

@@ -3,14 +3,20 @@
 import argparse
 
 from mmdet_eql.engine import launch
-from mmdet_eql.errors import exit_on_user_error
+from mmdet_eql.engine.build_errors import build_errors
+from mmdet_eql.errors import UserError, exit_on_user_error
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", help="config file")
     launch.add_common_arguments(parser)
-    parser.add_argument("--amp", action="store_true", help="automatic mixed precision (GPU)")
+    parser.add_argument("--amp", action="store_true", help="automatic mixed precision")
+    parser.add_argument(
+        "--amp-dtype",
+        choices=["float16", "bfloat16"],
+        help="of --amp: float16 by default on a GPU; on the CPU there is bfloat16 alone",
+    )
     parser.add_argument(
         "--deterministic",
         action="store_true",
@@ -34,13 +40,16 @@ def main() -> None:
     args = parse_args()
     cfg = launch.load_config(args)
     if args.amp:
-        launch.enable_amp(cfg)
+        launch.enable_amp(cfg, args.amp_dtype)
+    elif args.amp_dtype is not None:
+        raise UserError("--amp-dtype: is the type of --amp; give that, too.")
     if args.deterministic:
         launch.enable_determinism(cfg)
     if args.auto_scale_lr:
         launch.enable_auto_scale_lr(cfg)
     launch.set_resume(cfg, args.resume)
-    launch.build_runner(cfg).train()
+    with build_errors(cfg):
+        launch.build_runner(cfg).train()
 
 
 if __name__ == "__main__":

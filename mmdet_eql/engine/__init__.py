@@ -1,5 +1,5 @@
 """What happens around the training loop: frequencies handed over, checkpoints written whole and
-loaded safely, runs resumed where they stopped."""
+loaded safely, runs resumed where they stopped, training in bfloat16."""
 
 from mmdet_eql.engine.checkpoint import convert_checkpoint, load_checkpoint_file
 from mmdet_eql.engine.checkpoint_hook import AtomicCheckpointHook
@@ -7,12 +7,14 @@ from mmdet_eql.engine.class_frequency_hook import ClassFrequencyHook
 from mmdet_eql.engine.finite_loss_hook import FiniteLossHook
 from mmdet_eql.engine.gradient_record_hook import GradientRecordHook
 from mmdet_eql.engine.interruption_hook import InterruptionHook
+from mmdet_eql.engine.mixed_precision import BFloat16OptimWrapper
 from mmdet_eql.engine.resume_randomness_hook import ResumeRandomnessHook
 from mmdet_eql.engine.resume_sampler_hook import ResumeSamplerHook
 from mmdet_eql.engine.tail_statistics_hook import TailStatisticsHook
 
 __all__ = [
     "AtomicCheckpointHook",
+    "BFloat16OptimWrapper",
     "ClassFrequencyHook",
     "FiniteLossHook",
     "GradientRecordHook",

@@ -161,22 +161,37 @@ def _init_cpu_processes(cfg: Config) -> None:
     )
 
 
-def enable_amp(cfg: Config) -> None:
+def enable_amp(cfg: Config, dtype: str | None = None) -> None:
     """Train with automatic mixed precision.
 
+    Args:
+        cfg (Config): The config to change.
+        dtype (str | None): ``"float16"`` or ``"bfloat16"``; by default float16 on a GPU, as
+            MMDetection has it, and bfloat16 on the CPU.
+
     Raises:
-        UserError: If there is no GPU, or the config has an optimizer wrapper of its own.
+        UserError: If it is float16 and there is no GPU, or the config has an optimizer wrapper of
+            its own.
     """
-    if not torch.cuda.is_available():
-        raise UserError("--amp: mixed precision needs a GPU, and none is visible; leave it out.")
+    gpu = torch.cuda.is_available()
+    if dtype == "float16" and not gpu:
+        raise UserError(
+            "--amp-dtype float16: needs a GPU, and none is visible; leave it out for bfloat16."
+        )
     wrapper = cfg.optim_wrapper.get("type", "OptimWrapper")
-    if wrapper not in ("OptimWrapper", "AmpOptimWrapper"):
+    if wrapper not in ("OptimWrapper", "AmpOptimWrapper", "BFloat16OptimWrapper"):
         raise UserError(
             f"--amp: optim_wrapper.type is {wrapper!r}, which has no mixed-precision twin; set it "
-            "to 'AmpOptimWrapper' in the config."
+            "to 'AmpOptimWrapper' or 'BFloat16OptimWrapper' in the config."
         )
-    cfg.optim_wrapper.type = "AmpOptimWrapper"
-    cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
+    if (dtype or ("float16" if gpu else "bfloat16")) == "bfloat16":
+        cfg.optim_wrapper.type = "BFloat16OptimWrapper"
+        for key in ("loss_scale", "dtype"):  # of an AmpOptimWrapper
+            cfg.optim_wrapper.pop(key, None)
+    else:
+        cfg.optim_wrapper.type = "AmpOptimWrapper"
+        cfg.optim_wrapper.dtype = "float16"
+        cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
 
 
 def enable_determinism(cfg: Config) -> None:

@@ -115,6 +115,12 @@ class FrequencyAware:
                     "dict(type='ClassFrequencyHook') to custom_hooks, or call "
                     "set_class_frequency()."
                 )
+            if not bool(((self.class_frequency >= 0) & (self.class_frequency <= 1)).all()):
+                raise UserError(
+                    f"{type(self).__name__}: the class frequencies of the checkpoint are not "
+                    "between 0 and 1; train with dict(type='ClassFrequencyHook') in custom_hooks, "
+                    "which counts them anew."
+                )
             self._complete_frequency.remember(self.class_frequency)
         return self.class_frequency
 

@@ -18,6 +18,11 @@ VALUES = [
     {"size": [96, 96], "counts": "\u00ff" * 40},
 ]
 VALUES = [value for value in VALUES if not isinstance(value, int) or abs(value) < 10**300]
+#: And in a config, which can ask for a billion layers.
+CONFIG_VALUES = [
+    *(value for value in VALUES if not isinstance(value, int) or abs(value) < 100),
+    *({"type": "name"}, {"type": None}, {"type": "Linear"}, {"_delete_": True}),
+]
 
 
 def places(value, path=()):
@@ -30,7 +35,7 @@ def places(value, path=()):
 
 
 @st.composite
-def spoilt_json(draw, content):
+def spoilt_json(draw, content, values=VALUES):
     """The bytes of a JSON file of which up to three values were replaced, doubled or dropped."""
     content = copy.deepcopy(content)
     for _ in range(draw(st.integers(1, 3))):
@@ -42,7 +47,7 @@ def spoilt_json(draw, content):
             owner = owner[key]
         action = draw(st.sampled_from(["replace", "replace", "replace", "drop", "double"]))
         if action == "replace":
-            owner[path[-1]] = copy.deepcopy(draw(st.sampled_from(VALUES)))
+            owner[path[-1]] = copy.deepcopy(draw(st.sampled_from(values)))
         elif action == "drop":
             del owner[path[-1]]
         elif isinstance(owner, list):

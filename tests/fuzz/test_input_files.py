@@ -4,29 +4,42 @@ The suite tries a few. For a long run, with other cases each time::
 
     ulimit -v 9000000; FUZZ_CASES=2500 python -m pytest tests/fuzz
 
-tries 2,500 cases of each kind of file; the limit turns a file that asks for more memory than there
-is into a failure.
+tries 2,500 cases of each kind of file, and 500 of whole configs, all parts of which are built; the
+limit turns a file that asks for more memory than there is into a failure.
 """
 
+import contextlib
+import io
 import json
 import os
 import warnings
+from argparse import Namespace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mmdet.registry import TRANSFORMS
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import init_default_scope
+from mmengine.visualization import Visualizer
 
 from mmdet_eql.datasets.image_loading import LoadVerifiedImage
-from mmdet_eql.engine.launch import read_config
+from mmdet_eql.engine import load_checkpoint_file
+from mmdet_eql.engine.build_errors import build_errors
+from mmdet_eql.engine.launch import build_runner, load_config, read_config
 from mmdet_eql.errors import UserError
 from mmdet_eql.evaluation.lvis_results import evaluate_files
+from mmdet_eql.frequency import ClassFrequency
+from mmdet_eql.gradient_record import GradientRecord, load_gradient_record
+from mmdet_eql.losses import EqualizationLoss
 from tests.conftest import build_dataset
-from tests.fuzz.mutations import spoilt_bytes, spoilt_json
+from tests.fuzz.mutations import CONFIG_VALUES, spoilt_bytes, spoilt_json
 
 #: Cases of each of the tests below.
 CASES = int(os.environ.get("FUZZ_CASES", "60"))
@@ -144,9 +157,113 @@ def test_images(file, data, extension):
 
 @fuzz
 @given(data=st.data(), extension=st.sampled_from([".json", ".yaml"]))
-def test_configs(file, data, extension):
+def test_config_files(file, data, extension):
     # A Python config is a program, which may do anything when it is spoilt.
     config = {"model": {"type": "MaskRCNN", "num_classes": 12}, "train_cfg": {"max_iters": 4}}
     path = file.with_suffix(extension)
     path.write_bytes(data.draw(spoilt(config)))
     ends_well(lambda: read_config(str(path)))
+
+
+@fuzz
+@given(data=st.data())
+def test_checkpoints(file, data):
+    loss = EqualizationLoss(num_classes=3, lambda_=0.01)
+    loss.set_class_frequency(torch.tensor([0.5, 0.1, 0.001]))
+    whole = io.BytesIO()
+    meta = dict(iter=2, epoch=0, dataset_meta=dict(classes=("a", "b", "c")))
+    torch.save(dict(meta=meta, state_dict=loss.state_dict(), message_hub={}), whole)
+    file.write_bytes(data.draw(spoilt_bytes(whole.getvalue())))
+    ends_well(lambda: load_checkpoint_file(str(file)))
+
+
+@fuzz
+@given(
+    values=st.lists(
+        st.one_of(st.floats(0, 1), st.sampled_from([float("nan"), float("inf"), -1.0, 2.0, 1e300])),
+        min_size=3,
+        max_size=3,
+    )
+)
+def test_frequencies_in_a_checkpoint(values):
+    """What a checkpoint holds in place of frequencies is refused, or gives a finite loss."""
+    loss = EqualizationLoss(num_classes=3, lambda_=0.01)
+    loss.load_state_dict(dict(class_frequency=torch.tensor(values, dtype=torch.float64)))
+
+    def train():
+        assert torch.isfinite(loss(torch.zeros(2, 3), torch.tensor([0, 3])))
+        assert all(0 <= value <= 1 for value in values)
+
+    ends_well(train)
+
+
+@fuzz
+@given(data=st.data())
+def test_gradient_records(file, data):
+    frequency = ClassFrequency(np.array([1, 2]), np.array([1, 3]), 5, ("a", "b"))
+    sums = np.ones((3, 1, 2))
+    record = GradientRecord("loss", ("roi_head",), frequency, np.arange(3), sums, sums)
+    path = file.with_suffix(".npz")
+    record.save(path)
+    path.write_bytes(data.draw(spoilt_bytes(path.read_bytes())))
+    ends_well(lambda: load_gradient_record(path))
+
+
+class Built(Exception):
+    """All that a config names was built."""
+
+
+class StopBeforeTraining(Hook):
+    priority = "VERY_LOW"
+
+    def before_train(self, runner):
+        raise Built
+
+
+@pytest.fixture
+def in_a_folder(tmp_path, monkeypatch):
+    """A spoilt config may name any folder to write to, as ../../etc/passwd."""
+    folder = tmp_path / "a" / "b" / "c"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    # Formatting a config for the log takes longer than all the rest.
+    monkeypatch.setattr(Config, "pretty_text", "")
+
+
+def start_training(path: Path) -> None:
+    """What ``tools/train.py`` does until its first iteration."""
+    cfg = load_config(
+        Namespace(config=str(path), cfg_options=None, launcher="none", work_dir="w", local_rank=0)
+    )
+    try:
+        with build_errors(cfg):
+            runner = build_runner(cfg)
+            runner.register_hook(StopBeforeTraining())
+            runner.train()
+    finally:
+        for logger in MMLogger._instance_dict.values():
+            for handler in logger.handlers:
+                handler.close()
+        for kind in (MMLogger, MessageHub, Visualizer):
+            kind._instance_dict.clear()
+
+
+def test_the_whole_config_is_built(tiny_config, file, in_a_folder):
+    path = file.with_suffix(".json")
+    path.write_text(json.dumps(tiny_config("eql").to_dict()))
+    with pytest.raises(Built):
+        start_training(path)
+
+
+@settings(fuzz, max_examples=max(CASES // 5, 1))
+@given(data=st.data())
+def test_configs(tiny_config, file, in_a_folder, data):
+    """Values of a whole MiniLVIS config, as ``tools/train.py`` builds what it names."""
+    path = file.with_suffix(".json")
+    path.write_bytes(data.draw(spoilt_json(tiny_config("eql").to_dict(), CONFIG_VALUES)))
+
+    def start():
+        with contextlib.suppress(Built):
+            start_training(path)
+
+    ends_well(start)

@@ -10,7 +10,6 @@ File: ``train_images`` and ``val_images`` (BGR, uint8 of shape (M, S, S, 3)), ``
 """
 
 import os
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -199,9 +198,10 @@ class MiniLVISCrops(ImagesInMemory):
             )
         try:
             images, labels, classes = _read(path, self.split)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except Exception as error:  # a damaged archive ends in any of zipfile's, zlib's, NumPy's
             raise UserError(
-                f"{path}: is not a whole file of MiniLVIS crops ({error}); make it again by "
+                f"{path}: is not a whole file of MiniLVIS crops "
+                f"({' '.join(str(error).split())}); make it again by "
                 f"`python tools/datasets/make_minilvis_crops.py --force {path}`."
             ) from None
         return images, labels, classes.tolist()

@@ -1,0 +1,72 @@
+"""Training in bfloat16, on GPUs and on the CPU.
+
+bfloat16 has the range of float32 and 8 significant bits. That is enough for the layers, but not for
+boxes: beyond 256 pixels it knows even coordinates alone, and a thousand scores between 0.5 and 1
+share 128 values. So proposals and RoI features are computed in float32 from what the layers give;
+the losses of the package compute in float32 anyway. Nor have MMCV's NMS and RoIAlign a bfloat16.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+from mmdet.models.roi_heads.roi_extractors.base_roi_extractor import BaseRoIExtractor
+from mmengine.device import get_device
+from mmengine.optim import OptimWrapper
+from mmengine.registry import OPTIM_WRAPPERS
+from torch import Tensor, nn
+
+
+@OPTIM_WRAPPERS.register_module()
+class BFloat16OptimWrapper(OptimWrapper):
+    """An ``OptimWrapper`` whose forward passes run under autocast to bfloat16.
+
+    Weights, gradients and the optimizer's state stay float32, and so do boxes (see the module's
+    text). The losses are not scaled: gradients as small as float32's have a bfloat16. mmengine's
+    ``AmpOptimWrapper`` scales them and needs a GPU.
+
+    Args:
+        **kwargs: Those of ``OptimWrapper``.
+    """
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """See the base class."""
+        device = torch.device(get_device()).type
+        with (
+            super().optim_context(model),
+            full_precision_boxes(model),
+            torch.autocast(device, dtype=torch.bfloat16),
+        ):
+            yield
+
+
+@contextmanager
+def full_precision_boxes(model: nn.Module) -> Iterator[None]:
+    """Have dense heads (RPN) give float32, and RoI extractors read it, in a ``with`` block.
+
+    Args:
+        model (nn.Module): A detector, or a wrapper around one.
+    """
+    handles = []
+    for module in model.modules():
+        if isinstance(module, BaseDenseHead):
+            handles.append(module.register_forward_hook(lambda _, args, output: to_float(output)))
+        elif isinstance(module, BaseRoIExtractor):
+            handles.append(module.register_forward_pre_hook(lambda _, args: to_float(args)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def to_float(value: Any) -> Any:
+    """Cast the bfloat16 tensors in tuples and lists to float32; all else stays as it is."""
+    if isinstance(value, Tensor):
+        return value.float() if value.dtype == torch.bfloat16 else value
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(to_float, value))
+    return value
