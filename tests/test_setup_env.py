@@ -3,6 +3,7 @@
 import dataclasses
 import fcntl
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -293,6 +294,7 @@ class TestRequirements:
         files = [ROOT / "requirements.txt", *(ROOT / "requirements").glob("*.txt")]
         files.remove(ROOT / "requirements" / "constraints.txt")
         files.remove(ROOT / "requirements" / "mmcv-source.txt")
+        files.remove(ROOT / "requirements" / "originals.txt")
         assert len(files) == 6
         for path in files:
             for requirement, _ in missing_requirements.read_requirements(path):
@@ -303,6 +305,20 @@ class TestRequirements:
         pins = missing_requirements.read_pins(ROOT / "requirements" / "constraints.txt")
         source = (ROOT / "requirements" / "mmcv-source.txt").read_text()
         assert f"onedl-mmcv=={pins['onedl-mmcv']} --hash=sha256:" in source
+
+    def test_the_originals_are_within_the_ranges_and_have_hashes(self):
+        folder = ROOT / "requirements"
+        alternatives = {
+            alternative.name: alternative.specifier
+            for _, alternative in missing_requirements.read_requirements(folder / "openmmlab.txt")
+            if alternative is not None
+        }
+        lines = "\n".join(
+            (folder / name).read_text() for name in ("originals.txt", "mmcv-source.txt")
+        )
+        found = re.findall(r"^(mm\w+)==(\S+) --hash=sha256:[0-9a-f]{64}$", lines, re.MULTILINE)
+        assert {name for name, _ in found} == set(alternatives) == {"mmcv", "mmdet", "mmengine"}
+        assert all(alternatives[name].contains(version) for name, version in found)
 
 
 class TestDamagedPackages:
@@ -503,10 +519,3 @@ def test_pins_are_compared_with_what_is_installed():
         f"numpy is {numpy}, but 0.1 is pinned",
         f"torch {version('torch')} is not pinned",
     ]
-
-
-def test_the_source_of_mmcv_is_pinned_by_its_hash():
-    pins = missing_requirements.read_pins(ROOT / "requirements" / "constraints.txt")
-    words = install_mmcv.SOURCE.read_text().split()
-    assert f"onedl-mmcv=={pins['onedl-mmcv']}" in words
-    assert any(word.startswith("--hash=sha256:") for word in words)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 
 from mmdet.registry import HOOKS
 from mmengine.dataset import InfiniteSampler
@@ -20,9 +21,11 @@ class ResumeSamplerHook(Hook):
     a resumed run would therefore draw in an order of its own; here its sampler gets the seed that
     the checkpoint has. What an iteration-based run has seen already, mmengine then skips: the
     maintained fork at once, where there is no batch sampler; with a batch sampler that has
-    ``skip`` (``ResumableAspectRatioBatchSampler``) this hook does; else by reading it again. An
-    epoch-based run that is resumed within an epoch goes on with the rest of that epoch, whatever
-    its samplers; mmengine would begin the epoch again.
+    ``skip`` (``ResumableAspectRatioBatchSampler``) this hook does; else by reading it again.
+    OpenMMLab's own mmengine always reads it again, and begins to read as soon as the loop is built;
+    there this hook skips, for every endless sampler. An epoch-based run that is resumed within an
+    epoch goes on with the rest of that epoch, whatever its samplers; mmengine would begin the epoch
+    again.
 
     Raises:
         UserError: If the sampler is endless and the loop waits for the end of an epoch.
@@ -47,21 +50,26 @@ class ResumeSamplerHook(Hook):
                 )
                 + "or train with 'IterBasedTrainLoop'."
             )
-        if runner.iter == 0:
+        reads_again = not epoch_based and not hasattr(loop, "fast_forward_on_resume")
+        if runner.iter == 0 and not reads_again:
             return
-        if getattr(sampler, "seed", runner.seed) != runner.seed and not _has_rank_seeds(runner):
+        drawn_anew = runner.iter > 0 and not _has_rank_seeds(runner)
+        if drawn_anew and getattr(sampler, "seed", runner.seed) != runner.seed:
             sampler.seed = runner.seed
             if isinstance(sampler, InfiniteSampler):
                 sampler.indices = sampler._indices_of_rank()
             if not epoch_based:
-                # OpenMMLab's mmengine starts to read as soon as the loop is built.
                 loop.dataloader_iterator = type(loop.dataloader_iterator)(loop.dataloader)
         if epoch_based:
             begun = runner.iter - runner.epoch * len(loop.dataloader)
             if begun > 0:
                 loop.dataloader = _without_first(loop.dataloader, begun)
-        # OpenMMLab's mmengine has no such switch, and reads all batches again.
-        if (
+        elif reads_again and is_endless:
+            if isinstance(sampler, InfiniteSampler):
+                sampler.indices = sampler._indices_of_rank()  # workers may have taken the first
+            loop.dataloader = _without_first(loop.dataloader, runner.iter)
+            loop.dataloader_iterator = _PassedOver(loop.dataloader, runner.iter)
+        elif (
             is_endless
             and hasattr(batch_sampler, "skip")
             and getattr(loop, "fast_forward_on_resume", True) is False
@@ -107,6 +115,23 @@ class _RestOfEpoch(Sampler):
 
     def __len__(self) -> int:
         return len(self.batch_sampler)
+
+
+class _PassedOver:
+    """The batches of an endless data loader, after some that nobody looks at."""
+
+    def __init__(self, dataloader: DataLoader, num_passed: int) -> None:
+        self.dataloader = dataloader
+        self.num_passed = num_passed
+        self._batches: Iterator | None = None
+
+    def __next__(self) -> Any:
+        if self.num_passed > 0:
+            self.num_passed -= 1
+            return None
+        if self._batches is None:
+            self._batches = iter(self.dataloader)
+        return next(self._batches)
 
 
 def _has_rank_seeds(runner: Runner) -> bool:

@@ -22,7 +22,7 @@ from mmdet_eql.roi_heads.selective_logits import SelectableLogits
 from tests.roi_heads.test_detectors import C, batch_of, build, make_config
 
 CHANNELS, SIDE, NUM_CLASSES = 6, 7, 11
-PREDICTORS = [dict(type="Conv"), dict(type="NormedConv2d", temperature=20)]
+PREDICTORS = [dict(type="Conv"), dict(type="NormedConv2d")]
 UPSAMPLINGS = ["deconv", "nearest", "bilinear", None]
 TRAIN_CFG = ConfigDict(mask_size=2 * SIDE)
 

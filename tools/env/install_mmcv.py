@@ -38,7 +38,7 @@ STAMP = "stamp.json"
 INSTALLED_STAMP = Path(sys.prefix, "mmdet-eql-mmcv.json")
 UNKNOWN_ORIGIN = "it is not one that this script installed"
 CXX_WITH_PCH = Path(__file__).with_name("cxx_with_pch.sh")
-# Its hash: pip runs a source distribution as soon as it has it.
+# Its hashes: pip runs a source distribution as soon as it has it.
 SOURCE = Path(__file__).parents[2] / "requirements" / "mmcv-source.txt"
 # All of MMCV's operators include it, directly or not.
 PCH_HEADER = "torch/types.h"
@@ -325,8 +325,11 @@ def download_source(requirement: str, work: Path, log: Path) -> Path:
         pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-build-isolation"]
         package = re.split(r"[=<>~! ]", requirement)[0]
         wanted = [requirement]
-        if requirement in SOURCE.read_text(encoding="utf-8").split():
-            wanted = ["--require-hashes", "--requirement", str(SOURCE)]
+        for line in SOURCE.read_text(encoding="utf-8").splitlines():
+            if line.split()[:1] == [requirement]:
+                hashed = Path(scratch, "hashed.txt")
+                hashed.write_text(line, encoding="utf-8")
+                wanted = ["--require-hashes", "--requirement", str(hashed)]
         run([*pip, "--no-binary", package, "--dest", scratch, *wanted], log)
         (archive,) = Path(scratch).glob("*.tar.gz")
         with tarfile.open(archive) as tar:
