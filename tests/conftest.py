@@ -26,6 +26,27 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def formatted_once():
+    """mmengine formats the config anew for each checkpoint, half the time of a tiny run."""
+    from mmengine.config import config
+    from yapf.yapflib import yapf_api
+
+    format_code, known = yapf_api.FormatCode, {}
+
+    def format_once(text, **options):
+        key = text, str(options)
+        if key not in known:
+            known[key] = format_code(text, **options)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(yapf_api, "FormatCode", format_once)
+        # OpenMMLab's mmengine has taken it by name.
+        patch.setattr(config, "FormatCode", format_once, raising=False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def minilvis(tmp_path_factory) -> Path:
     """A MiniLVIS of 12 categories, 60 training and 24 validation images of 96 pixels."""

@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from mmdet_eql.engine.checkpoint_hook import AtomicLocalBackend
 from mmdet_eql.engine.interruption_hook import STOPPED_AND_SAVED
 from mmdet_eql.engine.launch import build_runner, enable_determinism, set_resume
 from mmdet_eql.errors import UserError
+from tests.conftest import REPOSITORY
 
 
 class Interrupter(Hook):
@@ -206,6 +208,43 @@ def test_a_full_disk_leaves_the_last_checkpoint(make_config):
     assert last(cfg, "iter_2.pth")["meta"]["iter"] == 2
     resumed(cfg)
     assert "iter_2.pth" not in os.listdir(cfg.work_dir)
+
+
+FILL_A_DISK = """
+mount -t tmpfs -o size=45m disk "$0" || exit 77
+"$@"
+status=$?
+cp -r "$0/." "$0.after"
+exit $status
+"""
+
+
+def test_a_disk_that_is_full_indeed(make_config, tmp_path):
+    cfg = make_config("unused", max_iters=4)
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    cfg.default_hooks.checkpoint.max_keep_ckpts = 1
+    cfg.dump(tmp_path / "config.py")
+    disk, after = tmp_path / "disk", tmp_path / "disk.after"
+    disk.mkdir()
+    # There is room for one checkpoint of 32 MB.
+    result = subprocess.run(
+        [
+            *("unshare", "--mount", "--map-root-user", "bash", "-c", FILL_A_DISK, disk),
+            *(sys.executable, REPOSITORY / "tools" / "train.py", tmp_path / "config.py"),
+            *("--work-dir", disk / "run"),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    if not after.exists():
+        pytest.skip(f"mounts need more rights here: {result.stderr}")
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    (error,) = [line for line in result.stderr.splitlines() if line.startswith("error")]
+    assert "iter_4.pth: cannot be written (No space left on device)" in error
+    assert "--resume" in error
+    assert [path.name for path in (after / "run").glob("*iter*")] == ["iter_2.pth"]
+    assert torch.load(after / "run" / "iter_2.pth", weights_only=False)["meta"]["iter"] == 2
 
 
 def test_what_a_killed_write_left_is_cleared_away(make_config, tmp_path):

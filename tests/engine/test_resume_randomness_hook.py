@@ -15,6 +15,7 @@ def test_a_resumed_run_ends_with_the_same_weights(tiny_config, tmp_path, num_wor
     cfg.launcher = "none"
     # A validation in the middle, which the resumed run does not repeat.
     cfg.train_cfg.val_interval = 2
+    cfg.val_dataloader.dataset.indices = 4
     cfg.train_dataloader.update(num_workers=num_workers, persistent_workers=num_workers > 0)
 
     def train(cfg):
