@@ -143,7 +143,7 @@ def find_errors(
     detections: LVISDetections,
     category: int,
     iou_thr: float = 0.5,
-    score_thr: float = 0.3,
+    score_thr: float = 0.05,
 ) -> CategoryErrors:
     """Sort the annotations and detections of a category.
 

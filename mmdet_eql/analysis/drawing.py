@@ -267,7 +267,15 @@ def draw_panels(
         for group, colour in GROUP_COLOURS.items()
         if group in groups
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=3,
+        frameon=False,
+        fontsize=9,
+        handlelength=1.2,
+        columnspacing=1.2,
+    )
     save_figure(figure, path)
 
 

@@ -69,15 +69,19 @@ def test_a_hit_and_its_duplicate():
 def test_a_miss_tells_what_was_seen_instead():
     truth = make_truth(a=dict(annotated=[(DOG, RIGHT), (DOG, AWAY)], absent=[CAT]))
     errors = errors_of_dogs(
-        truth, (1, CAT, RIGHT, 0.7), (1, COW, RIGHT, 0.8), (1, DOG, RIGHT, 0.1), (1, COW, AWAY, 0.2)
+        truth,
+        (1, CAT, RIGHT, 0.7),
+        (1, COW, RIGHT, 0.8),
+        (1, DOG, RIGHT, 0.01),
+        (1, COW, AWAY, 0.02),
     )
     large, small = errors.misses
     assert (large.confused.category, large.confused.score) == ("cow", 0.8)
-    assert large.below.score == 0.1
+    assert large.below.score == 0.01
     assert small.confused is None  # the score of this cow is too low
     assert errors.mistaken_for() == {"cow": 1}
     assert errors.false_alarms == []
-    assert len(errors_of_dogs(truth, (1, DOG, RIGHT, 0.1), score_thr=0.05).hits) == 1
+    assert len(errors_of_dogs(truth, (1, DOG, RIGHT, 0.01), score_thr=0.005).hits) == 1
 
 
 def test_kinds_of_false_alarms():
@@ -144,9 +148,11 @@ def test_the_page_of_a_result_file(minilvis, train_annotations, tmp_path, run_to
         one for one in train_annotations["annotations"] if one["category_id"] == category["id"]
     ]
     other = next(one["id"] for one in train_annotations["categories"] if one != category)
+    # The largest miss is shown first.
+    missed = max(of_category[1:], key=lambda one: one["bbox"][2] * one["bbox"][3])
     records = [
         {key: annotation[key] for key in ("image_id", "category_id", "bbox")} | {"score": 0.9},
-        {**{key: of_category[1][key] for key in ("image_id", "bbox")}, "category_id": other}
+        {**{key: missed[key] for key in ("image_id", "bbox")}, "category_id": other}
         | {"score": 0.8},
     ]
     write_results(str(tmp_path / "r.bbox.json"), [records])

@@ -88,9 +88,15 @@ def test_demo_and_inferencers(trained, minilvis, tmp_path, run_tool):
     assert near.any()
 
 
-def test_a_checkpoint_without_names_or_counts(trained, minilvis, tmp_path):
+def test_what_is_not_as_it_should_be(trained, minilvis, tmp_path):
     config, path = trained
     config = Config.fromfile(config)
+    damaged = tmp_path / "damaged.jpg"
+    damaged.write_bytes(b"\xff\xd8 cut off")
+    with pytest.raises(UserError, match=r"damaged\.jpg: the image is corrupted"):
+        draw_images([damaged], config, path, tmp_path / "out")
+
+    # Without counts, everything is grey.
     image = next((minilvis / "val").iterdir())
     checkpoint = torch.load(path, weights_only=False)
     del checkpoint["meta"]["dataset_meta"]["image_count"]
@@ -103,11 +109,3 @@ def test_a_checkpoint_without_names_or_counts(trained, minilvis, tmp_path):
     torch.save(checkpoint, path)
     with pytest.raises(UserError, match="names no categories"):
         draw_images([image], config, path, tmp_path / "out")
-
-
-def test_a_damaged_image_is_named(trained, tmp_path):
-    config, path = trained
-    image = tmp_path / "damaged.jpg"
-    image.write_bytes(b"\xff\xd8 cut off")
-    with pytest.raises(UserError, match=r"damaged\.jpg: the image is corrupted"):
-        draw_images([image], Config.fromfile(config), path, tmp_path / "out")

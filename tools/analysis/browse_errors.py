@@ -36,7 +36,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--out", default="errors.html", help="page (default: %(default)s)")
     parser.add_argument("--iou-thr", type=float, default=0.5, help="default: %(default)s")
     parser.add_argument(
-        "--score-thr", type=float, default=0.3, help="least score (default: %(default)s)"
+        "--score-thr", type=float, default=0.05, help="least score (default: %(default)s)"
     )
     parser.add_argument(
         "--max-cases", type=int, default=60, help="pictures of a kind (default: %(default)s)"
