@@ -44,9 +44,10 @@ def build_errors(cfg: Config) -> Iterator[None]:
         types = [str(f.f_locals["cfg"]["type"]) for f in frames if _names_a_type(f)]
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         file = osp.basename(frames[-1].f_code.co_filename)
+        part = _named(key_of(cfg.to_dict(), types), types)
         raise UserError(
-            f"{cfg.filename or 'the config'}: {_named(key_of(cfg, types), types)} cannot be built "
-            f"({reason}, in {file}, line {lines[-1]}); correct its values."
+            f"{cfg.filename or 'the config'}: {part} cannot be built ({reason}, "
+            f"in {file}, line {lines[-1]}); correct its values."
         ) from error
 
 

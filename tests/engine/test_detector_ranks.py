@@ -23,7 +23,7 @@ from mmengine.registry import HOOKS
 from mmdet_eql.engine.launch import build_runner
 from tests.conftest import CONFIGS, tiny_options
 
-STEPS = 6
+STEPS = 5
 METHODS = ("eql", "eqlv2", "seql")
 
 
@@ -61,6 +61,7 @@ def make_config(data_root, work_dir, method, ranks) -> Config:
     cfg.train_dataloader.sampler.shuffle = False
     cfg.train_dataloader.dataset.pipeline[3].prob = 0.0
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    cfg.default_hooks.checkpoint.update(interval=-1, save_last=False)
     cfg.model.backbone.norm_eval = True
     cfg.model.roi_head.mask_head.loss_mask.loss_weight = 0.0
     for stage in (cfg.model.train_cfg.rpn, cfg.model.train_cfg.rcnn):
