@@ -29,6 +29,10 @@ GROUP_NAMES = {"r": "rare", "c": "common", "f": "frequent"}
 GROUP_COLOURS = {"r": "#D55E00", "c": "#F0E442", "f": "#56B4E9"}
 
 
+class UncountedDatasetError(UserError):
+    """A dataset that does not count its categories."""
+
+
 @dataclass(frozen=True, eq=False)
 class ClassFrequency:
     """Occurrences of each category in a training set.
@@ -176,7 +180,8 @@ def class_frequency_of(dataset) -> ClassFrequency:
         ClassFrequency: The frequency in the annotations, whatever the wrapper repeats.
 
     Raises:
-        UserError: If no dataset in there counts its categories.
+        UncountedDatasetError: If a dataset in there does not count its categories.
+        UserError: If concatenated datasets name different categories.
     """
     if hasattr(dataset, "class_frequency"):
         return dataset.class_frequency
@@ -184,7 +189,7 @@ def class_frequency_of(dataset) -> ClassFrequency:
         return ClassFrequency.merge(class_frequency_of(part) for part in dataset.datasets)
     if hasattr(dataset, "dataset"):
         return class_frequency_of(dataset.dataset)
-    raise UserError(
+    raise UncountedDatasetError(
         f"train_dataloader.dataset: {type(dataset).__name__} does not count its categories; use "
         "type='LVISFormatDataset', or a wrapper around it."
     )

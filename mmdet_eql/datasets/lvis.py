@@ -1,17 +1,17 @@
 """Training and testing on any dataset in LVIS format: v0.5, v1, MiniLVIS or your own."""
 
 import os.path as osp
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 
+import numpy as np
 from mmdet.datasets import BaseDetDataset
 from mmdet.registry import DATASETS
 
 from mmdet_eql.datasets.image_labels import ImageLabels
-from mmdet_eql.datasets.lvis_format import load_lvis_json
+from mmdet_eql.datasets.labelled_annotations import LabelledAnnotations
+from mmdet_eql.datasets.lvis_decoding import read_columns
 from mmdet_eql.datasets.segmentation import segmentation_problem
 from mmdet_eql.errors import UserError
-from mmdet_eql.frequency import ClassFrequency
 
 
 @DATASETS.register_module()
@@ -27,9 +27,16 @@ class LVISFormatDataset(BaseDetDataset):
     (``train2017/000000391895.jpg``), or its ``file_name`` if it has no URL. Instances are kept
     and dropped by the rules of mmdet's ``CocoDataset``.
 
+    The file is decoded once and kept as arrays, which its cache brings to the next start and to
+    other processes. With ``serialize_data`` (the default) an item is made from them when it is
+    asked for; without, or with proposals, ``data_list`` holds a dict for each image.
+
     Args:
         ann_file (str): Annotation file in LVIS format, relative to ``data_root``.
-        *args, **kwargs: As in mmdet's ``BaseDetDataset``.
+        *args: As in mmdet's ``BaseDetDataset``.
+        annotation_cache (bool | str): Whether to keep the decoded annotations in a file, or the
+            folder for it; see :func:`mmdet_eql.datasets.annotation_cache.cached_columns`.
+        **kwargs: As in mmdet's ``BaseDetDataset``.
 
     Attributes:
         class_frequency (ClassFrequency): Occurrences of each category in the annotation file.
@@ -49,54 +56,53 @@ class LVISFormatDataset(BaseDetDataset):
         (1203,)
     """
 
-    _image_labels: ImageLabels | None = None
+    def __init__(self, *args, annotation_cache: bool | str = True, **kwargs) -> None:
+        self.annotation_cache = annotation_cache
+        super().__init__(*args, **kwargs)
 
-    def load_data_list(self) -> list[dict]:
+    def load_data_list(self) -> Sequence[dict]:
         """Read the annotation file once.
 
         Returns:
-            list[dict]: One dict per image, as mmdet's ``CocoDataset`` gives it, and with the labels
-            ``positive_labels`` and ``negative_labels`` that the image is known to have and not to
-            have.
+            Sequence[dict]: One dict per image, as mmdet's ``CocoDataset`` gives it, and with the
+            labels ``positive_labels`` and ``negative_labels`` that the image is known to have and
+            not to have.
         """
-        data = load_lvis_json(self.ann_file, self.backend_args, annotated=not self.test_mode)
-        categories = self._select_categories(data["categories"])
-        self.cat_ids = [category["id"] for category in categories]
+        columns = read_columns(
+            self.ann_file, self.backend_args, not self.test_mode, self.annotation_cache
+        )
+        categories = self._select_categories(columns.categories)
+        self.cat_ids = [identifier for identifier, _ in categories]
         self.cat2label = {cat_id: label for label, cat_id in enumerate(self.cat_ids)}
-        self._metainfo["classes"] = tuple(category["name"] for category in categories)
-        self.class_frequency = self._count(data)
+        self._metainfo["classes"] = tuple(name for _, name in categories)
+        self._annotations = LabelledAnnotations(columns, self.cat2label)
+        self.class_frequency = self._annotations.count(self._metainfo["classes"])
 
-        annotations = defaultdict(list)
-        for annotation in data["annotations"]:
-            annotations[annotation["image_id"]].append(annotation)
-        data_list = [self._parse_image(image, annotations[image["id"]]) for image in data["images"]]
-        self._check_image_folder(data_list[0])
-        return data_list
+        infos = _LazyInfos(self._make_info, np.arange(columns.num_images))
+        self._check_image_folder(infos[0])
+        return infos if self._is_lazy else list(infos)
 
-    def filter_data(self) -> list[dict]:
+    def filter_data(self) -> Sequence[dict]:
         """Drop images as ``filter_cfg`` says; see mmdet's ``CocoDataset``.
 
         Returns:
-            list[dict]: What is left: images of at least ``min_size`` pixels and, with
+            Sequence[dict]: What is left: images of at least ``min_size`` pixels and, with
             ``filter_empty_gt``, with an annotation of one of the classes.
         """
         if self.test_mode or not self.filter_cfg:
             return self.data_list
         min_size = self.filter_cfg.get("min_size", 0)
         filter_empty_gt = self.filter_cfg.get("filter_empty_gt", False)
-        kept = [
-            info
-            for info in self.data_list
-            if min(info["width"], info["height"]) >= min_size
-            and (info["positive_labels"] or not filter_empty_gt)
-        ]
-        if not kept:
+        kept = self._annotations.columns.image_size.min(axis=1) >= min_size
+        if filter_empty_gt:
+            kept &= self._annotations.annotated_images()
+        if not kept.any():
             raise UserError(
                 f"{self.ann_file}: 'filter_cfg' drops every image (filter_empty_gt="
                 f"{filter_empty_gt}, min_size={min_size}); give annotated images or a smaller "
                 "min_size."
             )
-        return kept
+        return self._get_unserialized_subset(np.flatnonzero(kept).tolist())
 
     def prepare_data(self, idx: int) -> dict:
         """Pass an item through the pipeline.
@@ -119,45 +125,66 @@ class LVISFormatDataset(BaseDetDataset):
                     )
         return self.pipeline(info)
 
+    def get_data_info(self, idx: int) -> dict:
+        """As in mmengine's ``BaseDataset``."""
+        self.full_init()
+        if not self._is_lazy:
+            return super().get_data_info(idx)
+        info = self._make_info(int(self.data_address[idx]))
+        info["sample_idx"] = idx if idx >= 0 else len(self) + idx
+        return info
+
+    def get_cat_ids(self, idx: int) -> list[int]:
+        """As in mmdet's ``BaseDetDataset``."""
+        self.full_init()
+        if not self._is_lazy:
+            return super().get_cat_ids(idx)
+        return self._annotations.labels[int(self.data_address[idx])].tolist()
+
     @property
     def image_labels(self) -> ImageLabels:
         """The labels of each image's instances, row i for item i of the dataset."""
-        if self._image_labels is None:
-            self.full_init()
-            self._image_labels = ImageLabels.from_lists(
-                [self.get_cat_ids(index) for index in range(len(self))]
-            )
-        return self._image_labels
+        self.full_init()
+        if not self._is_lazy:
+            return ImageLabels.from_lists([self.get_cat_ids(i) for i in range(len(self))])
+        return self._annotations.labels.take(self.data_address)
 
-    def _serialize_data(self):
-        # The last time that the instances exist as Python objects.
-        self._image_labels = ImageLabels.from_lists(
-            [[instance["bbox_label"] for instance in info["instances"]] for info in self.data_list]
-        )
-        return super()._serialize_data()
+    @property
+    def _is_lazy(self) -> bool:
+        # Proposals become part of the items, which then have to be kept.
+        return self.serialize_data and self.proposal_file is None
 
-    def get_subset_(self, indices: list[int] | int) -> None:
-        """As in mmengine's ``BaseDataset``."""
-        super().get_subset_(indices)
-        self._image_labels = None
+    # mmengine keeps pickled items in `data_bytes` and where each ends in `data_address`. Here the
+    # columns take their place, and `data_address` holds the image of each item.
 
-    def get_subset(self, indices: list[int] | int) -> "LVISFormatDataset":
-        """As in mmengine's ``BaseDataset``."""
-        subset = super().get_subset(indices)
-        subset._image_labels = None
-        return subset
+    def _serialize_data(self) -> tuple[np.ndarray, np.ndarray]:
+        if not self._is_lazy:
+            return super()._serialize_data()
+        images, self.data_list = self.data_list.images, []
+        return np.empty(0, dtype=np.uint8), images
 
-    def _select_categories(self, categories: list[dict]) -> list[dict]:
-        by_name = {category["name"]: category for category in categories}
+    def _get_serialized_subset(self, indices: Sequence[int] | int) -> tuple[np.ndarray, np.ndarray]:
+        if not self._is_lazy:
+            return super()._get_serialized_subset(indices)
+        infos = _LazyInfos(self._make_info, self.data_address)
+        return self.data_bytes, infos.subset(indices).images
+
+    def _get_unserialized_subset(self, indices: Sequence[int] | int) -> Sequence[dict]:
+        if not self._is_lazy:
+            return super()._get_unserialized_subset(indices)
+        return self.data_list.subset(indices)
+
+    def _select_categories(self, categories: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
+        by_name = {category[1]: category for category in categories}
         if len(by_name) < len(categories):
-            names = [category["name"] for category in categories]
+            names = [name for _, name in categories]
             twice = next(name for name in names if names.count(name) > 1)
             raise UserError(
                 f"{self.ann_file}: two categories are called {twice!r}; names must be unique."
             )
         wanted = self._metainfo.get("classes")
         if wanted is None:
-            return sorted(categories, key=lambda category: category["id"])
+            return sorted(categories)
         unknown = [name for name in wanted if name not in by_name]
         if unknown:
             raise UserError(
@@ -167,66 +194,32 @@ class LVISFormatDataset(BaseDetDataset):
             )
         return [by_name[name] for name in wanted]
 
-    def _count(self, data: dict) -> ClassFrequency:
-        image_index = {image["id"]: index for index, image in enumerate(data["images"])}
-        pairs = [
-            (image_index[annotation["image_id"]], self.cat2label[annotation["category_id"]])
-            for annotation in data["annotations"]
-            if annotation["category_id"] in self.cat2label
-        ]
-        return ClassFrequency.from_labels(
-            image_index=[image for image, _ in pairs],
-            label=[label for _, label in pairs],
-            num_images=len(data["images"]),
-            class_names=self._metainfo["classes"],
-        )
-
-    def _parse_image(self, image: dict, annotations: list[dict]) -> dict:
-        relative_path = image_path(image, self.ann_file)
+    def _make_info(self, image: int) -> dict:
+        annotations = self._annotations
+        columns = annotations.columns
+        relative_path = columns.path(image)
         seg_map_path = None
         if self.data_prefix.get("seg"):
             stem = osp.splitext(relative_path)[0]
             seg_map_path = osp.join(self.data_prefix["seg"], stem + self.seg_map_suffix)
+        height, width = columns.image_size[image].tolist()
         info = {
             "img_path": osp.join(self.data_prefix["img"], relative_path),
-            "img_id": image["id"],
+            "img_id": int(columns.image_id[image]),
             "seg_map_path": seg_map_path,
-            "height": image["height"],
-            "width": image["width"],
+            "height": height,
+            "width": width,
             # Image-level labels: what is known to be in the image, tiny instances included, and
             # what is known not to be.
-            "positive_labels": self._labels(ann["category_id"] for ann in annotations),
-            "negative_labels": self._labels(image["neg_category_ids"]),
+            "positive_labels": annotations.positives(image),
+            "negative_labels": annotations.negatives(image),
         }
         if self.return_classes:
             info["text"] = self._metainfo["classes"]
             info["caption_prompt"] = self.caption_prompt
             info["custom_entities"] = True
-        instances = (self._parse_instance(ann, image) for ann in annotations)
-        info["instances"] = [instance for instance in instances if instance is not None]
+        info["instances"] = annotations.instances(image)
         return info
-
-    def _parse_instance(self, annotation: dict, image: dict) -> dict | None:
-        if annotation.get("ignore", False) or annotation["category_id"] not in self.cat2label:
-            return None
-        x, y, width, height = annotation["bbox"]
-        inside_width = min(x + width, image["width"]) - max(x, 0)
-        inside_height = min(y + height, image["height"]) - max(y, 0)
-        if inside_width <= 0 or inside_height <= 0:
-            return None
-        if annotation["area"] <= 0 or width < 1 or height < 1:
-            return None
-        instance = {
-            "ignore_flag": int(bool(annotation.get("iscrowd", False))),
-            "bbox": [x, y, x + width, y + height],
-            "bbox_label": self.cat2label[annotation["category_id"]],
-        }
-        if annotation.get("segmentation"):
-            instance["mask"] = annotation["segmentation"]
-        return instance
-
-    def _labels(self, category_ids: Iterable[int]) -> list[int]:
-        return sorted({self.cat2label[i] for i in category_ids if i in self.cat2label})
 
     def _check_image_folder(self, info: dict) -> None:
         # One look at start-up saves a day in a queue. A remote backend has no folders.
@@ -245,27 +238,28 @@ class LVISFormatDataset(BaseDetDataset):
             )
 
 
-def image_path(image: dict, ann_file: str) -> str:
-    """Where the file of an image lies below the image folder.
+class _LazyInfos(Sequence):
+    """Items that are made when they are asked for.
 
     Args:
-        image (dict): Its record in an LVIS annotation file.
-        ann_file (str): Name of that file, for error messages.
-
-    Returns:
-        str: A relative path.
-
-    Raises:
-        UserError: If it leads out of the folder.
+        make (Callable[[int], dict]): Makes the item of an image.
+        images (np.ndarray): The image of each item, int64.
     """
-    # LVIS names the COCO split an image lies in by its URL alone; v1 mixes splits.
-    if image.get("coco_url"):
-        path = "/".join(image["coco_url"].split("/")[-2:])
-    else:
-        path = image["file_name"]
-    if osp.isabs(path) or ".." in path.split("/"):
-        raise UserError(
-            f"{ann_file}: image {image['id']} lies at {path!r}, outside the image folder; "
-            "give a path below data_prefix['img']."
-        )
-    return path
+
+    def __init__(self, make: Callable[[int], dict], images: np.ndarray) -> None:
+        self._make = make
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict:
+        return self._make(int(self.images[index]))
+
+    def subset(self, indices: Sequence[int] | int) -> "_LazyInfos":
+        """Some items; a number stands for the first or, if negative, the last so many."""
+        if isinstance(indices, int):
+            kept = slice(indices) if indices >= 0 else slice(indices, None)
+        else:
+            kept = np.array(indices, dtype=np.int64)
+        return _LazyInfos(self._make, self.images[kept])

@@ -14,6 +14,7 @@ LVIS v0.5 and v1 share one layout, a COCO file with federated labels::
 
 import json
 import math
+import os.path as osp
 from collections.abc import Iterable
 from typing import Any
 
@@ -79,6 +80,32 @@ def load_lvis_json(
     _check_images(path, data["images"], categories)
     _check_annotations(path, data["annotations"], images, categories)
     return data
+
+
+def image_path(image: dict, ann_file: str) -> str:
+    """Where the file of an image lies below the image folder.
+
+    Args:
+        image (dict): Its record in an LVIS annotation file.
+        ann_file (str): Name of that file, for error messages.
+
+    Returns:
+        str: A relative path.
+
+    Raises:
+        UserError: If it leads out of the folder.
+    """
+    # LVIS names the COCO split an image lies in by its URL alone; v1 mixes splits.
+    if image.get("coco_url"):
+        path = "/".join(image["coco_url"].split("/")[-2:])
+    else:
+        path = image["file_name"]
+    if osp.isabs(path) or ".." in path.split("/"):
+        raise UserError(
+            f"{ann_file}: image {image['id']} lies at {path!r}, outside the image folder; "
+            "give a path below data_prefix['img']."
+        )
+    return path
 
 
 def _parse_json(path: str, backend_args: dict | None) -> Any:

@@ -8,6 +8,7 @@ import gradient_record
 import multiclass_nms
 import pytest
 import run
+import start_up
 import torch
 import training_step
 
@@ -118,3 +119,17 @@ def test_both_kinds_of_nms_find_the_same(trained):
 def test_a_recorded_step_records():
     sums = gradient_record.recorded(num_classes=30, num_proposals=16)().sums
     assert (sums.sum(dim=2) > 0).all()
+
+
+def test_every_start_up_gives_the_same_items(tmp_path, monkeypatch):
+    monkeypatch.setattr(start_up, "NUM_OBJECTS", 50)
+    monkeypatch.setattr(start_up, "NUM_ITEMS", 40)
+    path = str(tmp_path / "annotations.json")
+    assert start_up.write_annotations(path, num_images=40) > 300
+    reports = {
+        name: start_up.measure_here(name, path, str(tmp_path / "cache"))
+        for name in ("first", "cached", start_up.RIVAL)
+    }
+    assert len({report["items"] for report in reports.values()}) == 1
+    assert len(list((tmp_path / "cache").glob("*.columns"))) == 1
+    assert all(report["load"]["wall"] > 0 for report in reports.values())

@@ -1,10 +1,11 @@
 """LVISFormatDataset: against mmdet's own reader, and at the edges of the format."""
 
 import json
+import random
 from collections import Counter
 
 import pytest
-from mmdet.datasets import LVISV1Dataset
+from mmdet.datasets import LVISV05Dataset, LVISV1Dataset
 from mmengine.dataset import ClassBalancedDataset, ConcatDataset, RepeatDataset
 
 from mmdet_eql.datasets import LVISFormatDataset
@@ -28,25 +29,110 @@ def edited(minilvis, train_annotations, tmp_path):
     return make
 
 
-@pytest.mark.parametrize("filter_cfg", [None, dict(filter_empty_gt=True, min_size=32)])
-def test_the_same_as_mmdets_reader(minilvis, train_annotations, filter_cfg):
+@pytest.fixture
+def unusual(edited):
+    """Annotations in no order, some of them RLE, crowds, ignored, tiny or outside their image."""
+
+    def edit(data):
+        annotations = data["annotations"]
+        random.Random(0).shuffle(annotations)
+        for image in data["images"]:
+            image["file_name"] = "train/" + image["coco_url"].rpartition("/")[2]
+        size = [data["images"][0][side] for side in ("height", "width")]
+        annotations[0]["segmentation"] = {"size": size, "counts": [size[0] * size[1]]}
+        annotations[1]["segmentation"] = []
+        annotations[2]["iscrowd"] = 1
+        annotations[3]["ignore"] = 1
+        annotations[4]["bbox"] = [3, 4.5, 0.5, 20]
+        annotations[5]["bbox"] = [-30, 4, 20, 20]
+        annotations[6]["area"] = 0
+        del annotations[7]["segmentation"]
+
+    return edited(edit)
+
+
+STOCK = {"v1": LVISV1Dataset, "v0.5": LVISV05Dataset}
+FILTER = dict(filter_empty_gt=True, min_size=32)
+
+
+@pytest.mark.parametrize("version", STOCK)
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(),
+        dict(filter_cfg=FILTER),
+        dict(filter_cfg=FILTER, test_mode=True),
+        dict(filter_cfg=FILTER, indices=7),
+        dict(indices=-5),
+        dict(indices=[3, 0, 3]),
+        dict(filter_cfg=FILTER, serialize_data=False),
+    ],
+    ids=str,
+)
+def test_the_same_as_mmdets_reader(unusual, train_annotations, version, options):
     names = [c["name"] for c in sorted(train_annotations["categories"], key=lambda c: c["id"])]
-    stock = LVISV1Dataset(
+    stock = STOCK[version](
         ann_file="annotations/minilvis_train.json",
-        data_root=str(minilvis),
+        data_root=str(unusual),
         data_prefix=dict(img=""),
         metainfo=dict(classes=names),
-        filter_cfg=filter_cfg,
+        **options,
     )
-    ours = build(minilvis, filter_cfg=filter_cfg)
+    ours = build(unusual, **options)
     assert len(ours) == len(stock) > 0
     assert ours.metainfo["classes"] == tuple(names)
+    assert ours.cat_ids == stock.cat_ids
+    assert ours.cat2label == stock.cat2label
     for index in range(len(ours)):
-        info = ours.get_data_info(index)
-        info.pop("positive_labels")
-        info.pop("negative_labels")
-        assert info == stock.get_data_info(index)
+        assert without_image_labels(ours.get_data_info(index)) == stock.get_data_info(index)
         assert ours.get_cat_ids(index) == stock.get_cat_ids(index)
+        assert ours.image_labels[index].tolist() == stock.get_cat_ids(index)
+    if not options.get("serialize_data", True):
+        assert [without_image_labels(info) for info in ours.data_list] == stock.data_list
+
+
+def without_image_labels(info: dict) -> dict:
+    info.pop("positive_labels")
+    info.pop("negative_labels")
+    return info
+
+
+@pytest.mark.parametrize("serialize_data", [True, False])
+@pytest.mark.parametrize("indices", [4, -4, [5, 1, 1], []])
+def test_subsets(minilvis, serialize_data, indices):
+    dataset = build(minilvis, serialize_data=serialize_data)
+    ids = [dataset.get_data_info(index)["img_id"] for index in range(60)]
+    if isinstance(indices, int):
+        expected = ids[:indices] if indices > 0 else ids[indices:]
+    else:
+        expected = [ids[index] for index in indices]
+    subset = dataset.get_subset(indices)
+    assert len(dataset) == 60
+    dataset.get_subset_(indices)
+    for part in (subset, dataset):
+        infos = [part.get_data_info(index) for index in range(len(part))]
+        assert [info["img_id"] for info in infos] == expected
+        assert [info["sample_idx"] for info in infos] == list(range(len(expected)))
+        assert len(part.image_labels) == len(expected)
+    if expected:
+        assert dataset.get_data_info(-1) == infos[-1]
+
+
+def test_proposals_become_part_of_the_items(minilvis, tmp_path):
+    dataset = build(minilvis)
+    infos = [dataset.get_data_info(index) for index in range(60)]
+    proposals = {
+        "/".join(info["img_path"].split("/")[-2:]): dict(bboxes=[[0, 0, 1, index]])
+        for index, info in enumerate(infos)
+    }
+    (tmp_path / "proposals.json").write_text(json.dumps(proposals))
+    dataset = build(minilvis, proposal_file=str(tmp_path / "proposals.json"), indices=[7, 3])
+    for index, expected in enumerate((7, 3)):
+        info = dataset.get_data_info(index)
+        assert info.pop("proposals") == dict(bboxes=[[0, 0, 1, expected]])
+        assert info == {**infos[expected], "sample_idx": index}
+        assert dataset.image_labels[index].tolist() == dataset.get_cat_ids(index)
+    assert len(dataset.get_subset(1)) == 1
 
 
 def test_frequencies_are_those_of_the_file(minilvis, train_annotations):

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from lvis import LVIS
 from pycocotools import mask as mask_utils
 
+from mmdet_eql.datasets.lvis_decoding import read_columns
 from mmdet_eql.datasets.minilvis import (
     BACKGROUND_KINDS,
     MiniLVISConfig,
@@ -588,6 +589,14 @@ def test_foreign_files_in_a_set_are_kept(made):
     with pytest.raises(UserError, match=r"notes\.txt: is no part of the MiniLVIS set"):
         make_minilvis(made, dataclasses.replace(TINIEST, seed=1), progress=False, force=True)
     assert (made / "train" / "notes.txt").read_text() == "mine"
+
+
+def test_a_cache_of_annotations_is_no_foreign_file(made):
+    before = files(made)
+    read_columns(str(made / "annotations" / "minilvis_val.json"))
+    assert files(made) != before
+    make_minilvis(made, TINIEST, progress=False, force=True)
+    assert files(made) == before
 
 
 def test_a_set_that_lost_a_file_is_not_called_finished(made):

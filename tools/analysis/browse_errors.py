@@ -16,8 +16,7 @@ import os.path as osp
 
 from mmdet_eql.analysis.category_errors import find_category, find_errors
 from mmdet_eql.analysis.error_page import write_error_page
-from mmdet_eql.datasets.lvis import image_path
-from mmdet_eql.datasets.lvis_format import load_lvis_json
+from mmdet_eql.datasets.lvis_format import image_path, load_lvis_json
 from mmdet_eql.errors import UserError, exit_on_user_error
 from mmdet_eql.evaluation.lvis_evaluation import LVISGroundTruth
 from mmdet_eql.evaluation.lvis_results import read_results

@@ -25,6 +25,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pycocotools.mask as mask_utils
@@ -35,6 +36,7 @@ from side_by_side import (
     Comparison,
     Point,
     Run,
+    Target,
     compare_runs,
     held_memory,
     reported_by,
@@ -45,6 +47,11 @@ from mmdet_eql.errors import UserError, exit_on_user_error
 
 PART = "LVIS evaluation"
 EVALUATORS = {"package": "mmdet_eql", "lvis-api": "lvis", "faster-coco-eval": "faster_coco_eval"}
+BOX_TARGETS = {
+    "lvis-api": Target(ratio=10.0, memory_ratio=2.0),
+    "faster-coco-eval": Target(ratio=4.0, memory_ratio=2.0),
+}
+MASK_TARGETS = {"lvis-api": Target(ratio=3.0)}
 HEIGHT, WIDTH = 480, 640
 
 
@@ -112,23 +119,32 @@ def main() -> None:
 
 
 def measure(quick: bool) -> list[Comparison]:
-    """Compare the package with the evaluators that are installed."""
-    num_images = 200 if quick else 5000
-    sizes = sizes_of_files(num_images, LVIS_CATEGORIES)
+    """Compare the package with the evaluators that are installed, by boxes and by masks."""
+    boxes = compare_evaluators("bbox", 200 if quick else 5000, BOX_TARGETS, 3)
+    return boxes + compare_evaluators("segm", 200 if quick else 1000, MASK_TARGETS, 3)
+
+
+def compare_evaluators(
+    iou_type: str, num_images: int, targets: dict[str, Target], repeats: int
+) -> list[Comparison]:
+    """Compare the package with those evaluators that have a target, on files made for it."""
     with tempfile.TemporaryDirectory() as folder:
-        files = make_files(folder, sizes)
-        runners = {
-            name: (lambda name=name: as_run(measure_in_process(name, files, "bbox")))
-            if is_installed(name)
-            else Absent("not installed")
-            for name in EVALUATORS
-        }
+        files = make_files(folder, sizes_of_files(num_images, LVIS_CATEGORIES, iou_type))
+
+        def runner(name: str) -> Callable[[], Run]:
+            return lambda: as_run(measure_in_process(name, files, iou_type))
+
         return compare_runs(
             PART,
-            f"{num_images:,} images x 300 detections x {LVIS_CATEGORIES:,} categories, boxes",
-            runners.pop("package"),
-            runners,
-            repeats=3,
+            f"{num_images:,} images x 300 detections x {LVIS_CATEGORIES:,} categories, "
+            + ("boxes" if iou_type == "bbox" else "masks"),
+            runner("package"),
+            {
+                name: runner(name) if is_installed(name) else Absent("not installed")
+                for name in targets
+            },
+            targets,
+            repeats,
         )
 
 
@@ -150,9 +166,11 @@ def measure_growth(quick: bool) -> list[Point]:
     return points
 
 
-def sizes_of_files(num_images: int, num_categories: int) -> argparse.Namespace:
+def sizes_of_files(
+    num_images: int, num_categories: int, iou_type: str = "bbox"
+) -> argparse.Namespace:
     return argparse.Namespace(
-        images=num_images, detections=300, categories=num_categories, iou_type="bbox", seed=0
+        images=num_images, detections=300, categories=num_categories, iou_type=iou_type, seed=0
     )
 
 

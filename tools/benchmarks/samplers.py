@@ -3,30 +3,26 @@
     python tools/benchmarks/samplers.py
     python tools/benchmarks/samplers.py --quick      # a tenth of the size
 
-A dataset of the size of LVIS v1 is made in memory: 100,000 images and 1.27 million instances of
-1,203 categories whose popularity falls off as a power law, each instance with a box and a polygon
-of 15 points. Then, on the same loaded dataset and in turns, a RepeatFactorSampler is set up beside
-MMEngine's ClassBalancedDataset, and a CategoryAwareSampler beside MMDetection's ClassAwareSampler.
-What the dataset notes while it is loaded, the labels of each image, is not set-up of a sampler.
+A dataset of the size of LVIS v1 is made by start_up.py: 100,000 images and 1.27 million instances
+of 1,203 categories whose popularity falls off as a power law. Then, on the same loaded dataset and
+in turns, a RepeatFactorSampler is set up beside MMEngine's ClassBalancedDataset, and a
+CategoryAwareSampler beside MMDetection's ClassAwareSampler. What the dataset notes while it is
+loaded, the labels of each image, is not set-up of a sampler.
 """
 
 import argparse
-import json
 import os
 import tempfile
 
-import numpy as np
 from mmdet.datasets.samplers import ClassAwareSampler
 from mmengine.dataset import ClassBalancedDataset
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from side_by_side import Comparison, Target, compare, positive, set_threads, table
+from start_up import write_annotations
 
 from mmdet_eql.datasets import CategoryAwareSampler, LVISFormatDataset, RepeatFactorSampler
 from mmdet_eql.errors import exit_on_user_error
-
-NUM_CATEGORIES = 1203
-INSTANCES_PER_IMAGE = 12.7
 
 
 def parse_args() -> argparse.Namespace:
@@ -78,28 +74,9 @@ def measure(dataset: LVISFormatDataset, runs: int) -> list[Comparison]:
 
 
 def make_dataset(folder: str, num_images: int) -> LVISFormatDataset:
-    rng = np.random.default_rng(0)
-    popularity = 1 / np.arange(1, NUM_CATEGORIES + 1) ** 1.2
-    popularity /= popularity.sum()
     path = os.path.join(folder, "annotations.json")
-    with open(path, "w") as file:
-        file.write('{"images": ')
-        image = {"height": 480, "width": 640, "file_name": "annotations.json"}
-        federated = {"neg_category_ids": [], "not_exhaustive_category_ids": []}
-        json.dump([{"id": i, **image, **federated} for i in range(num_images)], file)
-        categories = [{"id": i + 1, "name": str(i)} for i in range(NUM_CATEGORIES)]
-        file.write(f', "categories": {json.dumps(categories)}, "annotations": [')
-        number = 0
-        for image_id, count in enumerate(rng.poisson(INSTANCES_PER_IMAGE, num_images).tolist()):
-            labels = rng.choice(NUM_CATEGORIES, count, p=popularity) + 1
-            polygons = rng.integers(0, 48_000, (count, 30)) / 100
-            for label, polygon in zip(labels.tolist(), polygons.tolist(), strict=True):
-                record = {"image_id": image_id, "category_id": label, "bbox": [9, 9, 99, 99]}
-                record.update(id=number, area=9801, segmentation=[polygon])
-                file.write((", " if number else "") + json.dumps(record))
-                number += 1
-        file.write("]}")
-    return LVISFormatDataset(ann_file=path, data_prefix=dict(img=folder))
+    write_annotations(path, num_images)
+    return LVISFormatDataset(ann_file=path, data_prefix=dict(img=folder), annotation_cache=False)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pathlib import Path
 import cv2
 from tqdm import tqdm
 
+from mmdet_eql.datasets.annotation_cache import CACHE_FOLDER
 from mmdet_eql.datasets.minilvis.annotation import (
     annotation_file,
     annotation_records,
@@ -142,7 +143,8 @@ def _check_folder(out: Path, config: MiniLVISConfig, force: bool) -> bool:
         config
     )
     expected = _expected_files(marker["config"], out)
-    foreign, missing = sorted(present - expected), sorted(expected - present)
+    missing = sorted(expected - present)
+    foreign = sorted(path for path in present - expected if CACHE_FOLDER not in path.split("/"))
     if force:
         if foreign:
             raise UserError(

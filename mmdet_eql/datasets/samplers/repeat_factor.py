@@ -22,7 +22,7 @@ from mmengine.registry import DATA_SAMPLERS
 from mmdet_eql.datasets.image_labels import ImageLabels, image_labels_of
 from mmdet_eql.datasets.samplers.stream import StreamSampler
 from mmdet_eql.errors import UserError
-from mmdet_eql.frequency import ClassFrequency, class_frequency_of
+from mmdet_eql.frequency import ClassFrequency, UncountedDatasetError, class_frequency_of
 
 FREQUENCIES = ("image", "instance", "image-instance")
 
@@ -177,7 +177,7 @@ class RepeatFactorSampler(StreamSampler):
 def _frequency_of(dataset, labels: ImageLabels) -> ClassFrequency:
     try:
         return class_frequency_of(dataset)
-    except UserError:
+    except UncountedDatasetError:
         # Not one of ours: count what it holds.
         num_classes = int(labels.labels.max(initial=-1)) + 1
         names = [str(label) for label in range(num_classes)]

@@ -121,6 +121,19 @@ def test_frequencies_are_the_datasets_own():
     np.testing.assert_allclose(factors, [10, 1])
 
 
+def test_concatenated_sets_with_different_categories_are_refused():
+    parts = [long_tailed(), long_tailed()]
+    whole = Labelled([*parts[0].labels, *parts[1].labels])
+    whole.datasets = parts
+    # What nobody has counted is counted here.
+    assert len(RepeatFactorSampler(whole, 0.1).repeat_factors) == 600
+    for part, name in zip(parts, "ab", strict=True):
+        count = np.arange(20)
+        part.class_frequency = ClassFrequency(count, count, 300, tuple(f"{name}{i}" for i in count))
+    with pytest.raises(UserError, match="name different categories"):
+        RepeatFactorSampler(whole, 0.1)
+
+
 def test_mean_repeats_over_200_epochs():
     # A repeat is a coin of probability p = frac(r); its mean over 200 epochs has the standard
     # deviation sqrt(p (1 - p) / 200). Six of these hold for all 300 images but one time in
