@@ -206,16 +206,6 @@ def first_item(dataset: dict) -> dict:
     return DATASETS.build(dataset)[0]
 
 
-@every_named
-def test_the_data_pipelines_build(path, minilvis):
-    cfg = read(path)
-    for split in ("train", "val", "test"):
-        dataset = on_tiny_set(cfg[f"{split}_dataloader"].dataset, minilvis)
-        sample = once(first_item, dataset)["data_samples"]
-        assert ("gt_sem_seg" in sample) == (split == "train" and name_of(path)["detector"] == "htc")
-        assert ("masks" in sample.gt_instances) == (split == "train")
-
-
 def first_batch(sampler: dict, batch_sampler: dict | None, dataset: dict) -> list[int]:
     images = DATA_SAMPLERS.build(dict(sampler, dataset=DATASETS.build(dataset)))
     if batch_sampler is None:
@@ -223,31 +213,30 @@ def first_batch(sampler: dict, batch_sampler: dict | None, dataset: dict) -> lis
     return next(iter(DATA_SAMPLERS.build(dict(batch_sampler, sampler=images, batch_size=1))))
 
 
+def schedulers(optim_wrapper: dict, param_scheduler: list[dict]) -> list:
+    wrapper = build_optim_wrapper(torch.nn.Linear(1, 1), optim_wrapper)
+    for options in param_scheduler:
+        options.update(optimizer=wrapper.optimizer, begin=0)
+        options.pop("by_epoch")
+    return [PARAM_SCHEDULERS.build(options) for options in param_scheduler]
+
+
 @every_named
-def test_the_samplers_build(path, minilvis):
+def test_data_evaluators_and_schedule_build(path, minilvis):
+    cfg = read(path)
     for split in ("train", "val", "test"):
-        loader = read(path)[f"{split}_dataloader"]
+        loader = cfg[f"{split}_dataloader"]
         dataset = on_tiny_set(loader.dataset, minilvis)
+        sample = once(first_item, dataset)["data_samples"]
+        assert ("gt_sem_seg" in sample) == (split == "train" and name_of(path)["detector"] == "htc")
+        assert ("masks" in sample.gt_instances) == (split == "train")
         (index,) = once(first_batch, loader.sampler, loader.get("batch_sampler"), dataset)
         assert 0 <= index < max(TINY.num_train_images, TINY.num_val_images)
-
-
-@every_named
-def test_the_evaluators_build(path, minilvis):
     ann_file = str(minilvis / "annotations" / "minilvis_val.json")
     for split in ("val", "test"):
-        evaluator = dict(read(path)[f"{split}_evaluator"], ann_file=ann_file)
+        evaluator = dict(cfg[f"{split}_evaluator"], ann_file=ann_file)
         assert once(METRICS.build, evaluator).metrics == ("bbox", "segm")
-
-
-@every_named
-def test_the_schedule_builds(path):
-    cfg = read(path)
-    wrapper = build_optim_wrapper(torch.nn.Linear(1, 1), cfg.optim_wrapper)
-    for scheduler in cfg.param_scheduler:
-        options = scheduler.to_dict()
-        options.pop("by_epoch")
-        PARAM_SCHEDULERS.build(dict(options, optimizer=wrapper.optimizer, begin=0))
+    assert len(once(schedulers, cfg.optim_wrapper, cfg.param_scheduler)) >= 2
 
 
 SMALL = {"r50": "r18", "r101": "r18", "x101-64x4d": "x50-2x4d"}
@@ -286,16 +275,9 @@ def comparable(loss: dict | None) -> dict | None:
 
 FAMILIES = [
     path
-    for path in NAMED
-    if path.parent.name == "minilvis"
-    and (
-        name_of(path)["variant"] == "class-specific"
-        or (
-            (name_of(path)["detector"] != "mask-rcnn" or name_of(path)["backbone"] != "r18")
-            and name_of(path)["loss"] != "softmax"
-        )
-    )
-]
+    for path in sorted((CONFIGS / "minilvis").glob("*_eql*_1xb4_minilvis.py"))
+    if name_of(path)["variant"] == "class-specific" or not path.stem.startswith("mask-rcnn_r18")
+] + [*(CONFIGS / "minilvis").glob("*_ms-1xb4_minilvis.py")]
 
 
 @pytest.mark.parametrize("path", FAMILIES, ids=lambda path: path.stem)

@@ -1,12 +1,10 @@
-# T(f) = 1 - (a f)^n, with the parameters that the paper found best.
-_base_ = "../eql/mask-rcnn_r50_fpn_eql_16xb2-25e_lvis-v0.5.py"
+_base_ = [
+    "../eql/mask-rcnn_r50_fpn_eql_16xb2-25e_lvis-v0.5.py",
+    "../_base_/losses/tail_exponential.py",
+]
 
 model = dict(
     roi_head=dict(
-        bbox_head=dict(
-            loss_cls=dict(
-                lambda_=None, tail_weighting=dict(type="ExponentialDecayTail", a=400, n=2)
-            )
-        )
+        bbox_head=dict(loss_cls=dict(lambda_=None, tail_weighting=_base_.pop("tail_weighting")))
     )
 )

@@ -5,7 +5,9 @@ _base_ = [
     "../_base_/backbones/dconv_c3-c5.py",
 ]
 
-model = dict(backbone=dict(_base_.pop("backbone"), **_base_.pop("dconv")))
+# Weights as PyTorch makes them: the small models' initialisation would take the offsets of the
+# deformable convolutions, which begin at 0, for weights.
+model = dict(backbone=dict(_base_.pop("backbone"), init_cfg=[], **_base_.pop("dconv")))
 
 train_pipeline = _base_.train_pipeline
 train_pipeline[2] = dict(type="RandomResize", scale=[(128, 128), (192, 192)], keep_ratio=True)
