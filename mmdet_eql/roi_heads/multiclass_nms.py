@@ -12,6 +12,8 @@ Glossary:
         (proposal * C + category).
 """
 
+from collections.abc import Iterator
+
 import torch
 from mmcv.ops import nms
 from mmdet.models.layers import multiclass_nms as stock_multiclass_nms
@@ -23,6 +25,8 @@ from torch import Tensor
 _FIRST, _GROWTH = 4, 4
 #: So many go to NMS at once; beyond, its pairs would outnumber those within the categories.
 _MOST_AT_ONCE = 10_000
+#: Candidates whose scores are looked through at a time.
+_BLOCK = 100_000
 
 _KNOWN_KEYS = {"type", "iou_threshold", "offset", "class_agnostic", "split_thr", "max_num"}
 
@@ -125,8 +129,13 @@ def _highest(scores: Tensor, valid: Tensor, number: int, size: int) -> Tensor:
         Tensor: Numbers of the candidates, int64 of shape (min(size, number),).
     """
     if size < number:
-        candidates = scores.masked_fill(~valid, -torch.inf).flatten()
-        lowest = candidates.topk(size, sorted=False).values.min()
+        highest = torch.cat(
+            [
+                block.masked_fill(~in_block, -torch.inf).flatten().topk(min(size, block.numel()))[0]
+                for block, in_block in _blocks(scores, valid)
+            ]
+        )
+        lowest = highest.topk(size).values[-1]
         # All that are equal to the lowest one, of which the first in order are then taken.
         valid = valid & (scores >= lowest)
     inds = valid.flatten().nonzero().squeeze(1)
@@ -214,4 +223,14 @@ def _largest_coordinate(boxes: Tensor, valid: Tensor) -> Tensor:
     """
     if boxes.size(1) == 1:
         return boxes[valid.any(dim=1)].max()
-    return boxes.amax(dim=2).masked_fill_(~valid, -torch.inf).max()
+    largest = [
+        block.amax(dim=2).masked_fill_(~in_block, -torch.inf).max()
+        for block, in_block in _blocks(boxes, valid)
+    ]
+    return torch.stack(largest).max()
+
+
+def _blocks(values: Tensor, valid: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Some proposals after others, so that what is computed on the way stays small."""
+    proposals = max(_BLOCK // valid.size(1), 1)
+    return zip(values.split(proposals), valid.split(proposals), strict=True)

@@ -1,5 +1,8 @@
 """NMS over the highest scores beside mmdet's over all: equal to the bit, in any case."""
 
+import importlib
+from unittest import mock
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,6 +11,8 @@ from mmdet.models.layers import multiclass_nms as stock_multiclass_nms
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmdet_eql.roi_heads import multiclass_nms
+
+MODULE = importlib.import_module("mmdet_eql.roi_heads.multiclass_nms")
 
 
 def clusters(generator, number: int, spread: float) -> torch.Tensor:
@@ -82,9 +87,14 @@ def assert_equal(results: tuple, expected: tuple) -> None:
         assert torch.equal(result, wanted)
 
 
-@given(cases())
+@given(cases(), st.sampled_from([1, 10, 100_000]), st.sampled_from([3, 10_000]))
 @settings(max_examples=500, deadline=None)
-def test_boxes_scores_and_labels_are_those_of_mmdet(case):
+def test_boxes_scores_and_labels_are_those_of_mmdet(case, block, most_at_once):
+    with mock.patch.multiple(MODULE, _BLOCK=block, _MOST_AT_ONCE=most_at_once):
+        compare_with_mmdet(case)
+
+
+def compare_with_mmdet(case: dict) -> None:
     if case["max_num"] > 0:
         assert_equal(multiclass_nms(**case), nms_of_mmdet(case))
     valid = case["multi_scores"][:, :-1] > case["score_thr"]
@@ -165,7 +175,7 @@ def test_other_kinds_are_left_to_mmdet(nms_cfg):
 
 
 class LargestTensor(TorchDispatchMode):
-    """Notes the largest number of bytes that an operation returns."""
+    """Notes the largest number of bytes that an operation allocates for a result."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -173,15 +183,21 @@ class LargestTensor(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        for item in result if isinstance(result, tuple) else (result,):
-            if isinstance(item, torch.Tensor):
+        views = {storage_of(item) for item in args if isinstance(item, torch.Tensor)}
+        for item in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(item, torch.Tensor) and storage_of(item) not in views:
                 self.size = max(self.size, item.untyped_storage().nbytes())
         return result
 
 
+def storage_of(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
 def test_nothing_is_as_large_as_the_boxes_of_all_candidates():
-    number, num_classes = 200, 300
+    number, num_classes = 200, 2000
     case = random_case(number, num_classes, clusters(torch.Generator().manual_seed(0), number, 9))
     with LargestTensor() as largest:
         multiclass_nms(**case)
-    assert largest.size <= 4 * number * (num_classes + 1)
+    # A byte for each candidate; mmdet has 16 for its box and 8 for its label.
+    assert largest.size <= 1.01 * number * num_classes
