@@ -15,6 +15,7 @@ from mmdet_eql.roi_heads.mask_cascade import SelectiveMaskCascadeRoIHead, Select
 from mmdet_eql.roi_heads.mask_head import SelectiveFCNMaskHead, SelectiveHTCMaskHead
 from mmdet_eql.roi_heads.mask_pasting import paste_as_rle
 from mmdet_eql.roi_heads.multiclass_nms import multiclass_nms
+from mmdet_eql.roi_heads.roi_align import SeparableRoIAlign, SeparableRoIExtractor
 
 __all__ = [
     "ImageLevelLabelHeadMixin",
@@ -28,6 +29,8 @@ __all__ = [
     "SelectiveHTCMaskHead",
     "SelectiveMaskCascadeRoIHead",
     "SelectiveMaskHTCRoIHead",
+    "SeparableRoIAlign",
+    "SeparableRoIExtractor",
     "multiclass_nms",
     "paste_as_rle",
 ]

@@ -44,10 +44,11 @@ class SelectiveMaskHeadMixin:
         predictor_cfg (dict, optional): The last convolution, of type 'Conv' or 'NormedConv2d'.
         masks_as_rle (bool): Whether predicted masks are a list of COCO RLEs (``size`` and
             ``counts`` as pycocotools writes them) instead of a bool tensor (N, H, W). They hold
-            the same pixels and are there several times sooner. ``LVISFastMetric`` and mmdet's
-            ``CocoMetric`` take them; its ``LVISMetric``, ``DumpDetResults`` and visualisers take
-            the tensor alone. An image without detections keeps mmdet's empty tensor, and so do
-            soft masks (``mask_thr_binary`` below 0), which have no RLE, their uint8 tensor.
+            the same pixels and are there several times sooner. ``LVISFastMetric``,
+            ``RLEDetLocalVisualizer`` and mmdet's ``CocoMetric`` take them; mmdet's ``LVISMetric``,
+            ``DumpDetResults`` and ``DetLocalVisualizer`` take the tensor alone. An image without
+            detections keeps mmdet's empty tensor, and so do soft masks (``mask_thr_binary`` below
+            0), which have no RLE, their uint8 tensor.
         **kwargs: Those of the mask head.
 
     Raises:
