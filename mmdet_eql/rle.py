@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import pycocotools.mask as mask_utils
 
 # So many that their numbers stay in the processor's cache.
 _MASKS_AT_ONCE = 512
@@ -37,6 +38,27 @@ def count_pixels(counts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     ]
     inside, total = zip(*blocks, strict=True)
     return np.concatenate(inside), np.concatenate(total)
+
+
+def to_bitmaps(rles: Sequence[dict], size: tuple[int, int]) -> np.ndarray:
+    """Decode masks of one image.
+
+    Args:
+        rles (Sequence[dict]): N compressed RLEs, each with ``size`` [H, W] and ``counts``.
+        size (tuple[int, int]): H and W.
+
+    Returns:
+        np.ndarray: bool of shape (N, H, W).
+
+    Example:
+        >>> import pycocotools.mask as mask_utils
+        >>> mask = np.asfortranarray(np.eye(4, 6, dtype=np.uint8))
+        >>> to_bitmaps([mask_utils.encode(mask)], (4, 6))[0].sum().item()
+        4
+    """
+    if not rles:
+        return np.zeros((0, *size), dtype=bool)
+    return mask_utils.decode(list(rles)).transpose(2, 0, 1).astype(bool)
 
 
 def _count_block(counts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:

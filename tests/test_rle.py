@@ -2,7 +2,7 @@ import numpy as np
 import pycocotools.mask as mask_utils
 import pytest
 
-from mmdet_eql.rle import count_pixels
+from mmdet_eql.rle import count_pixels, to_bitmaps
 
 
 def encode(bitmap):
@@ -42,3 +42,12 @@ def test_broken_texts_are_found_among_sound_ones():
 def test_nothing_to_count(counts):
     inside, total = count_pixels(counts)
     assert inside.tolist() == total.tolist() == [-1] * len(counts)
+
+
+def test_decoded_masks():
+    bitmaps = np.random.default_rng(0).random((4, 7, 9)) < 0.5
+    rles = [{"size": [7, 9], "counts": encode(bitmap)} for bitmap in bitmaps]
+    decoded = to_bitmaps(rles, (7, 9))
+    assert decoded.dtype == bool
+    assert np.array_equal(decoded, bitmaps)
+    assert to_bitmaps([], (7, 9)).shape == (0, 7, 9)

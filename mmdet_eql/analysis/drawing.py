@@ -26,6 +26,7 @@ from torch import nn
 from mmdet_eql.analysis.figure_file import save_figure
 from mmdet_eql.errors import UserError
 from mmdet_eql.frequency import GROUP_COLOURS, GROUP_NAMES, ClassFrequency
+from mmdet_eql.rle import to_bitmaps
 
 #: Of a category whose group is not known.
 _OTHER_COLOUR = "#BBBBBB"
@@ -190,10 +191,10 @@ def predicted_instances(sample: DetDataSample) -> Instances:
     masks = None
     if "masks" in found:
         masks = found.masks
-        if not isinstance(masks, torch.Tensor):
-            decoded = [mask_utils.decode(mask) for mask in masks]
-            masks = torch.from_numpy(np.array(decoded).reshape(-1, *sample.ori_shape))
-        masks = masks.numpy().astype(bool)
+        if isinstance(masks, torch.Tensor):
+            masks = masks.numpy().astype(bool)
+        else:
+            masks = to_bitmaps(masks, sample.ori_shape[:2])
     return Instances(found.bboxes.numpy(), found.labels.numpy(), masks, found.scores.numpy())
 
 

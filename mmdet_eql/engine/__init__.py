@@ -1,5 +1,5 @@
 """What happens around the training loop: frequencies handed over, checkpoints written whole and
-loaded safely, runs resumed where they stopped, training in bfloat16."""
+loaded safely, runs resumed where they stopped, training in bfloat16, results drawn."""
 
 from mmdet_eql.engine.checkpoint import convert_checkpoint, load_checkpoint_file
 from mmdet_eql.engine.checkpoint_hook import AtomicCheckpointHook
@@ -11,6 +11,7 @@ from mmdet_eql.engine.mixed_precision import BFloat16OptimWrapper
 from mmdet_eql.engine.resume_randomness_hook import ResumeRandomnessHook
 from mmdet_eql.engine.resume_sampler_hook import ResumeSamplerHook
 from mmdet_eql.engine.tail_statistics_hook import TailStatisticsHook
+from mmdet_eql.engine.visualizer import RLEDetLocalVisualizer
 
 __all__ = [
     "AtomicCheckpointHook",
@@ -19,6 +20,7 @@ __all__ = [
     "FiniteLossHook",
     "GradientRecordHook",
     "InterruptionHook",
+    "RLEDetLocalVisualizer",
     "ResumeRandomnessHook",
     "ResumeSamplerHook",
     "TailStatisticsHook",

@@ -66,6 +66,16 @@ def test_predictions_are_in_pixels_of_the_image(parts):
     assert best.scores[0] == found.scores.max()
 
 
+def test_masks_as_rle_are_drawn_alike(parts):
+    cfg, checkpoint, _, dataset = parts
+    bitmaps = predict(load_detector(cfg, checkpoint), dataset, 0).masks
+    cfg.model.roi_head.mask_head.update(type="SelectiveFCNMaskHead", masks_as_rle=True)
+    found = predict(load_detector(cfg, checkpoint), dataset, 0)
+    assert found.masks.dtype == bool
+    assert found.masks.any()
+    assert np.array_equal(found.masks, bitmaps)
+
+
 def test_the_best_predictions_in_order():
     scores = np.array([0.1, 0.9, 0.5, 0.7])
     boxes, labels = np.arange(16.0).reshape(4, 4), np.arange(4)
