@@ -9,6 +9,7 @@ import multiclass_nms
 import pytest
 import run
 import start_up
+import test_step
 import torch
 import training_step
 
@@ -133,3 +134,13 @@ def test_every_start_up_gives_the_same_items(tmp_path, monkeypatch):
     assert len({report["items"] for report in reports.values()}) == 1
     assert len(list((tmp_path / "cache").glob("*.columns"))) == 1
     assert all(report["load"]["wall"] > 0 for report in reports.values())
+
+
+def test_both_test_steps_find_the_same():
+    results = [
+        test_step.make_test_step(name, 40, 30, (96, 128), "trained")() for name in test_step.NAMES
+    ]
+    (boxes, masks), (expected_boxes, expected_masks) = results
+    assert len(boxes) > 100
+    torch.testing.assert_close(boxes, expected_boxes)
+    assert masks == expected_masks
