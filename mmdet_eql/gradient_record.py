@@ -69,17 +69,24 @@ class GradientRecord:
         """
         return gradient_ratio(self.positive[-1].sum(axis=0), self.negative[-1].sum(axis=0))
 
-    def ratio_over_training(self) -> np.ndarray:
-        """pos_j / neg_j between each two notes, the first from the beginning.
+    def group_ratio_over_training(self) -> dict[str, np.ndarray]:
+        """The sum of pos_j over that of neg_j of a frequency group, between each two notes.
+
+        Of sums, since most rare categories have no positive in a few hundred iterations.
 
         Returns:
-            np.ndarray: float64 of shape (S, C); see :meth:`ratio`.
+            dict[str, np.ndarray]: By ``"r"``, ``"c"`` and ``"f"``, float64 of shape (S,); the first
+            is from the beginning.
         """
         positive, negative = (
             np.diff(sums.sum(axis=1, dtype=np.float64), axis=0, prepend=0)
             for sums in (self.positive, self.negative)
         )
-        return gradient_ratio(positive, negative)
+        groups = {letter: self.class_frequency.group == letter for letter in GROUP_NAMES}
+        return {
+            letter: gradient_ratio(positive[:, chosen].sum(axis=1), negative[:, chosen].sum(axis=1))
+            for letter, chosen in groups.items()
+        }
 
     def until(self, iteration: int) -> "GradientRecord":
         """The record as it was after an iteration."""

@@ -50,7 +50,7 @@ def plot_gradients(
     """Draw the gradients of some runs into one PNG.
 
     Above, the ratio of each category, from the most to the least frequent. Below, what it consists
-    of, and the median ratio of each group over the training.
+    of, and the ratio of each group over the training.
 
     Args:
         records (Mapping[str, GradientRecord]): One to six runs by their names in the legend, of the
@@ -93,8 +93,8 @@ def plot_gradients(
     _draw_ratios(axes["ratio"], records, order)
     _draw_parts(axes["parts"], records, order)
     _draw_training(axes["training"], records)
-    for name in ("ratio", "parts"):
-        _mark_groups(axes[name], first.class_frequency.group[order])
+    _mark_groups(axes["ratio"], first.class_frequency.group[order])
+    _mark_groups(axes["parts"], first.class_frequency.group[order], named=False)
     figure.suptitle(title)
     save_figure(figure, path, dpi=120)
 
@@ -136,12 +136,11 @@ def _draw_parts(axes: Axes, records: Mapping[str, GradientRecord], order: np.nda
 
 def _draw_training(axes: Axes, records: Mapping[str, GradientRecord]) -> None:
     for index, record in enumerate(records.values()):
-        ratios = record.ratio_over_training()
+        ratios = record.group_ratio_over_training()
         for letter, line in _GROUP_STYLES.items():
-            medians = [group_medians(each, record.class_frequency.group)[letter] for each in ratios]
             axes.plot(
                 record.iterations,
-                medians,
+                ratios[letter],
                 line,
                 color=RUN_COLOURS[index],
                 marker=RUN_MARKERS[index],
@@ -149,8 +148,8 @@ def _draw_training(axes: Axes, records: Mapping[str, GradientRecord]) -> None:
             )
     axes.axhline(1, color="0.45", linewidth=1)
     axes.set_xlabel("iteration")
-    axes.set_ylabel("median ratio since the point before")
-    axes.set_title("Ratio over the training")
+    axes.set_ylabel("ratio of sums since the point before")
+    axes.set_title("Ratio of each group over the training")
     handles = _legend_of_runs(records)
     handles += [
         Line2D([], [], color="0.3", linestyle=line, label=GROUP_NAMES[letter])
@@ -172,22 +171,26 @@ def _quantity(records: Mapping[str, GradientRecord]) -> str:
     return next(iter(records.values())).quantity
 
 
-def _mark_groups(axes: Axes, group: np.ndarray) -> None:
+def _mark_groups(axes: Axes, group: np.ndarray, named: bool = True) -> None:
     """Lines between the groups, of categories in order of their frequency."""
     axes.set_xlim(0.5, len(group) + 0.5)
     axes.set_xlabel("category, from the most to the least frequent")
     end = 0
     for letter in reversed(GROUP_NAMES):
         number = int((group == letter).sum())
-        if number:
+        if number and named:
+            # A narrow group has no room for its number, nor left of its middle.
+            narrow = number < 0.25 * len(group)
             axes.annotate(
-                f"{GROUP_NAMES[letter]} ({number})",
-                (end + number / 2 + 0.5, 1),
+                GROUP_NAMES[letter] if narrow else f"{GROUP_NAMES[letter]} ({number})",
+                (end + 0.5 if narrow else end + number / 2 + 0.5, 1),
                 xycoords=("data", "axes fraction"),
-                ha="center",
+                xytext=(2 if narrow else 0, 0),
+                textcoords="offset points",
+                ha="left" if narrow else "center",
                 va="top",
                 color="0.35",
-                fontsize=9,
+                fontsize=8,
             )
         end += number
         if 0 < end < len(group):

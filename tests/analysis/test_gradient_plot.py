@@ -40,7 +40,11 @@ EXPECTED = COUNTS / (10 * np.sqrt(COUNTS + 1))
 def test_the_ratio_takes_all_classifiers_together():
     record = make_record(heads=("box.0", "box.1"))
     np.testing.assert_allclose(record.ratio(), EXPECTED, rtol=1e-6)
-    np.testing.assert_allclose(record.ratio_over_training(), [EXPECTED] * 3, rtol=1e-5)
+    frequent = [1, 5]
+    expected = COUNTS[frequent].sum() / (10 * np.sqrt(COUNTS[frequent] + 1)).sum()
+    ratios = record.group_ratio_over_training()
+    assert set(ratios) == set("rcf")
+    np.testing.assert_allclose(ratios["f"], [expected] * 3, rtol=1e-5)
     np.testing.assert_array_equal(gradient_ratio([0, 1, 0], [1, 0, 0]), [0, np.inf, np.nan])
 
 
