@@ -93,6 +93,7 @@ def make_half_empty_config(data_root, work_dir, ranks) -> Config:
 
 def train_rank(rank, data_root, work_dir, port):
     torch.set_num_threads(1)
+    Config.pretty_text = ""  # formatting a config for the log takes longer than training on it
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2",
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
