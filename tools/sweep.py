@@ -17,7 +17,12 @@ from pathlib import Path
 
 from mmengine.config import DictAction
 
-from mmdet_eql.errors import UserError, exit_on_user_error
+# MMDetection prints which of its optional parts are not there.
+with contextlib.redirect_stdout(io.StringIO()):
+    from mmdet_eql.errors import UserError, exit_on_user_error
+    from mmdet_eql.sweep.command import SweepCommand, run_sweep
+    from mmdet_eql.sweep.planning import TrainingOptions
+    from mmdet_eql.sweep.run_record import record_run
 
 TOOLS = Path(__file__).resolve().parent
 
@@ -94,11 +99,6 @@ class Interruption:
 @exit_on_user_error
 def main() -> None:
     args = parse_args()
-    # MMDetection prints which of its optional parts are not there.
-    with contextlib.redirect_stdout(io.StringIO()):
-        from mmdet_eql.sweep.command import SweepCommand, run_sweep
-        from mmdet_eql.sweep.planning import TrainingOptions
-        from mmdet_eql.sweep.run_record import record_run
     if args.record is not None:
         record_run(args.record)
         return

@@ -52,7 +52,11 @@ def plot_figures(groups: Sequence[RunGroup], kind: str, figures: Sequence[str]) 
     Returns:
         str: An SVG element.
     """
-    shown = [figure for figure in figures if figure in _SHOWN]
+    shown = [
+        name
+        for name in figures
+        if name in _SHOWN and not all(np.isnan(group.values(kind, name)).all() for group in groups)
+    ]
     with matplotlib.rc_context(_STYLE):
         figure, axes = _new_figure(len(groups))
         for index, group in enumerate(groups):

@@ -17,6 +17,7 @@ import numpy as np
 from scipy import stats
 
 from mmdet_eql.errors import UserError
+from mmdet_eql.sweep.planning import MARKER
 from mmdet_eql.sweep.run_record import RESULT_NAME, RunRecord, load_record
 
 #: Figures of each kind in the order of their columns; "AP50" and its like are in no short table.
@@ -99,6 +100,19 @@ def load_records(paths: Iterable[str | os.PathLike]) -> list[RunRecord]:
             record = load_record(found)
             records.setdefault(record.identity, record)
     return list(records.values())
+
+
+def unfinished_runs(paths: Iterable[str | os.PathLike]) -> list[Path]:
+    """Runs of sweeps that are not done, and so not among what :func:`load_records` finds.
+
+    Args:
+        paths (Iterable[str | os.PathLike]): As for :func:`load_records`.
+
+    Returns:
+        list[Path]: Their folders.
+    """
+    begun = (marker.parent for path in map(Path, paths) for marker in path.glob(f"*/{MARKER}"))
+    return sorted(folder for folder in begun if not (folder / RESULT_NAME).is_file())
 
 
 def _runs_at(path: Path) -> list[Path]:

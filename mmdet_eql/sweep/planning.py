@@ -187,7 +187,8 @@ class _Planner:
 
     def _label(self, entry: Entry) -> tuple[str, str]:
         """Name without and with the seed."""
-        parts = [_safe(entry.label)]
+        # No hidden folder, and nothing that looks like an option.
+        parts = [_safe(entry.label).lstrip(".-") or "run"]
         parts += [f"{self.shorts[key]}={_shown(entry.options[key])}" for key in entry.differing]
         label = "_".join(parts)
         if len(label) > _LONGEST_NAME:
@@ -217,7 +218,8 @@ class _Planner:
         if isinstance(base, UserError):
             raise base
         cfg = copy.deepcopy(base)
-        merge_options(cfg, copy.deepcopy(dict(entry.options)))
+        options = copy.deepcopy(dict(entry.options))
+        merge_options(cfg, {key: _as_in(base, key, value) for key, value in options.items()})
         if entry.seed is not None:
             merge_options(cfg, {SEED_KEY: entry.seed})
         cfg.pop("work_dir", None)
@@ -237,6 +239,17 @@ class _Planner:
     def _digest(self, cfg: Config, first_stage: str | None) -> str:
         training = [self.training.gpus, *sorted(self.training.flags)]
         return digest_of([cfg.to_dict(), training, first_stage])
+
+
+def _as_in(cfg: Config, key: str, value: Any) -> Any:
+    """A list as a tuple where the config has one: YAML and JSON know no tuples."""
+    known: Any = cfg
+    for part in key.split("."):
+        try:
+            known = known[int(part)] if isinstance(known, (list, tuple)) else known[part]
+        except (KeyError, IndexError, ValueError, TypeError):
+            return value
+    return tuple(value) if isinstance(known, tuple) and isinstance(value, list) else value
 
 
 def digest_of(content: Any) -> str:
@@ -317,7 +330,7 @@ def _shown(value: Any) -> str:
 
 def _safe(text: str) -> str:
     """The text with what no shell, file system or config option minds."""
-    return re.sub(r"[^A-Za-z0-9._+-]+", "-", text).lstrip(".-") or "-"
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", text)
 
 
 def _folders_by_identity(work_dir: Path) -> dict[str, str]:

@@ -162,6 +162,14 @@ def test_a_killed_validation_is_done_again(make_config):
     assert resumed_validations(cfg) == []
 
 
+def test_nothing_to_resume_starts_from_load_from(make_config):
+    cfg = make_config("second_stage")
+    cfg.load_from = "first_stage.pth"
+    set_resume(cfg, "auto")
+    assert cfg.load_from == "first_stage.pth"
+    assert not cfg.get("resume")
+
+
 def test_a_cut_off_checkpoint_is_passed_over(make_config, capfd):
     cfg = make_config("broken", max_iters=4)
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None

@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.config import Config
 
+from mmdet_eql.errors import UserError
+from mmdet_eql.sweep import planning
 from mmdet_eql.sweep.planning import (
     TrainingOptions,
     digest_of,
@@ -44,24 +46,35 @@ def names(plan):
 
 
 def test_names_tell_what_differs(entries, tmp_path):
-    common = dict(grid={"optim_wrapper.optimizer.lr": [0.1, 1e-5]}, seeds=[0, 1])
+    common = dict(grid={"optim_wrapper.optimizer.lr": [0.1, -1e-5]}, seeds=[0, 1])
     seql = dict(config="seql", name="seql", options={GAMMA: 0.5})
     plan = plan_runs(entries(dict(config="softmax"), seql, **common), tmp_path)
     assert not plan.broken
     assert names(plan) == [
         *(
             f"resnet14_softmax_1xb64-40e_minilvis-crops_lr={lr}_seed={seed}"
-            for lr in ("0.1", "1e-05")
+            for lr in ("0.1", "-1e-05")
             for seed in (0, 1)
         ),
-        *(f"seql_gamma=0.5_lr={lr}_seed={seed}" for lr in ("0.1", "1e-05") for seed in (0, 1)),
+        *(f"seql_gamma=0.5_lr={lr}_seed={seed}" for lr in ("0.1", "-1e-05") for seed in (0, 1)),
     ]
     run = plan.runs[-1]
     assert (run.cfg.randomness.seed, run.cfg.model.head.loss_cls.gamma) == (1, 0.5)
-    assert run.label == "seql_gamma=0.5_lr=1e-05"
+    assert run.label == "seql_gamma=0.5_lr=-1e-05"
     assert len({run.identity for run in plan.runs}) == 8
     assert len({run.experiment for run in plan.runs}) == 4
     assert not list(tmp_path.iterdir())
+
+
+def test_lists_become_tuples_where_the_config_has_them(tmp_path):
+    (tmp_path / "base.py").write_text("a = dict(b=[dict(c=(1, 2), d=[1])], e=None)\n")
+    options = {"a.b.0.c": [3, 4], "a.b.0.d": [5], "a.e": [6], "a.f": [7], "a.b.1.c": [8]}
+    planner = planning._Planner(tmp_path, TrainingOptions(), {})
+    entry = Entry(str(tmp_path / "base.py"), "base", dict(list(options.items())[:4]))
+    cfg = planner._merged(entry).to_dict()
+    assert cfg == {"a": {"b": [{"c": (3, 4), "d": [5]}], "e": [6], "f": [7]}}
+    with pytest.raises(UserError, match="does not fit"):
+        planner._merged(Entry(entry.config, "base", options))
 
 
 def test_what_is_the_same_is_trained_once(entries, tmp_path):

@@ -8,8 +8,15 @@ Runs that differ in their seed alone are taken together. docs/sweeps.md tells ho
 import argparse
 import contextlib
 import io
+import sys
 
-from mmdet_eql.errors import UserError, exit_on_user_error
+# MMDetection prints which of its optional parts are not there.
+with contextlib.redirect_stdout(io.StringIO()):
+    from mmdet_eql.analysis.comparison_page import format_page
+    from mmdet_eql.analysis.comparison_report import format_csv, format_report
+    from mmdet_eql.analysis.run_groups import group_runs, load_records, unfinished_runs
+    from mmdet_eql.errors import UserError, exit_on_user_error
+    from mmdet_eql.files import write_text
 
 
 def parse_args() -> argparse.Namespace:
@@ -36,14 +43,12 @@ def parse_args() -> argparse.Namespace:
 @exit_on_user_error
 def main() -> None:
     args = parse_args()
-    # MMDetection prints which of its optional parts are not there.
+    # Counting training sets prints, too.
     with contextlib.redirect_stdout(io.StringIO()):
-        from mmdet_eql.analysis.comparison_page import format_page
-        from mmdet_eql.analysis.comparison_report import format_csv, format_report
-        from mmdet_eql.analysis.run_groups import group_runs, load_records
-        from mmdet_eql.files import write_text
-
         groups = group_runs(load_records(args.runs))
+    if left_out := unfinished_runs(args.runs):
+        names = ", ".join(folder.name for folder in left_out)
+        print(f"left out, since they are not done: {names}", file=sys.stderr)
     labels = [group.label for group in groups]
     if args.baseline is not None and args.baseline not in labels:
         raise UserError(f"--baseline is {args.baseline!r}; give one of {', '.join(labels)}.")
