@@ -185,8 +185,7 @@ def _check_images(path: str, images: list[dict], categories: set[int]) -> None:
             if not _is_int(image[field]) or image[field] < 1:
                 raise UserError(
                     f"{where} has {field} {_shorten(image[field])}; it must be a positive whole "
-                    "number of "
-                    "pixels."
+                    "number of pixels."
                 )
         if image["height"] * image["width"] >= 2**32:
             raise UserError(
@@ -211,8 +210,7 @@ def _check_images(path: str, images: list[dict], categories: set[int]) -> None:
                 if not _is_int(identifier) or identifier not in categories:
                     raise UserError(
                         f"{where}: '{field}' names the category {_shorten(identifier)}, which "
-                        "is not in "
-                        "'categories'; add it there or remove it here."
+                        "is not in 'categories'; add it there or remove it here."
                     )
 
 
@@ -224,15 +222,13 @@ def _check_annotations(
             raise UserError(
                 f"{path}: annotation {annotation['id']} belongs to image "
                 f"{_shorten(annotation['image_id'])}, which is not in 'images'; remove one or "
-                "add the "
-                "other."
+                "add the other."
             )
         if not _is_int(annotation["category_id"]) or annotation["category_id"] not in categories:
             raise UserError(
                 f"{path}: annotation {annotation['id']} has category "
                 f"{_shorten(annotation['category_id'])}, which is not in 'categories'; remove "
-                "one or add "
-                "the other."
+                "one or add the other."
             )
         box = annotation["bbox"]
         if not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, box)):
