@@ -107,5 +107,5 @@ def map_columns(path: str | os.PathLike) -> tuple[Any, dict[str, np.ndarray]]:
             at = start + offset if count else 0
             arrays[name] = np.frombuffer(content, dtype, count, at).reshape(shape)
         return header["about"], arrays
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ColumnFileError(f"has a header that makes no sense: {error}") from None

@@ -1,4 +1,4 @@
-"""Training and testing on any dataset in LVIS format: v0.5, v1, MiniLVIS or your own."""
+"""Training and testing on any dataset in LVIS or COCO format: v0.5, v1, MiniLVIS or your own."""
 
 import os.path as osp
 from collections.abc import Callable, Sequence
@@ -31,8 +31,11 @@ class LVISFormatDataset(BaseDetDataset):
     other processes. With ``serialize_data`` (the default) an item is made from them when it is
     asked for; without, or with proposals, ``data_list`` holds a dict for each image.
 
+    A COCO file serves as well. Its images name no categories that they do not have, so they have no
+    ``negative_labels``.
+
     Args:
-        ann_file (str): Annotation file in LVIS format, relative to ``data_root``.
+        ann_file (str): Annotation file in LVIS or COCO format, relative to ``data_root``.
         *args: As in mmdet's ``BaseDetDataset``.
         annotation_cache (bool | str): Whether to keep the decoded annotations in a file, or the
             folder for it; see :func:`mmdet_eql.datasets.annotation_cache.cached_columns`.

@@ -20,7 +20,7 @@ from mmengine.fileio import get_local_path
 
 from mmdet_eql.datasets.annotation_cache import cached_columns
 from mmdet_eql.datasets.lvis_columns import ColumnsBuilder, LVISColumns
-from mmdet_eql.datasets.lvis_format import image_path, load_lvis_json
+from mmdet_eql.datasets.lvis_format import FEDERATED_FIELDS, image_path, load_lvis_json
 from mmdet_eql.garbage_collection import pause_garbage_collection
 
 _BYTES_AT_ONCE = 1 << 22
@@ -202,7 +202,12 @@ def columns_of(data: dict[str, Any], name: str) -> LVISColumns:
     """
     builder = ColumnsBuilder((record["id"], record["name"]) for record in data["categories"])
     images = [
-        _Image(*(record.get(field) for field in _Image.__struct_fields__))
+        _Image(
+            *(
+                record.get(field, [] if field in FEDERATED_FIELDS else None)
+                for field in _Image.__struct_fields__
+            )
+        )
         for record in data["images"]
     ]
     builder.add_images(images, [image_path(record, name) for record in data["images"]])

@@ -9,7 +9,8 @@ LVIS v0.5 and v1 share one layout, a COCO file with federated labels::
      "categories":  [{"id", "name", "frequency": "r" | "c" | "f"}, ...]}
 
 ``neg_category_ids`` are the categories verified absent from an image;
-``not_exhaustive_category_ids`` those of which some instances may be unannotated.
+``not_exhaustive_category_ids`` those of which some instances may be unannotated. A file in which no
+image has either list is a COCO file, whose annotators looked for every category in every image.
 """
 
 import json
@@ -35,7 +36,7 @@ FEDERATED_FIELDS = ("neg_category_ids", "not_exhaustive_category_ids")
 def load_lvis_json(
     path: str, backend_args: dict | None = None, annotated: bool = True
 ) -> dict[str, Any]:
-    """Read an annotation file in LVIS format and check its structure.
+    """Read an annotation file in LVIS or COCO format and check its structure.
 
     Checked are the presence and kind of every field that training and evaluation read, that ids
     are unique, and that they refer to records that exist. The records themselves are returned as
@@ -61,10 +62,6 @@ def load_lvis_json(
         )
     if not annotated and "annotations" not in data:
         data["annotations"] = []
-        for image in data.get("images") or []:
-            if isinstance(image, dict):
-                for field in FEDERATED_FIELDS:
-                    image.setdefault(field, [])
     for table, fields in REQUIRED_FIELDS.items():
         records = data.get(table)
         if not isinstance(records, list):
@@ -106,6 +103,18 @@ def image_path(image: dict, ann_file: str) -> str:
             "give a path below data_prefix['img']."
         )
     return path
+
+
+def is_federated(images: list[dict]) -> bool:
+    """Whether images say which categories were looked for in them, as LVIS's do and COCO's do not.
+
+    Args:
+        images (list[dict]): All ``images`` of an annotation file.
+
+    Returns:
+        bool: Whether any of them has one of :data:`FEDERATED_FIELDS`.
+    """
+    return any(field in image for image in images for field in FEDERATED_FIELDS)
 
 
 def _parse_json(path: str, backend_args: dict | None) -> Any:
@@ -179,13 +188,15 @@ def _check_records(path: str, table: str, records: list, fields: Iterable[str]) 
 
 
 def _check_images(path: str, images: list[dict], categories: set[int]) -> None:
+    federated = is_federated(images)
     for image in images:
         where = f"{path}: image {image['id']}"
         for field in ("height", "width"):
             if not _is_int(image[field]) or image[field] < 1:
                 raise UserError(
                     f"{where} has {field} {_shorten(image[field])}; it must be a positive whole "
-                    "number of pixels."
+                    "number of "
+                    "pixels."
                 )
         if image["height"] * image["width"] >= 2**32:
             raise UserError(
@@ -197,11 +208,13 @@ def _check_images(path: str, images: list[dict], categories: set[int]) -> None:
                 f"{where} has neither a field 'coco_url' nor 'file_name'; one of them must name "
                 "its file."
             )
-        for field in FEDERATED_FIELDS:
+        for field in FEDERATED_FIELDS if federated else ():
             if field not in image:
                 raise UserError(
                     f"{where} has no field '{field}', which the LVIS format requires; add it (an "
-                    "empty list where nothing is known)."
+                    "empty list where nothing is known), or remove "
+                    f"{' and '.join(map(repr, FEDERATED_FIELDS))} from all images if every "
+                    "category was looked for in every image."
                 )
             ids = image[field]
             if not isinstance(ids, list):
@@ -210,7 +223,8 @@ def _check_images(path: str, images: list[dict], categories: set[int]) -> None:
                 if not _is_int(identifier) or identifier not in categories:
                     raise UserError(
                         f"{where}: '{field}' names the category {_shorten(identifier)}, which "
-                        "is not in 'categories'; add it there or remove it here."
+                        "is not in "
+                        "'categories'; add it there or remove it here."
                     )
 
 
@@ -222,13 +236,15 @@ def _check_annotations(
             raise UserError(
                 f"{path}: annotation {annotation['id']} belongs to image "
                 f"{_shorten(annotation['image_id'])}, which is not in 'images'; remove one or "
-                "add the other."
+                "add the "
+                "other."
             )
         if not _is_int(annotation["category_id"]) or annotation["category_id"] not in categories:
             raise UserError(
                 f"{path}: annotation {annotation['id']} has category "
                 f"{_shorten(annotation['category_id'])}, which is not in 'categories'; remove "
-                "one or add the other."
+                "one or add "
+                "the other."
             )
         box = annotation["bbox"]
         if not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, box)):

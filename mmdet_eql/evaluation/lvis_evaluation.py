@@ -32,6 +32,7 @@ import numpy as np
 import pycocotools.mask as mask_utils
 from mmengine.logging import print_log
 
+from mmdet_eql.datasets.lvis_format import is_federated
 from mmdet_eql.datasets.segmentation import segmentation_problem
 from mmdet_eql.errors import UserError
 from mmdet_eql.rle import count_pixels
@@ -76,7 +77,8 @@ class LVISGroundTruth:
         has_zero_id (np.ndarray): Whether an annotation's id is 0, bool of shape (G,).
         boxes (np.ndarray): x, y, width, height in pixels, float64 of shape (G, 4).
         masks (np.ndarray, optional): Compressed RLE ``counts`` as bytes, object of shape (G,).
-        labelled (np.ndarray): Sorted groups that are annotated or verified absent, int64.
+        labelled (np.ndarray, optional): Sorted groups that are annotated or verified absent, int64;
+            None if every category was looked for in every image, as in COCO.
         not_exhaustive (np.ndarray): Sorted groups of which instances may be missing, int64.
     """
 
@@ -92,7 +94,7 @@ class LVISGroundTruth:
     has_zero_id: np.ndarray
     boxes: np.ndarray
     masks: np.ndarray | None
-    labelled: np.ndarray
+    labelled: np.ndarray | None
     not_exhaustive: np.ndarray
 
     @classmethod
@@ -100,6 +102,8 @@ class LVISGroundTruth:
         cls, data: dict[str, Any], path: str, with_masks: bool = False
     ) -> "LVISGroundTruth":
         """Turn the content of an annotation file into columns.
+
+        In a COCO file, crowd regions are ignored: neither to be found nor missed.
 
         Args:
             data (dict): What :func:`mmdet_eql.datasets.lvis_format.load_lvis_json` returns.
@@ -120,7 +124,8 @@ class LVISGroundTruth:
         image_at = {image["id"]: position for position, image in enumerate(images)}
         category_at = {category["id"]: position for position, category in enumerate(categories)}
 
-        if any(ann["id"] == 0 for ann in annotations):
+        federated = is_federated(images)
+        if federated and any(ann["id"] == 0 for ann in annotations):
             print_log(
                 f"{path}: an annotation has the id 0. lvis-api takes a match with it for none, and "
                 "so do the figures here; number annotations from 1.",
@@ -136,7 +141,7 @@ class LVISGroundTruth:
             return _int_column(
                 position * len(categories) + category_at[category_id]
                 for position, record in enumerate(images)
-                for category_id in record[field]
+                for category_id in record.get(field, ())
             )
 
         annotated = image * len(categories) + category
@@ -149,11 +154,21 @@ class LVISGroundTruth:
             image=image,
             category=category,
             area=np.array([ann["area"] for ann in annotations], dtype=np.float64),
-            ignore=np.array([bool(ann.get("ignore", False)) for ann in annotations], dtype=bool),
-            has_zero_id=np.array([ann["id"] == 0 for ann in annotations], dtype=bool),
+            ignore=np.array(
+                [
+                    bool(ann.get("ignore") or (not federated and ann.get("iscrowd")))
+                    for ann in annotations
+                ],
+                dtype=bool,
+            ),
+            has_zero_id=np.array([federated and ann["id"] == 0 for ann in annotations], dtype=bool),
             boxes=np.array([ann["bbox"] for ann in annotations], dtype=np.float64).reshape(-1, 4),
             masks=_mask_column(annotations, sizes[image], path) if with_masks else None,
-            labelled=np.unique(np.concatenate([annotated, groups("neg_category_ids")])),
+            labelled=(
+                np.unique(np.concatenate([annotated, groups("neg_category_ids")]))
+                if federated
+                else None
+            ),
             not_exhaustive=np.unique(groups("not_exhaustive_category_ids")),
         )
 
@@ -187,7 +202,7 @@ class LVISGroundTruth:
             has_zero_id=self.has_zero_id[kept],
             boxes=self.boxes[kept],
             masks=None if self.masks is None else self.masks[kept],
-            labelled=regroup(self.labelled),
+            labelled=None if self.labelled is None else regroup(self.labelled),
             not_exhaustive=regroup(self.not_exhaustive),
         )
 
@@ -204,7 +219,7 @@ class LVISGroundTruth:
             category_names=("object",),
             frequencies=None,
             category=np.zeros_like(self.category),
-            labelled=np.arange(len(self.image_ids)),
+            labelled=None,
             not_exhaustive=np.zeros(0, dtype=np.int64),
         )
 
@@ -414,9 +429,11 @@ def _detections_that_count(
     index = by_score[rank < max_detections]
 
     group = _group(ground_truth, detections)[index]
-    judged = np.isin(group, ground_truth.labelled)
+    if ground_truth.labelled is not None:
+        judged = np.isin(group, ground_truth.labelled)
+        index, group = index[judged], group[judged]
     # Stable, so that scores stay sorted within each group.
-    return detections.take(index[judged][np.argsort(group[judged], kind="stable")])
+    return detections.take(index[np.argsort(group, kind="stable")])
 
 
 def _detection_area(

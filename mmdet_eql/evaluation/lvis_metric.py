@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, zip_longest
 from typing import Any, NoReturn
 
@@ -16,6 +16,8 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 from terminaltables import AsciiTable
 
+from mmdet_eql.datasets.labelled_annotations import LabelledAnnotations
+from mmdet_eql.datasets.lvis_decoding import read_columns
 from mmdet_eql.datasets.lvis_format import load_lvis_json
 from mmdet_eql.errors import UserError
 from mmdet_eql.evaluation.lvis_evaluation import (
@@ -88,11 +90,15 @@ class LVISFastMetric(BaseMetric):
     annotation file; without names, positions among its categories sorted by id. If the dataset has
     only some of the categories, only these are evaluated.
 
+    In a COCO file, no image says which categories were looked for in it. Then all of them were, as
+    in COCO's own evaluation: every detection counts, and crowd regions are ignored. A line in the
+    log says so, and where the groups of APr, APc and APf come from.
+
     Masks are measured by their own area, as lvis-api does with results without boxes; mmdet's
     ``LVISMetric`` hands it boxes too, and its mask APs, APm, APl go by box area.
 
     Args:
-        ann_file (str): Annotation file in LVIS format. Without annotations, as for the test
+        ann_file (str): Annotation file in LVIS or COCO format. Without annotations, as for the test
             server, it serves ``format_only``.
         metric (str | Sequence[str]): 'bbox' and 'segm', or class-agnostic recall of boxes:
             'proposal' matches them by score as AP does and gives ``AR@300``, ``ARs@300``,
@@ -116,6 +122,9 @@ class LVISFastMetric(BaseMetric):
         prefix (str, optional): Prefix of the names of the figures. Defaults to 'lvis'.
         file_client_args (dict, optional): Gone from mmdet; use ``backend_args``.
         backend_args (dict, optional): mmengine's file backend for ``ann_file``.
+        train_ann_file (str, optional): Annotation file of the training set, whose counts of images
+            sort the categories into the groups of APr, APc and APf. Defaults to the groups that
+            ``ann_file`` names, as LVIS's do.
 
     Attributes:
         evaluations (dict[str, LVISEvaluation]): Of the last evaluation, by metric: precision and
@@ -147,6 +156,7 @@ class LVISFastMetric(BaseMetric):
         prefix: str | None = None,
         file_client_args: dict | None = None,
         backend_args: dict | None = None,
+        train_ann_file: str | None = None,
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         self.ann_file = ann_file
@@ -158,6 +168,7 @@ class LVISFastMetric(BaseMetric):
         self.format_only = format_only
         self.outfile_prefix = outfile_prefix
         self.backend_args = backend_args
+        self.train_ann_file = train_ann_file
         self.evaluations: dict[str, LVISEvaluation] = {}
         self._ground_truth: LVISGroundTruth | None = None
 
@@ -243,13 +254,16 @@ class LVISFastMetric(BaseMetric):
                 "LVISFastMetric: 'ann_file' is not set; LVIS evaluation needs the annotation file, "
                 "since data samples do not carry the categories verified absent from an image."
             )
-        backend = fileio.get_file_backend(self.ann_file, backend_args=self.backend_args)
-        # Asked of local files alone: not every remote backend can tell.
-        if isinstance(backend, fileio.LocalBackend) and not backend.isfile(self.ann_file):
-            raise UserError(
-                f"{self.ann_file}: no such annotation file; correct 'ann_file' of the evaluator in "
-                "the config, or prepare the dataset as the README describes."
-            )
+        for name, path in (("ann_file", self.ann_file), ("train_ann_file", self.train_ann_file)):
+            if path is None:
+                continue
+            backend = fileio.get_file_backend(path, backend_args=self.backend_args)
+            # Asked of local files alone: not every remote backend can tell.
+            if isinstance(backend, fileio.LocalBackend) and not backend.isfile(path):
+                raise UserError(
+                    f"{path}: no such annotation file; correct '{name}' of the evaluator in the "
+                    "config, or prepare the dataset as the README describes."
+                )
         if self.format_only and not self.outfile_prefix:
             raise UserError(
                 "LVISFastMetric: 'format_only' writes result files and nothing else; set "
@@ -336,7 +350,7 @@ class LVISFastMetric(BaseMetric):
             self._write_results(results, category_of_label, logger)
             return {}
 
-        ground_truth = self._load_ground_truth()
+        ground_truth = self._load_ground_truth(logger)
         categories = dict(
             zip(ground_truth.category_ids.tolist(), ground_truth.category_names, strict=True)
         )
@@ -387,7 +401,7 @@ class LVISFastMetric(BaseMetric):
             raise UserError(
                 f"{self.ann_file}: the categories have no field 'frequency', which figures of "
                 f"rare, common and frequent categories ({', '.join(_ITEMS_BY_FREQUENCY)}) need; "
-                "add it or remove these from 'metric_items'."
+                "add it, set 'train_ann_file', or remove these from 'metric_items'."
             )
         returned = {f"{metric}_{item}": figures[item] for item in items if item in figures}
         if self.classwise:
@@ -422,12 +436,46 @@ class LVISFastMetric(BaseMetric):
 
     # --- what belongs together --------------------------------------------------------------------
 
-    def _load_ground_truth(self) -> LVISGroundTruth:
+    def _load_ground_truth(self, logger: logging.Logger) -> LVISGroundTruth:
         if self._ground_truth is None:
-            self._ground_truth = read_ground_truth(
+            ground_truth = read_ground_truth(
                 self.ann_file, "segm" in self.metrics, self.backend_args
             )
+            if self.train_ann_file is not None:
+                groups = self._count_groups(ground_truth.category_names)
+                ground_truth = replace(ground_truth, frequencies=groups)
+            self._ground_truth = ground_truth
+        self._log_protocol(self._ground_truth, logger)
         return self._ground_truth
+
+    def _count_groups(self, category_names: Sequence[str]) -> np.ndarray:
+        """'r', 'c' or 'f' of each category, from the training annotations."""
+        columns = read_columns(self.train_ann_file, self.backend_args)
+        id_of = {name: category_id for category_id, name in columns.categories}
+        unknown = [name for name in category_names if name not in id_of]
+        if unknown:
+            raise UserError(
+                f"{self.train_ann_file}: has no category {unknown[0]!r}, which {self.ann_file} "
+                "has; give the annotation file that the model is trained on."
+            )
+        label_of = {id_of[name]: label for label, name in enumerate(category_names)}
+        return LabelledAnnotations(columns, label_of).count(category_names).group
+
+    def _log_protocol(self, ground_truth: LVISGroundTruth, logger: logging.Logger) -> None:
+        if ground_truth.labelled is not None and self.train_ann_file is None:
+            return  # LVIS's own
+        looked_for = (
+            "no image has 'neg_category_ids', so every category counts as looked for in every image"
+            if ground_truth.labelled is None
+            else "categories count where they are annotated or verified absent"
+        )
+        if self.train_ann_file is not None:
+            groups = f"by the number of images in {self.train_ann_file}"
+        elif ground_truth.frequencies is not None:
+            groups = "by the field 'frequency'"
+        else:
+            groups = "left out, as neither 'frequency' nor 'train_ann_file' is given"
+        logger.info(f"{self.ann_file}: {looked_for}; APr, APc and APf are {groups}.")
 
     def _load_categories(self) -> dict[int, str]:
         """Read names by category id alone: files for the test server have no annotations."""

@@ -1,0 +1,299 @@
+"""Data of one's own: MiniLVIS as a COCO file, without what only LVIS has, trains and evaluates."""
+
+import json
+import logging
+
+import numpy as np
+import pycocotools.mask as mask_utils
+import pytest
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from mmdet_eql.analysis.class_frequency_report import read_annotated_images
+from mmdet_eql.datasets import LVISFormatDataset, load_lvis_json
+from mmdet_eql.errors import UserError
+from mmdet_eql.evaluation import LVISFastMetric, evaluate_files
+from tests.conftest import CONFIGS, TINY, build_dataset
+
+
+def new_id(category_id: int) -> int:
+    """Ids with gaps, in the opposite order."""
+    return 1000 - 7 * category_id
+
+
+@pytest.fixture(scope="module")
+def custom(minilvis, tmp_path_factory):
+    """The tiny MiniLVIS as a COCO set: its folder."""
+    folder = tmp_path_factory.mktemp("custom")
+    (folder / "annotations").mkdir()
+    for split in ("train", "val"):
+        data = json.loads((minilvis / "annotations" / f"minilvis_{split}.json").read_text())
+        for image in data["images"]:
+            del image["neg_category_ids"], image["not_exhaustive_category_ids"]
+            image["file_name"] = image.pop("coco_url", image.get("file_name")).split("/")[-1]
+        for category in data["categories"]:
+            del category["frequency"]
+            category["id"] = new_id(category["id"])
+        for annotation in data["annotations"]:
+            annotation["category_id"] = new_id(annotation["category_id"])
+            annotation["iscrowd"] = 0
+        (folder / "annotations" / f"{split}.json").write_text(json.dumps(data))
+        (folder / split).symlink_to(minilvis / split)
+    return folder
+
+
+def read(folder, split="val") -> dict:
+    return json.loads((folder / "annotations" / f"{split}.json").read_text())
+
+
+def dataset_of(folder, split="train", **options) -> LVISFormatDataset:
+    return LVISFormatDataset(
+        ann_file=f"annotations/{split}.json",
+        data_root=str(folder),
+        data_prefix=dict(img=f"{split}/"),
+        **options,
+    )
+
+
+def log_of(function) -> str:
+    """What a function logs."""
+    lines = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        function()
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+    return "\n".join(lines)
+
+
+def test_labels_and_frequencies_are_those_of_the_lvis_file(custom, minilvis):
+    ours, theirs = dataset_of(custom), build_dataset(minilvis)
+    assert ours.metainfo["classes"] == theirs.metainfo["classes"][::-1]
+    for name in ("image_count", "instance_count"):
+        counts = getattr(ours.class_frequency, name)
+        assert counts.tolist() == getattr(theirs.class_frequency, name)[::-1].tolist()
+    assert ours.class_frequency.num_images == theirs.class_frequency.num_images
+    for index in range(0, len(ours), 7):
+        mine, other = ours.get_data_info(index), theirs.get_data_info(index)
+        assert mine["negative_labels"] == []
+        assert mine["positive_labels"] == sorted(11 - label for label in other["positive_labels"])
+        assert len(mine["instances"]) == len(other["instances"])
+    report = read_annotated_images(custom / "annotations" / "train.json", progress=False)
+    assert report.class_frequency.image_count.tolist() == ours.class_frequency.image_count.tolist()
+
+
+def near_misses(data, seed=0) -> list[dict]:
+    """Records of masks near the annotated ones, some of another category, with equal scores."""
+    rng = np.random.default_rng(seed)
+    sizes = {image["id"]: (image["height"], image["width"]) for image in data["images"]}
+    ids = [category["id"] for category in data["categories"]]
+    records = []
+    for annotation in data["annotations"]:
+        size = sizes[annotation["image_id"]]
+        rle = mask_utils.merge(mask_utils.frPyObjects(annotation["segmentation"], *size))
+        for _ in range(rng.integers(1, 4)):
+            shifted = np.roll(mask_utils.decode(rle), rng.integers(-3, 4, size=2), axis=(0, 1))
+            counts = mask_utils.encode(np.asfortranarray(shifted))["counts"].decode()
+            records.append(
+                {
+                    "image_id": annotation["image_id"],
+                    "category_id": annotation["category_id"]
+                    if rng.random() < 0.7
+                    else rng.choice(ids).item(),
+                    "segmentation": {"size": list(size), "counts": counts},
+                    "score": rng.integers(1, 20).item() / 20,
+                }
+            )
+    return records
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+def test_figures_are_those_of_cocos_evaluation(iou_type, custom, tmp_path):
+    ann_file = str(custom / "annotations" / "val.json")
+    records = near_misses(read(custom))
+    if iou_type == "bbox":
+        for record in records:
+            record["bbox"] = mask_utils.toBbox(record.pop("segmentation")).tolist()
+    results = tmp_path / "results.json"
+    results.write_text(json.dumps(records))
+    ours = evaluate_files(ann_file, str(results), iou_type).figures()
+    ground_truth = COCO(ann_file)
+    judge = COCOeval(ground_truth, ground_truth.loadRes(str(results)), iou_type)
+    judge.evaluate()
+    judge.accumulate()
+    judge.summarize()
+    assert len(records) < 100 * len(read(custom)["images"])
+    for index, name in enumerate(("AP", "AP50", "AP75", "APs", "APm", "APl")):
+        assert ours[name] == pytest.approx(judge.stats[index], abs=1e-9), name
+    assert 0.05 < ours["AP"] < 0.9
+    assert "APr" not in ours
+
+
+def test_a_crowd_is_ignored(custom, tmp_path):
+    data = read(custom)
+    crowd = data["annotations"][0]
+    box = {"image_id": crowd["image_id"], "category_id": crowd["category_id"], "score": 1.0}
+    results = tmp_path / "results.json"
+    results.write_text(json.dumps([{**box, "bbox": crowd["bbox"]}]))
+    figures = []
+    for is_crowd in (0, 1):
+        crowd["iscrowd"] = is_crowd
+        data["annotations"] = [crowd, {**crowd, "id": 10**6, "bbox": [0, 0, 3, 3], "iscrowd": 0}]
+        ann_file = tmp_path / "val.json"
+        ann_file.write_text(json.dumps(data))
+        figures.append(evaluate_files(str(ann_file), str(results)).figures()["AP"])
+    assert figures == [pytest.approx(0.505, abs=0.01), 0]  # one of two found; the one not found
+
+
+def test_id_0_is_an_id_like_any_other(custom, tmp_path):
+    data = read(custom)
+    first = data["annotations"][0]
+    data["annotations"] = [{**first, "id": 0}]
+    ann_file, results = tmp_path / "val.json", tmp_path / "results.json"
+    ann_file.write_text(json.dumps(data))
+    record = {key: first[key] for key in ("image_id", "category_id", "bbox")}
+    results.write_text(json.dumps([{**record, "score": 0.5}]))
+    assert evaluate_files(str(ann_file), str(results)).figures()["AP"] == pytest.approx(1)
+
+
+def test_the_log_says_which_protocol(custom, minilvis):
+    def protocol(ann_file, **options) -> tuple[str, dict]:
+        metric = LVISFastMetric(ann_file=str(ann_file), **options)
+        figures = {}
+        text = log_of(lambda: figures.update(metric.evaluate(0)))
+        lines = [line for line in text.splitlines() if "APr, APc and APf" in line]
+        assert len(lines) <= 1
+        return "".join(lines), figures
+
+    train, val = (custom / "annotations" / f"{split}.json" for split in ("train", "val"))
+    line, figures = protocol(val)
+    assert "no image has 'neg_category_ids'" in line
+    assert "left out" in line
+    assert "lvis/bbox_APr" not in figures
+    line, figures = protocol(val, train_ann_file=str(train))
+    assert f"by the number of images in {train}" in line
+    assert {"lvis/bbox_APr", "lvis/bbox_APc", "lvis/bbox_APf"} <= set(figures)
+    # LVIS's own goes without saying.
+    assert protocol(minilvis / "annotations" / "minilvis_val.json")[0] == ""
+
+
+def test_groups_are_counted_in_the_training_set(custom, minilvis, tmp_path):
+    """MiniLVIS names the groups that its training set makes."""
+    records = near_misses(read(custom))
+    for record in records:
+        record["bbox"] = mask_utils.toBbox(record.pop("segmentation")).tolist()
+    metric = LVISFastMetric(
+        ann_file=str(custom / "annotations" / "val.json"),
+        train_ann_file=str(custom / "annotations" / "train.json"),
+    )
+    metric.evaluate(0)
+    counted = dict(
+        zip(
+            metric.evaluations["bbox"].category_names,
+            metric.evaluations["bbox"].frequencies.tolist(),
+            strict=True,
+        )
+    )
+    data = json.loads((minilvis / "annotations" / "minilvis_val.json").read_text())
+    assert counted == {record["name"]: record["frequency"] for record in data["categories"]}
+
+
+def test_mistakes_are_one_sentence(custom, tmp_path):
+    val = str(custom / "annotations" / "val.json")
+    with pytest.raises(UserError, match=r"gone\.json: no such .*'train_ann_file'"):
+        LVISFastMetric(ann_file=val, train_ann_file="gone.json")
+    data = read(custom, "train")
+    data["categories"][3]["name"] = "something else"
+    other = tmp_path / "train.json"
+    other.write_text(json.dumps(data))
+    with pytest.raises(UserError, match=r"train\.json: has no category"):
+        LVISFastMetric(ann_file=val, train_ann_file=str(other)).evaluate(0)
+    data["images"][5]["neg_category_ids"] = []
+    other.write_text(json.dumps(data))
+    with pytest.raises(UserError, match="from all images if every category") as error:
+        load_lvis_json(str(other))
+    assert "\n" not in str(error.value)
+
+
+def tiny(name: str, folder, work_dir) -> Config:
+    """A config of configs/custom on the tiny set, of a size that two CPU cores train in seconds."""
+    init_default_scope("mmdet")
+    cfg = Config.fromfile(CONFIGS / "custom" / f"{name}_8xb2-1x_custom.py")
+    options = {
+        "model.backbone.init_cfg": None,
+        "model.backbone.depth": 18,
+        "model.neck.in_channels": [64, 128, 256, 512],
+        "model.roi_head.bbox_head.num_classes": TINY.num_categories,
+        "model.roi_head.bbox_head.fc_out_channels": 64,
+        "model.train_cfg.rpn_proposal.max_per_img": 50,
+        "model.train_cfg.rcnn.sampler.num": 64,
+        "model.test_cfg.rpn.max_per_img": 50,
+        "model.test_cfg.rcnn.max_per_img": 5,
+        "train_cfg.max_epochs": 1,
+        "train_cfg.val_interval": 1,
+        "train_dataloader.dataset.indices": 4,
+        "train_dataloader.dataset.pipeline.2.scale": (96, 96),
+    }
+    for split in ("train", "val", "test"):
+        options[f"{split}_dataloader.dataset.data_root"] = str(folder)
+        options[f"{split}_dataloader.num_workers"] = 0
+        options[f"{split}_dataloader.persistent_workers"] = False
+        if split != "train":
+            options[f"{split}_dataloader.dataset.pipeline.1.scale"] = (96, 96)
+            options[f"{split}_evaluator.ann_file"] = str(folder / "annotations" / "val.json")
+            options[f"{split}_evaluator.train_ann_file"] = str(
+                folder / "annotations" / "train.json"
+            )
+    cfg.merge_from_dict(options)
+    if cfg.model.roi_head.get("mask_head"):
+        cfg.model.roi_head.mask_head.num_classes = TINY.num_categories
+    cfg.work_dir = str(work_dir)
+    return cfg
+
+
+def test_training_with_masks(custom, tmp_path):
+    runner = Runner.from_cfg(tiny("mask-rcnn_r50_fpn_eql", custom, tmp_path))
+    figures = {}
+    text = log_of(lambda: figures.update(evaluate_after(runner)))
+    assert "no image has 'neg_category_ids'" in text
+    assert {f"lvis/{kind}_AP{group}" for kind in ("bbox", "segm") for group in "rcf"} <= set(
+        figures
+    )
+    # The rarest categories with at most 9 % of the labels.
+    frequency = dataset_of(custom).class_frequency
+    tail = runner.model.roi_head.bbox_head.loss_cls.tail_weights() == 1
+    assert 0 < frequency.image_count[tail.numpy()].sum() <= 0.09 * frequency.image_count.sum()
+
+
+def evaluate_after(runner) -> dict:
+    runner.train()
+    return {
+        name.removeprefix("val/"): value.current()
+        for name, value in runner.message_hub.log_scalars.items()
+        if name.startswith("val/lvis")
+    }
+
+
+def test_training_without_masks(custom, tmp_path):
+    folder = tmp_path / "boxes"
+    (folder / "annotations").mkdir(parents=True)
+    for split in ("train", "val"):
+        data = read(custom, split)
+        for annotation in data["annotations"]:
+            del annotation["segmentation"]
+        (folder / "annotations" / f"{split}.json").write_text(json.dumps(data))
+        (folder / split).symlink_to(custom / split)
+    runner = Runner.from_cfg(tiny("faster-rcnn_r50_fpn_eql", folder, tmp_path / "work_dir"))
+    figures = evaluate_after(runner)
+    assert "lvis/bbox_APr" in figures
+    assert not [name for name in figures if "segm" in name]
