@@ -13,6 +13,7 @@ from mmdet_eql.evaluation.lvis_results import (
     read_results,
     write_results,
 )
+from mmdet_eql.evaluation.open_images_metric import OpenImagesGroupMetric
 from mmdet_eql.evaluation.proposal_recall import proposal_recall
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "LVISEvaluation",
     "LVISFastMetric",
     "LVISGroundTruth",
+    "OpenImagesGroupMetric",
     "evaluate_detections",
     "evaluate_files",
     "proposal_recall",
