@@ -75,9 +75,7 @@ class InterruptionHook(Hook):
             raise UserError(
                 "InterruptionHook: needs default_hooks.checkpoint.type='AtomicCheckpointHook'."
             )
-        if threading.current_thread() is threading.main_thread():
-            for number in self.signals:
-                self._previous[number] = signal.signal(number, self._note)
+        self._listen()
         if _validation_is_due(runner):
             runner.logger.info(f"Validating after iteration {runner.iter}, which was cut short.")
             runner.val_loop.run()
@@ -118,9 +116,19 @@ class InterruptionHook(Hook):
         """Leave the signals to whom they belonged."""
         self._restore()
 
+    def _listen(self) -> None:
+        self._listener = os.getpid()
+        if threading.current_thread() is threading.main_thread():
+            for number in self.signals:
+                self._previous[number] = signal.signal(number, self._note)
+
     def _note(self, number: int, frame: Any) -> None:
         self._received = number
         self._restore()
+        # Forked processes, such as those of a pool that a metric starts, inherit this handler, and
+        # whoever started them ends them by the signal.
+        if os.getpid() != self._listener:
+            signal.raise_signal(number)
 
     def _restore(self) -> None:
         while self._previous:

@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 from mmengine.hooks import Hook
 
 from mmdet_eql.engine.checkpoint_hook import AtomicLocalBackend
-from mmdet_eql.engine.interruption_hook import STOPPED_AND_SAVED
+from mmdet_eql.engine.interruption_hook import STOPPED_AND_SAVED, InterruptionHook
 from mmdet_eql.engine.launch import build_runner, enable_determinism, set_resume
 from mmdet_eql.errors import UserError
 from tests.conftest import REPOSITORY
@@ -168,6 +169,23 @@ def test_nothing_to_resume_starts_from_load_from(make_config):
     set_resume(cfg, "auto")
     assert cfg.load_from == "first_stage.pth"
     assert not cfg.get("resume")
+
+
+def test_processes_that_a_run_forks_can_be_terminated():
+    hook = InterruptionHook()
+    hook._listen()
+    try:
+        context = multiprocessing.get_context("fork")
+        runs = context.Event()
+        forked = context.Process(target=lambda: runs.set() or time.sleep(60))
+        forked.start()
+        assert runs.wait(60)
+        forked.terminate()
+        forked.join(10)
+        assert forked.exitcode == -signal.SIGTERM
+    finally:
+        hook._restore()
+    assert hook._received == 0
 
 
 def test_a_cut_off_checkpoint_is_passed_over(make_config, capfd):
