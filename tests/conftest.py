@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,15 @@ def formatted_once():
         # OpenMMLab's mmengine has taken it by name.
         patch.setattr(config, "FormatCode", format_once, raising=False)
         yield
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before():
+    """Trainings that a test breaks off leave their handlers behind."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
