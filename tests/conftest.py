@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config
 
 from mmdet_eql.datasets import LVISFormatDataset
@@ -118,6 +119,8 @@ def minilvis_config(method: str) -> Path:
 @pytest.fixture
 def tiny_config(minilvis, tmp_path):
     """Make the config of a run of a few seconds: ``tiny_config(method="eql", max_iters=4)``."""
+    # mmengine has one visualizer of a name in a process, which writes where the first run did.
+    DetLocalVisualizer._instance_dict.clear()
 
     def make(method: str = "eql", max_iters: int = 4) -> Config:
         cfg = Config.fromfile(minilvis_config(method))
