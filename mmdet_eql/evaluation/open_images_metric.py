@@ -113,9 +113,10 @@ class OpenImagesGroupMetric(OpenImagesMetric):
 
 @contextlib.contextmanager
 def _default_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the processes that ``eval_map`` forks off, as it ends them by it.
+    """Let SIGTERM end the run while ``eval_map`` waits for the processes that it forks off.
 
-    During training they would inherit InterruptionHook's handler, and live on for ever.
+    Slurm signals them, too. A pool does not notice that one of them is gone, so that a training
+    process which only notes the signal, to stop later, would wait for its result for ever.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
