@@ -10,8 +10,6 @@ one; :func:`columns_of` makes the same columns from what
 import json
 import mmap
 import os.path as osp
-import re
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -22,10 +20,9 @@ from mmdet_eql.datasets.annotation_cache import cached_columns
 from mmdet_eql.datasets.lvis_columns import ColumnsBuilder, LVISColumns
 from mmdet_eql.datasets.lvis_format import FEDERATED_FIELDS, image_path, load_lvis_json
 from mmdet_eql.garbage_collection import pause_garbage_collection
+from mmdet_eql.json_pieces import forget_pages, iterate_pieces, map_file
 
-_BYTES_AT_ONCE = 1 << 22
 _RECORDS_AT_ONCE = 10_000
-_BETWEEN_RECORDS = re.compile(rb"\}[ \t\r\n]*,[ \t\r\n]*\{")
 #: Whole numbers below it can be rounded to a float.
 _LARGEST = 2**1023
 
@@ -140,8 +137,8 @@ def decode_columns(path: str, name: str) -> LVISColumns:
         OSError: If it cannot be read.
     """
     try:
-        with open(path, "rb") as file, pause_garbage_collection():
-            return _decode(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), name)
+        with pause_garbage_collection():
+            return _decode(map_file(path), name)
     except (msgspec.DecodeError, ValueError, OverflowError, RecursionError) as error:
         # ValueError covers an empty file, text that is not UTF-8 and references to nothing.
         raise UndecodableError(str(error)) from None
@@ -149,14 +146,14 @@ def decode_columns(path: str, name: str) -> LVISColumns:
 
 def _decode(content: mmap.mmap, name: str) -> LVISColumns:
     tables = _decode_tables(content)
-    _forget_pages(content)
+    forget_pages(content)
     categories = _decode_categories(tables.categories)
     category_ids = [category.id for category in categories]
     _require_ids(np.array(category_ids, dtype=np.int64))
     builder = ColumnsBuilder((category.id, category.name) for category in categories)
 
     known = set(category_ids)
-    for piece in _pieces(tables.images):
+    for piece in iterate_pieces(tables.images):
         images = _decode_images(piece)
         for image in images:
             if not (image.height >= 1 and image.width >= 1 and image.height * image.width < 2**32):
@@ -170,7 +167,7 @@ def _decode(content: mmap.mmap, name: str) -> LVISColumns:
         )
 
     ids = []
-    for piece in _pieces(tables.annotations):
+    for piece in iterate_pieces(tables.annotations):
         try:
             annotations = _decode_annotations(piece)
             segmentations = [annotation.segmentation for annotation in annotations]
@@ -179,10 +176,10 @@ def _decode(content: mmap.mmap, name: str) -> LVISColumns:
             segmentations = [_read_segmentation(bytes(one.segmentation)) for one in annotations]
         ids.append(np.array([annotation.id for annotation in annotations], dtype=np.int64))
         builder.add_annotations(annotations, segmentations)
-        _forget_pages(content)
-    if ids:
-        _require_ids(np.concatenate(ids))
+        forget_pages(content)
     columns = builder.finish()
+    if len(columns.category):
+        _require_ids(np.concatenate(ids))
     _require_ids(columns.image_id)
     return columns
 
@@ -223,23 +220,6 @@ def columns_of(data: dict[str, Any], name: str) -> LVISColumns:
     return builder.finish()
 
 
-def _pieces(table: msgspec.Raw) -> Iterator[bytes]:
-    """Cut a JSON list of objects into shorter lists.
-
-    A cut that only looks as if it were between two objects, in a string or deeper inside, leaves a
-    piece that is no JSON; it cannot be mistaken for another one.
-    """
-    content = memoryview(table)
-    if content[:1] != b"[":
-        raise UndecodableError("a table that is not a list")
-    start, end = 1, len(content) - 1
-    while start < end:
-        cut = _BETWEEN_RECORDS.search(content, min(start + _BYTES_AT_ONCE, end), end)
-        last, following = (cut.start() + 1, cut.end() - 1) if cut else (end, end)
-        yield b"[%b]" % content[start:last]
-        start = following
-
-
 def _read_segmentation(text: bytes) -> list[list[float]] | bytes | None:
     segmentation = _split_segmentation(json.loads(text))
     return text if isinstance(segmentation, bytes) else segmentation
@@ -262,9 +242,3 @@ def _require_ids(ids: np.ndarray) -> None:
     ordered = np.sort(ids)
     if not len(ids) or ordered[0] == -(2**63) or (ordered[1:] == ordered[:-1]).any():
         raise UndecodableError("ids")
-
-
-def _forget_pages(content: mmap.mmap) -> None:
-    """Take what was read of a mapped file off this process's account; it can be read again."""
-    if hasattr(mmap, "MADV_DONTNEED"):
-        content.madvise(mmap.MADV_DONTNEED)

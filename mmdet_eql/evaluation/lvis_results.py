@@ -14,11 +14,12 @@ import json
 import logging
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
-from operator import itemgetter
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from itertools import chain, count, islice
+from operator import attrgetter, itemgetter
 from typing import Any, NoReturn, TextIO
 
+import msgspec
 import numpy as np
 from mmengine.logging import print_log
 
@@ -34,11 +35,10 @@ from mmdet_eql.evaluation.lvis_evaluation import (
 )
 from mmdet_eql.files import atomic_write
 from mmdet_eql.garbage_collection import pause_garbage_collection
+from mmdet_eql.json_pieces import forget_pages, iterate_pieces, map_file
 
-# A file is decoded in pieces, so that no more than a piece exists as Python objects.
-_CHARACTERS_AT_ONCE = 1 << 18
+_RECORDS_AT_ONCE = 10_000
 _SPACE = re.compile(r"[ \t\r\n]*")
-_BETWEEN_RECORDS = re.compile(r"\}[ \t\r\n]*,[ \t\r\n]*\{")
 
 
 def evaluate_files(
@@ -228,22 +228,61 @@ def read_results(
         UserError: If the file cannot be read or is not a JSON list of records of this kind, or
             if it speaks of images or categories that are unknown.
     """
-    reader = _RecordReader(path, ground_truth, iou_type, ann_file)
+    reader = _ResultReader(path, ground_truth, iou_type, ann_file)
     with pause_garbage_collection():
-        for records in _blocks_of_records(path):
-            reader.add(records)
-    if iou_type == "segm" and reader.with_boxes:
+        detections = reader.read()
+    if iou_type == "segm" and detections.boxes is not None:
         print_log(
             f"{path}: the records hold 'bbox' beside 'segmentation'; as in lvis-api, APs, APm and "
             "APl then go by the areas of the boxes. Remove 'bbox' to go by the areas of the masks.",
             logger="current",
             level=logging.WARNING,
         )
-    return reader.detections()
+    return detections
 
 
-class _RecordReader:
-    """Turns blocks of records into columns, and tells what is wrong with a record."""
+#: For each field what holds of a sound record, and what the field of another one is.
+_Rules = dict[str, tuple[Callable[[dict], bool], str]]
+
+
+class _Record(msgspec.Struct, gc=False):
+    image_id: int
+    category_id: int
+    score: float
+
+
+class _BoxRecord(_Record, gc=False):
+    bbox: tuple[float, float, float, float]
+
+
+class _RLE(msgspec.Struct, gc=False):
+    size: tuple[int, int]
+    counts: str
+
+
+class _MaskRecord(_Record, gc=False):
+    segmentation: _RLE
+
+
+class _BoxedMaskRecord(_BoxRecord, gc=False):
+    segmentation: _RLE
+
+
+_decode_fields = msgspec.json.Decoder(list[dict[str, msgspec.Raw]]).decode
+#: By whether the records have boxes and masks that are wanted.
+_DECODE_RECORDS = {
+    (True, False): msgspec.json.Decoder(list[_BoxRecord]).decode,
+    (False, True): msgspec.json.Decoder(list[_MaskRecord]).decode,
+    (True, True): msgspec.json.Decoder(list[_BoxedMaskRecord]).decode,
+}
+
+
+class _ResultReader:
+    """Turns a result file into columns, and tells what is wrong with one.
+
+    A sound file is decoded piece by piece, straight into typed records. Any other is read once
+    more, as JSON of any kind, and checked record by record.
+    """
 
     def __init__(
         self, path: str, ground_truth: LVISGroundTruth, iou_type: str, ann_file: str
@@ -253,118 +292,149 @@ class _RecordReader:
         self.ground_truth = ground_truth
         self.with_boxes = iou_type == "bbox"
         self.with_masks = iou_type == "segm"
-        self.num_records = 0
-        self.blocks: list[LVISDetections] = []
 
-    def add(self, records: list) -> None:
-        """Check a block of records and keep its columns."""
-        if not self.num_records and self.with_masks and isinstance(records[0], dict):
-            self.with_boxes = "bbox" in records[0]
-        image = self._positions(records, "image_id", self.ground_truth.image_ids)
-        category = self._positions(records, "category_id", self.ground_truth.category_ids)
-        score = self._numbers(records, "score")
-        boxes = self._boxes(records) if self.with_boxes else None
-        masks = self._masks(records, image) if self.with_masks else None
-        self.blocks.append(LVISDetections(image, category, score, boxes, masks))
-        self.num_records += len(records)
-
-    def detections(self) -> LVISDetections:
-        """All blocks as one."""
-        empty = LVISDetections(
-            image=np.zeros(0, dtype=np.int64),
-            category=np.zeros(0, dtype=np.int64),
-            score=np.zeros(0),
-            boxes=np.zeros((0, 4)) if self.with_boxes else None,
-            masks=np.zeros(0, dtype=object) if self.with_masks else None,
-        )
-        return LVISDetections.concatenate([empty, *self.blocks])
-
-    def _numbers(self, records: list, field: str) -> np.ndarray:
-        values = self._values(records, field)
-        # Types first: NumPy would read the text "1" as a number.
-        if set(map(type, values)) <= {int, float}:
-            with contextlib.suppress(OverflowError):
-                column = np.array(values, dtype=np.float64)
-                if np.isfinite(column).all():
-                    return column
-        self._refuse_first(
-            records, lambda record: _is_finite(record[field]), f"has a '{field}' that is no number"
-        )
-
-    def _boxes(self, records: list) -> np.ndarray:
-        boxes = self._values(records, "bbox")
-        if set(map(type, boxes)) == {list} and set(map(len, boxes)) == {4}:
-            values = list(chain.from_iterable(boxes))
-            if set(map(type, values)) <= {int, float}:
-                with contextlib.suppress(OverflowError):
-                    column = np.array(values, dtype=np.float64)
-                    if np.isfinite(column).all():
-                        return column.reshape(-1, 4)
-        self._refuse_first(
-            records,
-            lambda record: (
-                isinstance(record["bbox"], list)
-                and len(record["bbox"]) == 4
-                and all(map(_is_finite, record["bbox"]))
-            ),
-            "has a 'bbox' that is not [x, y, width, height] in pixels",
-        )
-
-    def _positions(self, records: list, field: str, known: np.ndarray) -> np.ndarray:
-        values = self._values(records, field)
-        if set(map(type, values)) == {int}:
-            with contextlib.suppress(OverflowError):
-                column = np.array(values, dtype=np.int64)
-                position = np.searchsorted(known, column).clip(max=len(known) - 1)
-                if np.array_equal(known[position], column):
-                    return position
-        known_ids = set(known.tolist())
-        self._refuse_first(
-            records,
-            lambda record: type(record[field]) is int and record[field] in known_ids,
-            f"has a '{field}' that is not in {self.ann_file}",
-        )
-
-    def _masks(self, records: list, image: np.ndarray) -> np.ndarray:
-        # Whether the runs fill the image is seen when the masks that count are measured.
-        sizes = self.ground_truth.image_sizes[image].tolist()
-        masks = np.empty(len(records), dtype=object)
+    def read(self) -> LVISDetections:
+        """All detections of the file."""
         try:
-            for index, (record, size) in enumerate(zip(records, sizes, strict=True)):
-                segmentation = record["segmentation"]
-                if segmentation["size"] != size:
-                    raise ValueError
-                masks[index] = segmentation["counts"].encode("ascii")
-        except (TypeError, KeyError, AttributeError, ValueError):
-            self._refuse(
-                records,
-                index,
-                "has a 'segmentation' that is not compressed RLE, {'size': [height, width], "
-                "'counts': '...'}, of the size of its image",
-            )
-        return masks
+            blocks = list(self._decode())
+        except (msgspec.DecodeError, ValueError, OverflowError, RecursionError, OSError):
+            # ValueError covers an empty file, and columns that are not sound.
+            blocks = list(self._read_carefully())
+        return LVISDetections.concatenate(blocks)
 
-    def _values(self, records: list, field: str) -> list:
-        try:
-            return list(map(itemgetter(field), records))
-        except (TypeError, KeyError):
-            self._refuse_first(
-                records,
-                lambda record: isinstance(record, dict) and field in record,
-                f"is not an object with a field '{field}'",
+    # --- sound files ------------------------------------------------------------------------------
+
+    def _decode(self) -> Iterator[LVISDetections]:
+        content = map_file(self.path)
+        for number, piece in enumerate(iterate_pieces(content)):
+            if number == 0 and self.with_masks:
+                self.with_boxes = any("bbox" in fields for fields in _decode_fields(piece)[:1])
+            records = _DECODE_RECORDS[self.with_boxes, self.with_masks](piece)
+            yield self._columns(records, attrgetter)
+            forget_pages(content)
+
+    def _columns(self, records: list, getter: Callable[[str], Callable]) -> LVISDetections:
+        """Turn records into columns.
+
+        Args:
+            records (list): Records with all fields that are needed.
+            getter (Callable[[str], Callable]): Makes of a field's name what gets it from a record.
+
+        Returns:
+            LVISDetections: The records, with boxes and masks as the file needs them.
+
+        Raises:
+            ValueError: If something is not finite, unknown, or not of the size of its image.
+            OverflowError: If an integer is too large.
+        """
+
+        def values(*fields: str) -> list:
+            column = records
+            for field in fields:
+                column = map(getter(field), column)
+            return list(column)
+
+        image = _positions(values("image_id"), self.ground_truth.image_ids)
+        category = _positions(values("category_id"), self.ground_truth.category_ids)
+        score = _finite(values("score"))
+        boxes, masks = None, None
+        if self.with_boxes:
+            boxes = _finite(list(chain.from_iterable(values("bbox")))).reshape(-1, 4)
+        if self.with_masks:
+            # Whether the runs fill the image is seen when the masks that count are measured.
+            sizes = np.array(values("segmentation", "size"), dtype=np.float64).reshape(-1, 2)
+            if not np.array_equal(sizes, self.ground_truth.image_sizes[image]):
+                raise ValueError("the size of a mask")
+            counts = (text.encode("ascii") for text in values("segmentation", "counts"))
+            masks = np.fromiter(counts, dtype=object, count=len(records))
+        return LVISDetections(image, category, score, boxes, masks)
+
+    # --- all files --------------------------------------------------------------------------------
+
+    def _read_carefully(self) -> Iterator[LVISDetections]:
+        records = _iterate_records(self.path)
+        rules = {}
+        for start in count(0, _RECORDS_AT_ONCE):
+            block = list(islice(records, _RECORDS_AT_ONCE))
+            if start == 0:
+                if self.with_masks:
+                    self.with_boxes = any("bbox" in one for one in block[:1] if type(one) is dict)
+                rules = self._rules()
+            for number, record in enumerate(block, start):
+                self._check(record, number, rules)
+            yield self._columns(block, itemgetter)
+            if len(block) < _RECORDS_AT_ONCE:
+                return
+
+    def _check(self, record: Any, number: int, rules: _Rules) -> None:
+        for field, (is_sound, problem) in rules.items():
+            if not isinstance(record, dict) or field not in record:
+                self._refuse(record, number, f"is not an object with a field '{field}'")
+            if not is_sound(record):
+                self._refuse(record, number, f"has a '{field}' that {problem}")
+
+    def _rules(self) -> _Rules:
+        truth = self.ground_truth
+        size_of = dict(zip(truth.image_ids.tolist(), truth.image_sizes.tolist(), strict=True))
+        category_ids = set(truth.category_ids.tolist())
+
+        def has_id(field: str, known: Container[int]) -> tuple[Callable[[dict], bool], str]:
+            return (
+                lambda record: type(record[field]) is int and record[field] in known,
+                f"is not in {self.ann_file}",
             )
 
-    def _refuse_first(self, records: list, is_sound: Callable, problem: str) -> NoReturn:
-        index = next(index for index, record in enumerate(records) if not is_sound(record))
-        self._refuse(records, index, problem)
+        def has_box(record: dict) -> bool:
+            box = record["bbox"]
+            return isinstance(box, list) and len(box) == 4 and all(map(_is_finite, box))
 
-    def _refuse(self, records: list, index: int, problem: str) -> NoReturn:
-        shown = repr(records[index])
+        def has_mask(record: dict) -> bool:
+            mask = record["segmentation"]
+            return (
+                isinstance(mask, dict)
+                and mask.get("size") == size_of[record["image_id"]]
+                and isinstance(mask.get("counts"), str)
+                and mask["counts"].isascii()
+            )
+
+        rules = {
+            "image_id": has_id("image_id", size_of),
+            "category_id": has_id("category_id", category_ids),
+            "score": (lambda record: _is_finite(record["score"]), "is no number"),
+        }
+        if self.with_boxes:
+            rules["bbox"] = (has_box, "is not [x, y, width, height] in pixels")
+        if self.with_masks:
+            rules["segmentation"] = (
+                has_mask,
+                "is not compressed RLE, {'size': [height, width], 'counts': '...'}, of the size "
+                "of its image",
+            )
+        return rules
+
+    def _refuse(self, record: Any, number: int, problem: str) -> NoReturn:
+        shown = repr(record)
         shown = shown if len(shown) <= 150 else shown[:147] + "..."
         raise UserError(
-            f"{self.path}: record {self.num_records + int(index)} {problem}: {shown}; correct the "
-            "file, or give the one that belongs to this annotation file and metric."
+            f"{self.path}: record {number} {problem}: {shown}; correct the file, or give the one "
+            "that belongs to this annotation file and metric."
         )
+
+
+def _positions(values: list[int], known: np.ndarray) -> np.ndarray:
+    """Positions of values among sorted ids."""
+    column = np.array(values, dtype=np.int64)
+    position = np.searchsorted(known, column).clip(max=len(known) - 1)
+    if not np.array_equal(known[position], column):
+        raise ValueError("an unknown id")
+    return position
+
+
+def _finite(values: list[float]) -> np.ndarray:
+    column = np.array(values, dtype=np.float64)
+    if not np.isfinite(column).all():
+        raise ValueError("a number that is not finite")
+    return column
 
 
 def _is_finite(value: Any) -> bool:
@@ -374,8 +444,8 @@ def _is_finite(value: Any) -> bool:
         return False
 
 
-def _blocks_of_records(path: str) -> Iterator[list]:
-    """Decode a JSON list of records piece by piece."""
+def _iterate_records(path: str) -> Iterator[Any]:
+    """Decode a JSON list record by record, and tell where it breaks."""
     text = _read_text(path)
     position = _SPACE.match(text).end()
     if text[position : position + 1] != "[":
@@ -384,20 +454,6 @@ def _blocks_of_records(path: str) -> Iterator[list]:
             "'category_id', 'score' and 'bbox' or 'segmentation'."
         )
     position += 1
-    while between := _BETWEEN_RECORDS.search(text, position + _CHARACTERS_AT_ONCE):
-        try:
-            records = json.loads(f"[{text[position : between.start() + 1]}]")
-        except (json.JSONDecodeError, RecursionError):
-            break  # not between records after all, or the file is broken here
-        yield records
-        position = between.end() - 1
-    records = list(_iterate_records(path, text, position))
-    if records:
-        yield records
-
-
-def _iterate_records(path: str, text: str, position: int) -> Iterator[Any]:
-    """Decode the rest of a JSON list record by record, and tell where it breaks."""
     decode = json.JSONDecoder().raw_decode
     position = _SPACE.match(text, position).end()
     is_open = text[position : position + 1] != "]"

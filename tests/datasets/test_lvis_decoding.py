@@ -7,7 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mmdet_eql.datasets import load_lvis_json, lvis_decoding
+from mmdet_eql import json_pieces
+from mmdet_eql.datasets import load_lvis_json
 from mmdet_eql.datasets.lvis_decoding import UndecodableError, columns_of, decode_columns
 from mmdet_eql.errors import UserError
 from tests.fuzz.mutations import spoilt_json
@@ -36,7 +37,7 @@ def file(tmp_path_factory):
 
 @pytest.fixture
 def short_pieces(monkeypatch):
-    monkeypatch.setattr(lvis_decoding, "_BYTES_AT_ONCE", 100)
+    monkeypatch.setattr(json_pieces, "_BYTES_AT_ONCE", 100)
 
 
 def carefully(file):

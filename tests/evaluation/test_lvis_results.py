@@ -1,13 +1,25 @@
 import json
 import os
+from dataclasses import fields
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from mmdet_eql import json_pieces
 from mmdet_eql.errors import UserError
 from mmdet_eql.evaluation import evaluate_files, lvis_results, read_ground_truth, read_results
-from mmdet_eql.evaluation.lvis_results import box_records, mask_records, write_json, write_results
+from mmdet_eql.evaluation.lvis_evaluation import LVISDetections
+from mmdet_eql.evaluation.lvis_results import (
+    _ResultReader,
+    box_records,
+    mask_records,
+    write_json,
+    write_results,
+)
 from tests.evaluation.federated_sets import judge, make_federated_set, save
+from tests.fuzz.mutations import spoilt_json
 
 
 @pytest.fixture(scope="module", params=["bbox", "segm"])
@@ -69,15 +81,15 @@ def test_unwritable_folder_is_told(tmp_path):
 
 
 @pytest.mark.parametrize("layout", [{}, {"indent": 2}, {"separators": (",", ":")}])
-@pytest.mark.parametrize("characters", [1, 5000, 1 << 20])
+@pytest.mark.parametrize("num_bytes", [1, 5000, 1 << 20])
 def test_every_layout_and_piece_size_reads_the_same(
-    layout, characters, example, files, iou_type, monkeypatch
+    layout, num_bytes, example, files, iou_type, monkeypatch
 ):
     _, results = example
     expected = evaluate_files(*files, iou_type).precision
     with open(files[1], "w") as file:
         file.write("\n " + json.dumps(results, **layout) + "\n")
-    monkeypatch.setattr(lvis_results, "_CHARACTERS_AT_ONCE", characters)
+    monkeypatch.setattr(json_pieces, "_BYTES_AT_ONCE", num_bytes)
     np.testing.assert_array_equal(evaluate_files(*files, iou_type).precision, expected)
 
 
@@ -87,8 +99,57 @@ def test_text_that_looks_like_a_border_between_records(example, files, iou_type,
     results = [{"note": "}, {", "more": [{"a": 1}, {"b": 2}], **record} for record in results]
     with open(files[1], "w") as file:
         json.dump(results, file)
-    monkeypatch.setattr(lvis_results, "_CHARACTERS_AT_ONCE", 100)
+    monkeypatch.setattr(json_pieces, "_BYTES_AT_ONCE", 100)
     np.testing.assert_array_equal(evaluate_files(*files, iou_type).precision, expected)
+
+
+@pytest.fixture(scope="module")
+def spoilt_files(tmp_path_factory):
+    return save(tmp_path_factory.mktemp("spoilt"), *make_federated_set(7, masks=True))
+
+
+@settings(max_examples=150, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data(), iou_type=st.sampled_from(["bbox", "segm"]), boxed=st.booleans())
+def test_both_ways_of_reading_agree(spoilt_files, data, iou_type, boxed):
+    """A file is refused with the same words, or gives the same columns."""
+    truth = read_ground_truth(spoilt_files[0])
+    size = truth.image_sizes[0].tolist()
+    mask = {"segmentation": {"size": size, "counts": "5"}, "note": ["}, {", 1.5, None]}
+    box = {"bbox": [1, 2.5, 30, 1e-3]} if boxed or iou_type == "bbox" else {}
+    ids = {"image_id": int(truth.image_ids[0]), "category_id": int(truth.category_ids[0])}
+    records = [{**ids, **mask, **box, "score": score} for score in (0.5, 1, 0.25)]
+    with open(spoilt_files[1], "wb") as file:
+        file.write(
+            data.draw(st.one_of(st.just(json.dumps(records).encode()), spoilt_json(records)))
+        )
+
+    def outcome(read):
+        try:
+            blocks = list(read())
+        except UserError as error:
+            return str(error)
+        return LVISDetections.concatenate(blocks)
+
+    decoded = outcome(lambda: [_ResultReader(spoilt_files[1], truth, iou_type, "truth").read()])
+    carefully = outcome(_ResultReader(spoilt_files[1], truth, iou_type, "truth")._read_carefully)
+    assert type(decoded) is type(carefully)
+    if isinstance(decoded, str):
+        assert decoded == carefully
+    else:
+        for field in fields(LVISDetections):
+            np.testing.assert_array_equal(
+                getattr(decoded, field.name), getattr(carefully, field.name)
+            )
+
+
+def test_a_sound_file_is_read_once(files, iou_type, monkeypatch):
+    truth = read_ground_truth(files[0])
+
+    def refuse(path):
+        raise AssertionError(path)
+
+    monkeypatch.setattr(lvis_results, "_iterate_records", refuse)
+    assert len(read_results(files[1], truth, iou_type).score)
 
 
 def test_areas_of_masks_with_boxes_follow_lvis_api(tmp_path):
@@ -148,9 +209,9 @@ def test_not_text(files):
 
 
 @pytest.mark.parametrize("end", [-1, -2, -30, 400])
-@pytest.mark.parametrize("characters", [100, 1 << 20])
-def test_cut_off_file(end, characters, files, iou_type, monkeypatch):
-    monkeypatch.setattr(lvis_results, "_CHARACTERS_AT_ONCE", characters)
+@pytest.mark.parametrize("num_bytes", [100, 1 << 20])
+def test_cut_off_file(end, num_bytes, files, iou_type, monkeypatch):
+    monkeypatch.setattr(json_pieces, "_BYTES_AT_ONCE", num_bytes)
     with open(files[1]) as file:
         text = file.read()
     with open(files[1], "w") as file:
@@ -270,7 +331,7 @@ def make_masks(files):
 
 
 def test_record_numbers_count_from_the_start_of_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(lvis_results, "_CHARACTERS_AT_ONCE", 1000)
+    monkeypatch.setattr(json_pieces, "_BYTES_AT_ONCE", 1000)
     data, results = make_federated_set(1)
     index = len(results) - 5
     results[index]["score"] = None

@@ -1,0 +1,65 @@
+"""Long JSON lists of objects, piece by piece: never more than a piece exists as Python objects."""
+
+import mmap
+import re
+from collections.abc import Iterator
+
+import msgspec
+
+_BYTES_AT_ONCE = 1 << 22
+_BEGINNING = re.compile(rb"[ \t\r\n]*\[")
+_BETWEEN_RECORDS = re.compile(rb"\}[ \t\r\n]*,[ \t\r\n]*\{")
+
+
+def map_file(path: str) -> mmap.mmap:
+    """Map a file into memory.
+
+    Args:
+        path (str): Local path.
+
+    Returns:
+        mmap.mmap: Its content, which may not be changed.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is empty.
+    """
+    with open(path, "rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def forget_pages(content: mmap.mmap) -> None:
+    """Take what was read of a mapped file off this process's account; it can be read again."""
+    if hasattr(mmap, "MADV_DONTNEED"):
+        content.madvise(mmap.MADV_DONTNEED)
+
+
+def iterate_pieces(content: bytes | mmap.mmap | msgspec.Raw) -> Iterator[bytes]:
+    """Cut a JSON list of objects into shorter lists.
+
+    A cut that only looks as if it were between two objects, in a string or deeper inside, leaves a
+    piece that is no JSON; it cannot be mistaken for another one. So whoever decodes all pieces
+    knows that the whole is JSON.
+
+    Args:
+        content (bytes | mmap.mmap | msgspec.Raw): The list, with or without space around it.
+
+    Yields:
+        bytes: Some megabytes of JSON: a list of the next objects.
+
+    Raises:
+        ValueError: If it does not begin like a list.
+
+    Example:
+        >>> list(iterate_pieces(b'[{"id": 1}, {"id": 2}]'))
+        [b'[{"id": 1}, {"id": 2}]']
+    """
+    content = memoryview(content)
+    beginning = _BEGINNING.match(content)
+    if beginning is None:
+        raise ValueError("not a list")
+    start = beginning.end()
+    while cut := _BETWEEN_RECORDS.search(content, start + _BYTES_AT_ONCE):
+        yield b"[%b]" % content[start : cut.start() + 1]
+        start = cut.end() - 1
+    yield b"[%b" % content[start:]
