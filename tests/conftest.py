@@ -13,6 +13,7 @@ from mmengine.config import Config
 
 from mmdet_eql.datasets import LVISFormatDataset
 from mmdet_eql.datasets.minilvis import MiniLVISConfig, make_minilvis
+from mmdet_eql.datasets.minilvis.conversion import write_as_coco, write_as_open_images
 
 REPOSITORY = Path(__file__).parents[1]
 CONFIGS = REPOSITORY / "configs"
@@ -66,6 +67,22 @@ def minilvis(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def minilvis_coco(minilvis, tmp_path_factory) -> Path:
+    """The same as a COCO set."""
+    folder = tmp_path_factory.mktemp("data") / "minilvis_coco"
+    write_as_coco(minilvis, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def minilvis_openimages(minilvis, tmp_path_factory) -> Path:
+    """The same in the layout of the Open Images Challenge."""
+    folder = tmp_path_factory.mktemp("data") / "minilvis_openimages"
+    write_as_open_images(minilvis, folder)
+    return folder
+
+
 def build_dataset(folder: Path, **options) -> LVISFormatDataset:
     """The training set of a MiniLVIS folder."""
     options.setdefault("ann_file", "annotations/minilvis_train.json")
@@ -78,7 +95,12 @@ def train_annotations(minilvis) -> dict:
     return json.loads((minilvis / "annotations" / "minilvis_train.json").read_text())
 
 
-def tiny_options(data_root: Path, max_iters: int = 4, method: str = "eql") -> dict:
+def tiny_options(
+    data_root: Path,
+    max_iters: int = 4,
+    method: str = "eql",
+    val_ann_file: str = "annotations/minilvis_val.json",
+) -> dict:
     """What turns a MiniLVIS config into a run of a few seconds on the tiny set."""
     options = {
         "train_cfg.max_iters": max_iters,
@@ -102,9 +124,7 @@ def tiny_options(data_root: Path, max_iters: int = 4, method: str = "eql") -> di
     for name, split in (("train", "train"), ("val", "val"), ("test", "val")):
         options[f"{name}_dataloader.dataset.data_root"] = str(data_root)
         if split == "val":
-            options[f"{name}_evaluator.ann_file"] = str(
-                data_root / "annotations" / "minilvis_val.json"
-            )
+            options[f"{name}_evaluator.ann_file"] = str(data_root / val_ann_file)
     for name, index in (("train", 2), ("val", 1), ("test", 1)):
         options[f"{name}_dataloader.dataset.pipeline.{index}.scale"] = (96, 96)
     return options

@@ -17,7 +17,7 @@ from mmdet_eql.analysis.class_frequency_report import read_annotated_images
 from mmdet_eql.datasets import LVISFormatDataset, load_lvis_json
 from mmdet_eql.errors import UserError
 from mmdet_eql.evaluation import LVISFastMetric, evaluate_files
-from tests.conftest import CONFIGS, TINY, build_dataset
+from tests.conftest import CONFIGS, build_dataset, tiny_options
 
 
 def new_id(category_id: int) -> int:
@@ -26,23 +26,18 @@ def new_id(category_id: int) -> int:
 
 
 @pytest.fixture(scope="module")
-def custom(minilvis, tmp_path_factory):
-    """The tiny MiniLVIS as a COCO set: its folder."""
+def custom(minilvis_coco, tmp_path_factory):
+    """The tiny MiniLVIS as a COCO set, with other ids: its folder."""
     folder = tmp_path_factory.mktemp("custom")
     (folder / "annotations").mkdir()
     for split in ("train", "val"):
-        data = json.loads((minilvis / "annotations" / f"minilvis_{split}.json").read_text())
-        for image in data["images"]:
-            del image["neg_category_ids"], image["not_exhaustive_category_ids"]
-            image["file_name"] = image.pop("coco_url", image.get("file_name")).split("/")[-1]
+        data = read(minilvis_coco, split)
         for category in data["categories"]:
-            del category["frequency"]
             category["id"] = new_id(category["id"])
         for annotation in data["annotations"]:
             annotation["category_id"] = new_id(annotation["category_id"])
-            annotation["iscrowd"] = 0
         (folder / "annotations" / f"{split}.json").write_text(json.dumps(data))
-        (folder / split).symlink_to(minilvis / split)
+        (folder / split).symlink_to(minilvis_coco / split)
     return folder
 
 
@@ -225,44 +220,23 @@ def test_mistakes_are_one_sentence(custom, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def tiny(name: str, folder, work_dir) -> Config:
-    """A config of configs/custom on the tiny set, of a size that two CPU cores train in seconds."""
+def tiny(detector: str, folder, work_dir) -> Config:
+    """The twin of a config of configs/custom, on a tiny set."""
     init_default_scope("mmdet")
-    cfg = Config.fromfile(CONFIGS / "custom" / f"{name}_8xb2-1x_custom.py")
-    options = {
-        "model.backbone.init_cfg": None,
-        "model.backbone.depth": 18,
-        "model.neck.in_channels": [64, 128, 256, 512],
-        "model.roi_head.bbox_head.num_classes": TINY.num_categories,
-        "model.roi_head.bbox_head.fc_out_channels": 64,
-        "model.train_cfg.rpn_proposal.max_per_img": 50,
-        "model.train_cfg.rcnn.sampler.num": 64,
-        "model.test_cfg.rpn.max_per_img": 50,
-        "model.test_cfg.rcnn.max_per_img": 5,
-        "train_cfg.max_epochs": 1,
-        "train_cfg.val_interval": 1,
-        "train_dataloader.dataset.indices": 4,
-        "train_dataloader.dataset.pipeline.2.scale": (96, 96),
-    }
-    for split in ("train", "val", "test"):
-        options[f"{split}_dataloader.dataset.data_root"] = str(folder)
-        options[f"{split}_dataloader.num_workers"] = 0
-        options[f"{split}_dataloader.persistent_workers"] = False
-        if split != "train":
-            options[f"{split}_dataloader.dataset.pipeline.1.scale"] = (96, 96)
-            options[f"{split}_evaluator.ann_file"] = str(folder / "annotations" / "val.json")
-            options[f"{split}_evaluator.train_ann_file"] = str(
-                folder / "annotations" / "train.json"
-            )
+    twins = CONFIGS / "minilvis" / "custom"
+    cfg = Config.fromfile(twins / f"{detector}_r18_fpn_eql_1xb4_minilvis-coco.py")
+    options = tiny_options(folder, method="any-data", val_ann_file="annotations/val.json")
+    if not cfg.model.roi_head.get("mask_head"):
+        del options["model.roi_head.mask_head.num_classes"]
+    for split in ("val", "test"):
+        options[f"{split}_evaluator.train_ann_file"] = str(folder / "annotations" / "train.json")
     cfg.merge_from_dict(options)
-    if cfg.model.roi_head.get("mask_head"):
-        cfg.model.roi_head.mask_head.num_classes = TINY.num_categories
     cfg.work_dir = str(work_dir)
     return cfg
 
 
 def test_training_with_masks(custom, tmp_path):
-    runner = Runner.from_cfg(tiny("mask-rcnn_r50_fpn_eql", custom, tmp_path))
+    runner = Runner.from_cfg(tiny("mask-rcnn", custom, tmp_path))
     figures = {}
     text = log_of(lambda: figures.update(evaluate_after(runner)))
     assert "no image has 'neg_category_ids'" in text
@@ -293,7 +267,7 @@ def test_training_without_masks(custom, tmp_path):
             del annotation["segmentation"]
         (folder / "annotations" / f"{split}.json").write_text(json.dumps(data))
         (folder / split).symlink_to(custom / split)
-    runner = Runner.from_cfg(tiny("faster-rcnn_r50_fpn_eql", folder, tmp_path / "work_dir"))
+    runner = Runner.from_cfg(tiny("faster-rcnn", folder, tmp_path / "work_dir"))
     figures = evaluate_after(runner)
     assert "lvis/bbox_APr" in figures
     assert not [name for name in figures if "segm" in name]

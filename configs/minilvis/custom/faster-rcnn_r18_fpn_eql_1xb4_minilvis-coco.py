@@ -1,0 +1,19 @@
+# Boxes alone, for annotations without masks.
+_base_ = [
+    "../../_base_/models/faster-rcnn_r18_fpn_mini.py",
+    "../../_base_/losses/eql_any-data.py",
+    "../../_base_/datasets/minilvis_coco.py",
+    "../../_base_/schedules/schedule_minilvis.py",
+    "../../_base_/minilvis_runtime.py",
+]
+
+model = dict(
+    roi_head=dict(bbox_head=dict(_base_.pop("classifier"), num_classes=_base_.num_classes))
+)
+
+train_pipeline = _base_.train_pipeline
+train_pipeline[1].with_mask = False
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+
+val_evaluator = dict(metric="bbox")
+test_evaluator = val_evaluator
