@@ -28,7 +28,7 @@ EXPERIMENTS = find_experiments(CONFIGS)
 FILES = sorted(CONFIGS.rglob("*.py"))
 NAME = re.compile(
     r"(?P<detector>faster-rcnn|(cascade-)?mask-rcnn|htc(-without-semantic)?)_"
-    r"(?P<backbone>[rx]\d+[\w-]*)_fpn_"
+    r"(?P<backbone>[rx]\d+[\w-]*)_(?P<neck>fpn|c4)_"
     r"((?P<method>[a-z][\w.-]*)_)?(?P<scales>ms-)?(?P<gpus>\d+)xb(?P<batch>\d+)(-(?P<length>\w+))?"
     r"_(?P<data>minilvis(-coco|-openimages)?|lvis-v0\.5|lvis-v1|custom|openimages-challenge2019)"
 )
@@ -151,6 +151,9 @@ def test_the_model_is_what_the_name_says(path):
     for head in stages(model.roi_head.mask_head) if model.roi_head.with_mask else []:
         assert head.class_agnostic != selective
         assert head.conv_logits.out_channels == (num_classes if selective else 1)
+    assert (model.with_neck, model.roi_head.with_shared_head) == (
+        (True, False) if name["neck"] == "fpn" else (False, True)
+    )
     for head in stages(model.roi_head.bbox_head):
         assert head.num_classes == num_classes
         assert type(head.loss_cls).__name__ == LOSSES[name["loss"]]
@@ -162,6 +165,23 @@ def test_the_model_is_what_the_name_says(path):
             assert type(head.fc_cls).__name__ == "PriorLinear"
     # Open Images is tested with MMDetection's own threshold.
     assert model.test_cfg.rcnn.score_thr <= (1e-2 if is_openimages(name) else 1e-3)
+
+
+def test_the_head_of_c4_starts_with_the_pretrained_fifth_stage(tmp_path):
+    """MMDetection's own file leaves it at random weights."""
+    configs = [read(path).model for path in NAMED if "_c4_" in path.stem and path in LARGE]
+    assert len(configs) == 4
+    for model in configs:
+        assert model.roi_head.shared_head.init_cfg == model.backbone.init_cfg
+    checkpoint = tmp_path / "resnet.pth"
+    options = {"type": "Pretrained", "checkpoint": str(checkpoint)}
+    head = MODELS.build(dict(configs[0].roi_head.shared_head, init_cfg=options))
+    weights = MODELS.build(dict(type="ResNet", depth=50, style="caffe")).state_dict()
+    torch.save(weights, checkpoint)
+    head.init_weights()
+    for name, value in head.state_dict().items():
+        assert name.startswith("layer4.")
+        assert torch.equal(value, weights[name])
 
 
 def test_sigmoids_start_at_a_low_probability():
@@ -295,7 +315,7 @@ LARGE = [path for path in NAMED if name_of(path)["data"] in SMALL_SETS]
 def test_its_twin_trains_the_same_at_a_small_size(path):
     name = name_of(path)
     backbone, dash, dconv = name["backbone"].partition("-dconv")
-    start = f"{name['detector']}_{SMALL[backbone]}{dash}{dconv}_fpn_"
+    start = f"{name['detector']}_{SMALL[backbone]}{dash}{dconv}_{name['neck']}_"
     start += f"{name['method']}_" if name["method"] else ""
     end = f"1xb4_{SMALL_SETS[name['data']]}.py"
     (twin,) = (CONFIGS / "minilvis").rglob(f"{start}{name['scales'] or ''}{end}")
@@ -346,7 +366,7 @@ def test_what_has_no_such_name_is_a_classifier_with_a_twin_on_crops():
 FAMILIES = [
     path
     for path in sorted((CONFIGS / "minilvis").glob("*_eql*_1xb4_minilvis.py"))
-    if name_of(path)["variant"] == "class-specific" or not path.stem.startswith("mask-rcnn_r18")
+    if name_of(path)["variant"] == "class-specific" or not path.stem.startswith("mask-rcnn_r18_fpn")
 ] + [*(CONFIGS / "minilvis").glob("*_ms-1xb4_minilvis.py")]
 
 
