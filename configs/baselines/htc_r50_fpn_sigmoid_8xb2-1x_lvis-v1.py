@@ -1,6 +1,5 @@
 _base_ = [
-    "../_base_/models/htc-without-semantic_r50_fpn.py",
-    "../_base_/semantic_branches/coco_stuff.py",
+    "../_base_/models/htc_r50_fpn.py",
     "../_base_/losses/sigmoid.py",
     "../_base_/datasets/lvis_v1.py",
     "../_base_/schedules/schedule_1x.py",
@@ -14,13 +13,11 @@ train_dataloader = dict(
 )
 
 model = dict(
-    data_preprocessor=dict(pad_seg=True),
     roi_head=dict(
         bbox_head=[
             dict(stage, num_classes=_base_.num_classes, **classifier)
             for classifier in [_base_.pop("classifier")]
             for stage in _base_.model.roi_head.bbox_head
-        ],
-        **_base_.pop("semantic_branch"),
-    ),
+        ]
+    )
 )
