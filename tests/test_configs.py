@@ -17,6 +17,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS, init_default_scope
 
 from mmdet_eql.analysis.config_files import PARTS, find_experiments
+from mmdet_eql.analysis.config_summary import summarize
 from mmdet_eql.frequency import ClassFrequency
 from mmdet_eql.losses import EqualizationLoss
 from tests import config_checks
@@ -409,6 +410,12 @@ def test_no_experiment_is_another():
     for path in EXPERIMENTS:
         texts.setdefault(repr(read(path)._cfg_dict), []).append(path.name)
     assert [names for names in texts.values() if len(names) > 1] == []
+
+
+def test_each_experiment_can_be_told_in_a_line():
+    lines = [" | ".join(summarize(read(path))) for path in EXPERIMENTS]
+    assert not any("\n" in line for line in lines)
+    assert all(line.partition(" | ")[0] for line in lines)
 
 
 def test_experiments_are_short():

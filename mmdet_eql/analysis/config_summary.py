@@ -5,6 +5,8 @@ from mmengine.config import Config
 #: Arguments of a loss that are told if the config sets them.
 _TOLD = ("lambda_", "lambda_count", "gamma", "exclude_background", "image_level_labels")
 _DEFAULT_SAMPLERS = ("DefaultSampler", "InfiniteSampler")
+#: Datasets of which there are several, told apart by their folders.
+_NAMED_BY_FOLDER = ("LVISFormatDataset", "CountedOpenImagesChallengeDataset")
 
 
 def summarize(cfg: Config) -> tuple[str, str, str, str, str]:
@@ -40,7 +42,10 @@ def _model(model: dict) -> str:
     roi_head = model.get("roi_head", {})
     if "semantic_head" in roi_head:
         parts.append("semantic branch")
-    if "mask_head" in roi_head and not _first(roi_head.mask_head).get("class_agnostic"):
+    if "shared_head" in roi_head:
+        parts.append("C4")
+    mask_head = _first(roi_head.get("mask_head") or {"class_agnostic": True})
+    if not mask_head.get("class_agnostic"):
         parts.append("class-specific masks")
     return ", ".join(parts)
 
@@ -58,7 +63,7 @@ def _loss(model: dict) -> str:
 
 
 def _dataset(dataset: dict) -> str:
-    if dataset.type != "LVISFormatDataset":
+    if dataset.type not in _NAMED_BY_FOLDER:
         return dataset.type
     return dataset.data_root.rstrip("/").rpartition("/")[2]
 

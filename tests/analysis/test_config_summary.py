@@ -33,6 +33,27 @@ SUMMARIES = {
         "lvis_v1",
         "12 epochs of 16 images per step",
     ),
+    "eql/mask-rcnn_r101_c4_eql_16xb2-25e_lvis-v0.5.py": (
+        "MaskRCNN, ResNet-101, C4",
+        "EqualizationLoss(lambda_=0.00176)",
+        "",
+        "lvis_v0.5",
+        "25 epochs of 32 images per step",
+    ),
+    "custom/faster-rcnn_r50_fpn_eql_8xb2-1x_custom.py": (
+        "FasterRCNN, ResNet-50",
+        "EqualizationLoss(ThresholdTail)",
+        "",
+        "custom",
+        "12 epochs of 16 images per step",
+    ),
+    "minilvis/openimages/faster-rcnn_r18_fpn_eqlv2_1xb4_minilvis-openimages.py": (
+        "FasterRCNN, ResNet-18",
+        "EqualizationLossV2",
+        "",
+        "minilvis_openimages",
+        "1800 iterations of 4 images per step",
+    ),
     "classification/resnet32_focal_1xb128-200e_cifar100-lt.py": (
         "ImageClassifier, CIFARResNet-32",
         "SigmoidFocalLoss(gamma=2.0)",
