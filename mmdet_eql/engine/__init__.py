@@ -8,6 +8,7 @@ from mmdet_eql.engine.finite_loss_hook import FiniteLossHook
 from mmdet_eql.engine.gradient_record_hook import GradientRecordHook
 from mmdet_eql.engine.interruption_hook import InterruptionHook
 from mmdet_eql.engine.mixed_precision import BFloat16OptimWrapper
+from mmdet_eql.engine.partial_load_hook import PartialLoadHook
 from mmdet_eql.engine.resume_randomness_hook import ResumeRandomnessHook
 from mmdet_eql.engine.resume_sampler_hook import ResumeSamplerHook
 from mmdet_eql.engine.tail_statistics_hook import TailStatisticsHook
@@ -20,6 +21,7 @@ __all__ = [
     "FiniteLossHook",
     "GradientRecordHook",
     "InterruptionHook",
+    "PartialLoadHook",
     "RLEDetLocalVisualizer",
     "ResumeRandomnessHook",
     "ResumeSamplerHook",

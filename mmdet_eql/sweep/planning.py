@@ -202,9 +202,9 @@ class _Planner:
         # One that is listed twice is one run.
         candidates = list(dict.fromkeys(self._of_label.get(entry.load_from, [])))
         same_seed = [run for run in candidates if run.entry.seed == entry.seed]
-        found = same_seed or [run for run in candidates if run.entry.seed is None]
+        found = same_seed or candidates
         if len(found) != 1:
-            known = "is broken" if not candidates else f"names {len(found)} runs with this seed"
+            known = "is broken" if not candidates else f"names {len(found)} runs"
             raise UserError(f"load_from: {entry.load_from!r} {known}; it must be one")
         return found[0]
 

@@ -164,15 +164,24 @@ def test_second_stages_come_after_their_first(entries, tmp_path):
     assert not {run.experiment for run in plan.runs} & {run.experiment for run in other.runs}
 
 
+def test_a_single_first_stage_serves_all_seeds(entries, tmp_path):
+    crt = dict(config="crt", name="crt", load_from="softmax")
+    softmax = dict(config="softmax", name="softmax", seeds=[7])
+    plan = plan_runs(entries(crt, softmax, seeds=[0, 1]), tmp_path)
+    assert names(plan) == ["softmax_seed=7", "crt_seed=0", "crt_seed=1"]
+    assert [run.first_stage for run in plan.runs[1:]] == [plan.runs[0]] * 2
+    assert plan.runs[1].experiment == plan.runs[2].experiment
+
+
 def test_first_stages_that_are_not_one_are_told(entries, tmp_path):
     crt = dict(config="crt", name="crt", load_from="softmax", seeds=[0])
     grid = {"optim_wrapper.optimizer.lr": [0.1, 0.2]}
     plan = plan_runs(
         entries(crt, dict(config="softmax", name="softmax", seeds=[0], grid=grid)), tmp_path
     )
-    assert "names 2 runs with this seed" in plan.broken[0].reason
-    plan = plan_runs(entries(crt, dict(config="softmax", name="softmax", seeds=[1])), tmp_path)
-    assert "names 0 runs with this seed" in plan.broken[0].reason
+    assert "names 2 runs; it must be one" in plan.broken[0].reason
+    plan = plan_runs(entries(crt, dict(config="softmax", name="softmax", seeds=[1, 2])), tmp_path)
+    assert "names 2 runs; it must be one" in plan.broken[0].reason
     broken = dict(config="softmax", name="softmax", options={"model.head.type": "NoHead"})
     plan = plan_runs(entries(crt, broken), tmp_path)
     assert [item.reason[:9] for item in plan.broken] == ["model can", "load_from"]
