@@ -120,8 +120,9 @@ def main() -> None:
 
 def measure(quick: bool) -> list[Comparison]:
     """Compare the package with the evaluators that are installed, by boxes and by masks."""
-    boxes = compare_evaluators("bbox", 200 if quick else 5000, BOX_TARGETS, 3)
-    return boxes + compare_evaluators("segm", 200 if quick else 1000, MASK_TARGETS, 3)
+    repeats = 3 if quick else 5
+    boxes = compare_evaluators("bbox", 200 if quick else 5000, BOX_TARGETS, repeats)
+    return boxes + compare_evaluators("segm", 200 if quick else 1000, MASK_TARGETS, repeats)
 
 
 def compare_evaluators(
