@@ -293,7 +293,10 @@ def test_print_config(tool):
     assert "max_iters=7" in out
 
 
-@pytest.mark.parametrize("script", ["dist_train.sh", "dist_test.sh", "slurm_train.sh"])
+LAUNCHERS = ["dist_train.sh", "dist_test.sh", "slurm_train.sh", "run_study.sh"]
+
+
+@pytest.mark.parametrize("script", LAUNCHERS)
 def test_launchers_say_how_to_call_them(run_tool, script):
     result = run_tool(script)
     assert result.returncode == 2

@@ -1,0 +1,31 @@
+"""The published tables are what the raw results beside them give."""
+
+import pytest
+import yaml
+
+from mmdet_eql.analysis.comparison_report import format_report
+from mmdet_eql.analysis.run_groups import group_runs, load_records
+from tests.conftest import CONFIGS, REPOSITORY
+
+DOCS = REPOSITORY / "docs"
+BASELINES = {"minilvis-crops": "softmax"}
+
+
+@pytest.fixture(params=BASELINES)
+def study(request):
+    """Name of a study, and its groups with the baseline first."""
+    groups = group_runs(load_records([DOCS / "evidence" / request.param]))
+    return request.param, sorted(groups, key=lambda g: g.label != BASELINES[request.param])
+
+
+def test_the_table_follows_from_the_results(study):
+    _, groups = study
+    assert format_report(groups, groups[0], "welch") in (DOCS / "evidence.md").read_text()
+
+
+def test_every_run_of_the_study_is_there(study):
+    name, groups = study
+    sweep = yaml.safe_load((CONFIGS / "studies" / f"{name}.yaml").read_text())
+    assert {group.label for group in groups} == {run["name"] for run in sweep["runs"]}
+    for group in groups:
+        assert [record.seed for record in group.records] == sweep["seeds"]
