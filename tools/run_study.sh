@@ -9,7 +9,7 @@ usage: bash tools/run_study.sh STUDY [SWEEP_ARGUMENT...]
 Makes the data, trains all runs of configs/studies/STUDY.yaml and prints the table of docs/evidence.md.
 Stopped at any time, the same command goes on where it was. The environment must be active or in .venv.
 
-  STUDY             minilvis-crops
+  STUDY             minilvis (losses and samplers in a detector) or minilvis-crops (classification)
   SWEEP_ARGUMENT    passed on to tools/sweep.py (default: --jobs with the number of cores)
 
 environment variables:
@@ -28,6 +28,9 @@ python=${PYTHON:-python}
 
 # Hours of one core as measured, beside other work, on an AMD EPYC.
 case $study in
+  minilvis)
+    baseline=sigmoid core_hours=8
+    ;;
   minilvis-crops)
     baseline=softmax core_hours=1.5
     ;;
@@ -45,10 +48,38 @@ shift
 
 cd "$root"
 data=${MMDET_EQL_DATA:-data}
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 echo "$study takes about $core_hours hours of one core, shared out among the jobs"
-[[ -e $data/minilvis_crops.npz ]] || "$python" tools/datasets/make_minilvis_crops.py
-OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} "$python" tools/sweep.py "configs/studies/$study.yaml" \
-  --work-dir "$work_dir" "$@"
+
+# A detector for the others to start from, trained on equally many images of all categories.
+pretrain() {
+  local folder=work_dirs/minilvis-pretrained
+  local -x MMDET_EQL_DATA=$data/minilvis-study/balanced
+  [[ -e $folder/iter_3000.pth ]] && return
+  "$python" tools/datasets/make_minilvis.py "$MMDET_EQL_DATA/minilvis" --seed 1 \
+    --steepness 0 --label-rate 1 --num-train-images 4000 --num-val-images 300
+  "$python" tools/train.py configs/minilvis/mask-rcnn_r18_fpn_1xb4_minilvis.py \
+    --work-dir "$folder" --resume --cfg-options randomness.seed=0 \
+    train_cfg.max_iters=3000 train_cfg.val_interval=3000 \
+    param_scheduler.1.end=3000 param_scheduler.1.milestones=[2300,2800]
+}
+
+if [[ $study == minilvis ]]; then
+  pretrain
+  export MMDET_EQL_DATA=$data/minilvis-study
+  "$python" tools/datasets/make_minilvis.py "$MMDET_EQL_DATA/minilvis" \
+    --num-train-images 2000 --num-val-images 600 --steepness 1.3
+else
+  [[ -e $data/minilvis_crops.npz ]] || "$python" tools/datasets/make_minilvis_crops.py
+fi
+"$python" tools/sweep.py "configs/studies/$study.yaml" --work-dir "$work_dir" "$@"
 "$python" tools/analysis/compare_runs.py "$work_dir" --baseline "$baseline" \
   --markdown "$work_dir/table.md" --html "$work_dir/comparison.html"
+if [[ $study == minilvis ]]; then
+  gradients=()
+  for seed in 0 1 2 3 4; do
+    gradients+=("sigmoid=$work_dir/sigmoid_seed=$seed" "EQL=$work_dir/EQL_seed=$seed")
+  done
+  "$python" tools/analysis/plot_gradients.py "${gradients[@]}" --out "$work_dir/gradients.png"
+fi
 echo "The table is in $work_dir/table.md, a page with plots in $work_dir/comparison.html"

@@ -86,12 +86,15 @@ def test_groups_have_their_medians():
 
 
 def test_the_picture_shows_every_run(tmp_path, run_tool):
-    for name, factor in (("sigmoid", 1), ("eql", 4)):
+    for name, factor in (("sigmoid_seed=0", 1), ("eql_seed=0", 4)):
         make_record(factor).save(tmp_path / name / "gradient_record.npz")
     result = run_tool(
-        "analysis/plot_gradients.py", "sigmoid", "EQL=eql/gradient_record.npz", check=True
+        "analysis/plot_gradients.py",
+        "sigmoid_seed=0",
+        "EQL=eql_seed=0/gradient_record.npz",
+        check=True,
     )
-    assert "| sigmoid | 0.16 |" in result.stdout
+    assert "| sigmoid_seed=0 | 0.16 |" in result.stdout
     assert "| EQL | 0.639 |" in result.stdout
     picture = matplotlib.image.imread(tmp_path / "gradients.png")
     for colour in ("0072B2", "D55E00"):

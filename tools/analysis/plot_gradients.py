@@ -38,7 +38,10 @@ def main() -> None:
     args = parse_args()
     records = {}
     for run in args.runs:
-        name, _, path = run.rpartition("=")
+        # Folders of a sweep have equals signs in their names, too.
+        name, equals, path = run.partition("=")
+        if not equals or Path(run).exists() or "/" in name:
+            name, path = "", run
         folder = Path(path).parent if Path(path).suffix == ".npz" else Path(path)
         records.setdefault(name or folder.resolve().name, []).append(load_gradient_record(path))
     records = {name: pool_records(of_name) for name, of_name in records.items()}
