@@ -1,10 +1,12 @@
 """The published tables are what the raw results beside them give."""
 
+from pathlib import Path
+
 import pytest
-import yaml
 
 from mmdet_eql.analysis.comparison_report import format_report
 from mmdet_eql.analysis.run_groups import group_runs, load_records
+from mmdet_eql.sweep.sweep_file import entries_of, read_sweep_file
 from tests.conftest import CONFIGS, REPOSITORY
 
 DOCS = REPOSITORY / "docs"
@@ -25,7 +27,10 @@ def test_the_table_follows_from_the_results(study):
 
 def test_every_run_of_the_study_is_there(study):
     name, groups = study
-    sweep = yaml.safe_load((CONFIGS / "studies" / f"{name}.yaml").read_text())
-    assert {group.label for group in groups} == {run["name"] for run in sweep["runs"]}
-    for group in groups:
-        assert [record.seed for record in group.records] == sweep["seeds"]
+    path = CONFIGS / "studies" / f"{name}.yaml"
+    expected = [
+        (Path(entry.config).stem, dict(entry.options), entry.seed)
+        for entry in entries_of(read_sweep_file(path), path.name)
+    ]
+    found = [(r.config, r.options, r.seed) for group in groups for r in group.records]
+    assert sorted(map(repr, found)) == sorted(map(repr, expected))

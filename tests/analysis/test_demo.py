@@ -3,12 +3,14 @@
 import shutil
 
 import cv2
+import mmdet
 import numpy as np
 import pytest
 import torch
 from mmdet.apis import DetInferencer, inference_detector, init_detector
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from mmengine.utils import digit_version
 
 from mmdet_eql.analysis.demo import draw_images, find_images
 from mmdet_eql.engine import ClassFrequencyHook, load_checkpoint_file
@@ -70,6 +72,10 @@ def test_demo_and_inferencers(trained, minilvis, tmp_path, run_tool):
     assert len(pictures) == 3
     assert cv2.imread(str(pictures[0])).shape[0] > 300
 
+    if digit_version(mmdet.__version__) < digit_version("3.4"):
+        cfg = Config.fromfile(config)
+        cfg.test_dataloader.dataset.pipeline[0].type = "LoadImageFromFile"
+        cfg.dump(str(config))
     with DefaultScope.overwrite_default_scope(None):
         inferencer = DetInferencer(str(config), str(checkpoint), device="cpu", show_progress=False)
         found = inferencer(str(image), pred_score_thr=0.0, return_vis=True)
