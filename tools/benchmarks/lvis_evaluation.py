@@ -1,7 +1,7 @@
 """Time and memory of LVIS evaluation, beside lvis-api and faster-coco-eval.
 
     python tools/benchmarks/lvis_evaluation.py                 # 5,000 images, as LVIS v0.5 val
-    python tools/benchmarks/lvis_evaluation.py --quick         # 200 images, about a minute
+    python tools/benchmarks/lvis_evaluation.py --quick         # 100 images, under a minute
     python tools/benchmarks/lvis_evaluation.py --iou-type segm --evaluators package lvis-api
 
 An annotation file and a result file with the statistics of LVIS are made first: 1,230 categories
@@ -78,7 +78,7 @@ def parse_args() -> argparse.Namespace:
         help=f"which to run, among {', '.join(EVALUATORS)} (default: all that are installed)",
     )
     parser.add_argument("--runs", type=int, default=3, help="runs of each (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="200 images, whatever --images says")
+    parser.add_argument("--quick", action="store_true", help="100 images, whatever --images says")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     # How this script calls itself.
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
@@ -87,7 +87,7 @@ def parse_args() -> argparse.Namespace:
         if getattr(args, name) < 1:
             raise UserError(f"--{name} is {getattr(args, name)}; it must be at least 1.")
     if args.quick:
-        args.images = 200
+        args.images = 100
     return args
 
 
@@ -120,9 +120,9 @@ def main() -> None:
 
 def measure(quick: bool) -> list[Comparison]:
     """Compare the package with the evaluators that are installed, by boxes and by masks."""
-    repeats = 3 if quick else 5
-    boxes = compare_evaluators("bbox", 200 if quick else 5000, BOX_TARGETS, repeats)
-    return boxes + compare_evaluators("segm", 200 if quick else 1000, MASK_TARGETS, repeats)
+    repeats = 2 if quick else 5
+    boxes = compare_evaluators("bbox", 100 if quick else 5000, BOX_TARGETS, repeats)
+    return boxes + compare_evaluators("segm", 100 if quick else 1000, MASK_TARGETS, repeats)
 
 
 def compare_evaluators(

@@ -50,7 +50,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--images", type=positive, default=100_000, help="default: %(default)s")
-    parser.add_argument("--runs", type=positive, help="runs of each (default: 5, quick: 3)")
+    parser.add_argument("--runs", type=positive, help="runs of each (default: 5, quick: 2)")
     parser.add_argument("--quick", action="store_true", help="at most 10,000 images, fewer runs")
     # How this script calls itself.
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
@@ -74,7 +74,7 @@ def measure(quick: bool, num_images: int = 100_000, repeats: int | None = None) 
         path = os.path.join(folder, "annotations.json")
         num_instances = write_annotations(path, num_images)
         cache = os.path.join(folder, "cache")
-        for _ in range(repeats or (3 if quick else 5)):
+        for _ in range(repeats or (2 if quick else 5)):
             shutil.rmtree(cache, ignore_errors=True)
             for name, of_name in reports.items():
                 command = [sys.executable, __file__, "--measure", name, path, cache]

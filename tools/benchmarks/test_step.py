@@ -75,7 +75,7 @@ def measure(
             workloads["ours"],
             {"mmdet": workloads["mmdet"]},
             {"mmdet": Target(ratio=3.0)},
-            repeats=3 if quick else 5,
+            repeats=2 if quick else 5,
         )
     return comparisons
 
