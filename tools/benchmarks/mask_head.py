@@ -47,7 +47,7 @@ HEADS = {
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argument_parser(__doc__, quick="32 RoIs, fewer turns")
+    parser = argument_parser(__doc__, quick="16 RoIs, fewer turns")
     parser.add_argument("--rois", type=positive, default=NUM_ROIS, help="default: %(default)s")
     return parser.parse_args()
 
@@ -62,7 +62,7 @@ def measure(
     quick: bool, num_classes: int = LVIS_CATEGORIES, num_rois: int = NUM_ROIS
 ) -> list[Comparison]:
     """Compare the head with MMDetection's, class-specific and class-agnostic."""
-    num_rois = min(num_rois, 32) if quick else num_rois
+    num_rois = min(num_rois, 16) if quick else num_rois
     workloads = {name: make_step(name, num_classes, num_rois) for name in HEADS}
     return compare(
         PART,

@@ -1,7 +1,7 @@
 """Time and memory to load an annotation file of the size of LVIS v1, beside MMDetection's dataset.
 
     python tools/benchmarks/start_up.py            # 100,000 images, about a gigabyte; ten minutes
-    python tools/benchmarks/start_up.py --quick    # 10,000 images
+    python tools/benchmarks/start_up.py --quick    # 5,000 images
 
 The file has 12.7 instances per image, each a polygon of about 15 points, in 1,203 categories whose
 popularity falls off as a power law. LVISFormatDataset loads it without and with its cache, and
@@ -51,7 +51,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--images", type=positive, default=100_000, help="default: %(default)s")
     parser.add_argument("--runs", type=positive, help="runs of each (default: 5, quick: 2)")
-    parser.add_argument("--quick", action="store_true", help="at most 10,000 images, fewer runs")
+    parser.add_argument("--quick", action="store_true", help="at most 5,000 images, fewer runs")
     # How this script calls itself.
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -68,7 +68,7 @@ def main() -> None:
 
 def measure(quick: bool, num_images: int = 100_000, repeats: int | None = None) -> list[Comparison]:
     """Compare a first start, a start from the cache, and reading items."""
-    num_images = min(num_images, 10_000) if quick else num_images
+    num_images = min(num_images, 5_000) if quick else num_images
     reports = {"first": [], "cached": [], RIVAL: []}
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "annotations.json")
