@@ -102,7 +102,7 @@ def parse_grid(arguments: Sequence[str]) -> dict[str, list]:
 
 
 def read_sweep_file(path: str | os.PathLike) -> dict:
-    """Read a sweep file.
+    """Read a sweep file, with what it inherits from its ``_base_``.
 
     A ``.py`` file is a config and is run: read only those you trust.
 
@@ -113,10 +113,38 @@ def read_sweep_file(path: str | os.PathLike) -> dict:
         dict: Its content.
 
     Raises:
-        UserError: If it is missing or no mapping.
+        UserError: If it or a base is missing or no mapping, or if a file is its own base.
     """
-    path = Path(path)
+    content: dict = {}
+    for of_file in _with_bases(Path(path)):
+        for key, value in of_file.items():
+            inherited = content.get(key)
+            both = isinstance(value, Mapping) and isinstance(inherited, Mapping)
+            content[key] = {**inherited, **value} if both else value
+    return content
+
+
+def _with_bases(path: Path) -> list[dict]:
+    """Contents of a sweep file and of its bases, the farthest first."""
+    contents: list[dict] = []
+    seen: set[Path] = set()
+    while True:
+        if path.resolve() in seen:
+            raise UserError(f"{path}: is reached again by its own _base_; break the circle.")
+        seen.add(path.resolve())
+        content = _read_file(path)
+        base = content.pop("_base_", None)
+        contents.insert(0, content)
+        if base is None:
+            return contents
+        if not isinstance(base, str):
+            raise UserError(f"{path}: _base_ is {base!r}; give the path of one sweep file.")
+        path = path.parent / base
+
+
+def _read_file(path: Path) -> dict:
     if path.suffix == ".py":
+        # A config, which resolves its own bases.
         return read_config(str(path)).to_dict()
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)

@@ -60,6 +60,36 @@ def test_kinds_of_files(tmp_path, suffix):
     assert read_sweep_file(path) == spec
 
 
+def test_a_base_is_inherited(tmp_path):
+    (tmp_path / "bases").mkdir()
+    (tmp_path / "bases" / "first.yaml").write_text(
+        "options: {a: 1, b: 1}\nseeds: [0, 1]\nruns: [{config: a.py}]\n"
+    )
+    (tmp_path / "bases" / "second.json").write_text('{"_base_": "first.yaml", "options": {"b": 2}}')
+    path = tmp_path / "sweep.yaml"
+    path.write_text("_base_: bases/second.json\noptions: {c: 3}\nruns: [{config: c.py}]\n")
+    assert read_sweep_file(path) == {
+        "options": {"a": 1, "b": 2, "c": 3},
+        "seeds": [0, 1],
+        "runs": [{"config": "c.py"}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ("sweep.yaml", "reached again by its own _base_"),
+        ("[a.yaml, b.yaml]", "give the path of one sweep file"),
+        ("none.yaml", "none.yaml: cannot be read"),
+    ],
+)
+def test_a_wrong_base_is_told(tmp_path, base, message):
+    path = tmp_path / "sweep.yaml"
+    path.write_text(f"_base_: {base}\nconfig: a.py\n")
+    with pytest.raises(UserError, match=message):
+        read_sweep_file(path)
+
+
 def test_numbers_of_yaml_are_numbers(tmp_path):
     path = tmp_path / "sweep.yaml"
     path.write_text("config: a.py\ngrid: {lr: [1e-3, 2.5E-4, 1e5, 0.1, 1, '1e-3', 1e, a1e3]}\n")
