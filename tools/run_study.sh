@@ -9,7 +9,8 @@ usage: bash tools/run_study.sh STUDY [SWEEP_ARGUMENT...]
 Makes the data, trains all runs of configs/studies/STUDY.yaml and prints the table of docs/evidence.md.
 Stopped at any time, the same command goes on where it was. The environment must be active or in .venv.
 
-  STUDY             minilvis (losses and samplers in a detector) or minilvis-crops (classification)
+  STUDY             minilvis (losses and samplers in a detector), minilvis-ablations (of EQL in it) or
+                    minilvis-crops (classification)
   SWEEP_ARGUMENT    passed on to tools/sweep.py (default: --jobs with the number of cores)
 
 environment variables:
@@ -20,7 +21,8 @@ USAGE
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 study=${1:-}
-work_dir=work_dirs/$study
+# The two on MiniLVIS share runs.
+work_dir=work_dirs/${study%-ablations}
 python=${PYTHON:-python}
 [[ -z ${PYTHON:-}${VIRTUAL_ENV:-}${CONDA_PREFIX:-} && -x $root/.venv/bin/python ]] &&
   python=$root/.venv/bin/python
@@ -29,7 +31,10 @@ python=${PYTHON:-python}
 # Hours of one core as measured, beside other work, on an AMD EPYC.
 case $study in
   minilvis)
-    baseline=sigmoid core_hours=8
+    baseline=sigmoid core_hours=5
+    ;;
+  minilvis-ablations)
+    baseline=EQL core_hours="5 (3.5 after minilvis)"
     ;;
   minilvis-crops)
     baseline=softmax core_hours=1.5
@@ -64,7 +69,7 @@ pretrain() {
     param_scheduler.1.end=3000 param_scheduler.1.milestones=[2300,2800]
 }
 
-if [[ $study == minilvis ]]; then
+if [[ $study != minilvis-crops ]]; then
   pretrain
   export MMDET_EQL_DATA=$data/minilvis-study
   "$python" tools/datasets/make_minilvis.py "$MMDET_EQL_DATA/minilvis" \
@@ -73,13 +78,26 @@ else
   [[ -e $data/minilvis_crops.npz ]] || "$python" tools/datasets/make_minilvis_crops.py
 fi
 "$python" tools/sweep.py "configs/studies/$study.yaml" --work-dir "$work_dir" "$@"
-"$python" tools/analysis/compare_runs.py "$work_dir" --baseline "$baseline" \
-  --markdown "$work_dir/table.md" --html "$work_dir/comparison.html"
+
+case $study in
+  minilvis)
+    runs=("$work_dir"/{sigmoid,EQL,softmax,RFS,EQL+RFS,EQLv2,Seesaw}_seed=*)
+    ;;
+  minilvis-ablations)
+    runs=("$work_dir"/sigmoid_* "$work_dir"/EQL_* "$work_dir"/EQL-*)
+    ;;
+  minilvis-crops)
+    runs=("$work_dir")
+    ;;
+esac
+"$python" tools/analysis/compare_runs.py "${runs[@]}" --baseline "$baseline" \
+  --markdown "work_dirs/$study.md" --html "work_dirs/$study.html"
 if [[ $study == minilvis ]]; then
   gradients=()
-  for seed in 0 1 2 3 4; do
-    gradients+=("sigmoid=$work_dir/sigmoid_seed=$seed" "EQL=$work_dir/EQL_seed=$seed")
+  for run in "$work_dir"/{sigmoid,EQL}_seed=*; do
+    name=${run##*/}
+    gradients+=("${name%%_*}=$run")
   done
-  "$python" tools/analysis/plot_gradients.py "${gradients[@]}" --out "$work_dir/gradients.png"
+  "$python" tools/analysis/plot_gradients.py "${gradients[@]}" --out "work_dirs/$study.png"
 fi
-echo "The table is in $work_dir/table.md, a page with plots in $work_dir/comparison.html"
+echo "The table is in work_dirs/$study.md, a page with plots in work_dirs/$study.html"
