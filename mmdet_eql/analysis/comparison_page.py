@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from mmdet_eql.analysis import comparison_plots as plots
 from mmdet_eql.analysis.comparison_report import TITLES, describe, difference_rows, mean_rows
+from mmdet_eql.analysis.image_bins import BY_IMAGES
 from mmdet_eql.analysis.run_groups import RunGroup, kinds_of
 
 _STYLE = """
@@ -54,6 +55,9 @@ def format_page(
         parts.append(_table(mean_rows(groups, kind, figures)))
         if len(groups) > 1:
             parts.append(_table(difference_rows(groups, baseline, kind, figures, test)))
+        if kind.endswith(BY_IMAGES):
+            # The plots over frequency show the same finer.
+            continue
         main = "AP" if "AP" in figures else "top1"
         tail = "APr" if "APr" in figures else "few"
         pictures = {

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from mmdet_eql.analysis.comparison_table import KINDS, markdown_table
+from mmdet_eql.analysis.image_bins import BY_IMAGES
 from mmdet_eql.analysis.run_groups import (
     CONFIDENCE,
     Difference,
@@ -17,6 +18,7 @@ from mmdet_eql.analysis.run_groups import (
 
 #: What readers call the kinds of figures.
 TITLES = {**{kind: f"{name} AP" for kind, name in KINDS.items()}, "accuracy": "accuracy"}
+TITLES |= {kind + BY_IMAGES: f"{title} by training images" for kind, title in TITLES.items()}
 _NONE = "-"
 _CSV_COLUMNS = (
     *("label", "config", "kind", "figure", "n", "mean", "std"),

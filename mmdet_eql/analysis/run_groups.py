@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from mmdet_eql.analysis.image_bins import BY_IMAGES
 from mmdet_eql.errors import UserError
 from mmdet_eql.sweep.planning import MARKER
 from mmdet_eql.sweep.run_record import RESULT_NAME, RunRecord, load_record
@@ -162,13 +163,21 @@ def group_runs(records: Sequence[RunRecord]) -> list[RunGroup]:
 
 
 def kinds_of(groups: Sequence[RunGroup]) -> dict[str, list[str]]:
-    """The figures that some run has, by kind, in the order of their columns."""
+    """The figures that some run has, by kind, in the order of their columns; those of
+    :mod:`~mmdet_eql.analysis.image_bins` last."""
     found = {}
     for kind, figures in FIGURES.items():
         known = {name for g in groups for r in g.records for name in r.figures.get(kind, {})}
         if known:
             found[kind] = [figure for figure in figures if figure in known]
-    return found
+    binned = {
+        kind: list(figures)
+        for group in groups
+        for record in group.records
+        for kind, figures in record.figures.items()
+        if kind.endswith(BY_IMAGES)
+    }
+    return found | dict(sorted(binned.items()))
 
 
 def mean_and_std(values: np.ndarray) -> tuple[float, float]:

@@ -18,6 +18,7 @@ from scipy import stats
 
 from mmdet_eql.analysis.comparison_page import format_page
 from mmdet_eql.analysis.comparison_report import format_csv, format_report
+from mmdet_eql.analysis.image_bins import bin_names, parse_bounds, with_image_bins
 from mmdet_eql.analysis.run_groups import (
     compare,
     group_runs,
@@ -120,9 +121,51 @@ def test_the_tool_writes_all_of_them(run_tool, tmp_path, groups):
     assert done.stdout == (tmp_path / "a.md").read_text() == report + "\n"
     assert (tmp_path / "a.csv").read_text() == format_csv(ordered, groups[1], "paired")
     assert (tmp_path / "a.html").read_text() == format_page(ordered, groups[1], "paired")
+    assert "by training images" not in report
+    binned = run_tool("analysis/compare_runs.py", RESULTS, "--image-bins", "10,20", check=True)
+    assert "| box AP by training images (%) | n |" in re.sub(" +", " ", binned.stdout)
+    assert "mask AP by training images minus eql" in binned.stdout
     wrong = run_tool("analysis/compare_runs.py", RESULTS, "--baseline", "softmax")
     assert wrong.returncode == 2
     assert "give one of eql, sigmoid" in wrong.stderr
+
+
+@given(st.sets(st.integers(1, 200), min_size=1, max_size=4).map(sorted))
+def test_bins_take_the_categories_apart(bounds):
+    for record in load_records([RESULTS]):
+        binned = with_image_bins(record, bounds).figures
+        assert {kind: binned[kind] for kind in record.figures} == record.figures
+        for kind, of_category in record.category_figures.items():
+            lows, highs = [-1, *bounds], [*bounds, math.inf]
+            assert list(binned[f"{kind} by images"]) == bin_names(bounds)
+            for low, high, found in zip(
+                lows, highs, binned[f"{kind} by images"].values(), strict=True
+            ):
+                inside = [
+                    of_category[name]
+                    for name, count in record.image_count.items()
+                    if low < count <= high and not math.isnan(of_category[name])
+                ]
+                expected = np.mean(inside) if inside else math.nan
+                assert found == pytest.approx(expected, nan_ok=True)
+
+
+def test_bins_at_the_bounds_of_lvis_are_its_groups(groups):
+    for record in groups[0].records:
+        binned = with_image_bins(record, [10, 100]).figures
+        for kind in ("bbox", "segm"):
+            rare_common_frequent = [record.figures[kind][name] for name in ("APr", "APc", "APf")]
+            found = list(binned[f"{kind} by images"].values())
+            # Figures of categories are kept to five digits.
+            assert found == pytest.approx(rare_common_frequent, abs=1e-5, nan_ok=True)
+
+
+def test_wrong_bins_are_told():
+    for text in ("", "a", "4,", "0,4", "10,4", "4,4"):
+        with pytest.raises(UserError, match="ascending numbers"):
+            parse_bounds(text)
+    with pytest.raises(UserError, match="classwise=True"):
+        with_image_bins(run("a", 0, 0.1), [4])
 
 
 def test_runs_are_found_in_all_kinds_of_folders(tmp_path):

@@ -14,6 +14,7 @@ import sys
 with contextlib.redirect_stdout(io.StringIO()):
     from mmdet_eql.analysis.comparison_page import format_page
     from mmdet_eql.analysis.comparison_report import format_csv, format_report
+    from mmdet_eql.analysis.image_bins import parse_bounds, with_image_bins
     from mmdet_eql.analysis.run_groups import group_runs, load_records, unfinished_runs
     from mmdet_eql.errors import UserError, exit_on_user_error
     from mmdet_eql.files import write_text
@@ -33,6 +34,12 @@ def parse_args() -> argparse.Namespace:
         default="welch",
         help="t-test of the differences: Welch's, or paired by seed (default: %(default)s)",
     )
+    parser.add_argument(
+        "--image-bins",
+        metavar="N,N,...",
+        help="also compare categories by their training images: at most 4, 5 to 10, 11 to 100 and "
+        "more for 4,10,100",
+    )
     parser.add_argument("--markdown", help="file for the tables")
     parser.add_argument("--csv", help="file for all figures")
     parser.add_argument("--html", help="file for a page with tables and plots")
@@ -43,9 +50,13 @@ def parse_args() -> argparse.Namespace:
 @exit_on_user_error
 def main() -> None:
     args = parse_args()
+    bounds = None if args.image_bins is None else parse_bounds(args.image_bins)
     # Counting training sets prints, too.
     with contextlib.redirect_stdout(io.StringIO()):
-        groups = group_runs(load_records(args.runs))
+        records = load_records(args.runs)
+        if bounds is not None:
+            records = [with_image_bins(record, bounds) for record in records]
+        groups = group_runs(records)
     if left_out := unfinished_runs(args.runs):
         names = ", ".join(folder.name for folder in left_out)
         print(f"left out, since they are not done: {names}", file=sys.stderr)
