@@ -6,7 +6,7 @@ usage() {
   cat <<'USAGE'
 usage: bash tools/run_study.sh STUDY [SWEEP_ARGUMENT...]
 
-Makes the data, trains all runs of configs/studies/STUDY.yaml and prints the table of docs/evidence.md.
+Makes the data, trains all runs of configs/studies/STUDY.yaml and prints the tables of docs/evidence.md.
 Stopped at any time, the same command goes on where it was. The environment must be active or in .venv.
 
   STUDY             minilvis (losses and samplers in a detector), minilvis-ablations (of EQL in it) or
@@ -31,13 +31,13 @@ python=${PYTHON:-python}
 # Hours of one core as measured, beside other work, on an AMD EPYC.
 case $study in
   minilvis)
-    baseline=sigmoid core_hours=5
+    core_hours=5
     ;;
   minilvis-ablations)
-    baseline=EQL core_hours="5 (3.5 after minilvis)"
+    core_hours="6 (4 after minilvis)"
     ;;
   minilvis-crops)
-    baseline=softmax core_hours=1.5
+    core_hours=1.5
     ;;
   -h | --help)
     usage
@@ -79,25 +79,36 @@ else
 fi
 "$python" tools/sweep.py "configs/studies/$study.yaml" --work-dir "$work_dir" "$@"
 
+# Tables and a page of runs: NAME BASELINE [OPTION] RUN...
+compare() {
+  local name=work_dirs/$1 baseline=$2
+  shift 2
+  echo
+  "$python" tools/analysis/compare_runs.py "$@" --baseline "$baseline" \
+    --markdown "$name.md" --html "$name.html"
+  echo "The table is in $name.md, a page with plots in $name.html"
+}
+
+bins=(--image-bins 4,10,100)
 case $study in
   minilvis)
-    runs=("$work_dir"/{sigmoid,EQL,softmax,RFS,EQL+RFS,EQLv2,Seesaw}_seed=*)
+    compare "$study" sigmoid "${bins[@]}" \
+      "$work_dir"/{sigmoid,EQL,softmax,RFS,EQL+RFS,EQLv2,Seesaw}_seed=*
+    gradients=()
+    for run in "$work_dir"/{sigmoid,EQL}_seed=*; do
+      name=${run##*/}
+      gradients+=("${name%%_*}=$run")
+    done
+    "$python" tools/analysis/plot_gradients.py "${gradients[@]}" --out "work_dirs/$study.png"
     ;;
   minilvis-ablations)
-    runs=("$work_dir"/sigmoid_* "$work_dir"/EQL_* "$work_dir"/EQL-*)
+    compare "$study-lambda" sigmoid "${bins[@]}" \
+      "$work_dir"/{sigmoid,EQL_lambda=0.0012,EQL,EQL_lambda={0.005,0.02,0.1,1}}_seed=*
+    compare "$study-designs" EQL "${bins[@]}" "$work_dir"/EQL_seed=* "$work_dir"/EQL-*
+    compare "$study-foreground" sigmoid_pos_fraction=0.75 "${bins[@]}" \
+      "$work_dir"/{sigmoid,EQL}_pos_fraction=*
     ;;
   minilvis-crops)
-    runs=("$work_dir")
+    compare "$study" softmax "$work_dir"
     ;;
 esac
-"$python" tools/analysis/compare_runs.py "${runs[@]}" --baseline "$baseline" \
-  --markdown "work_dirs/$study.md" --html "work_dirs/$study.html"
-if [[ $study == minilvis ]]; then
-  gradients=()
-  for run in "$work_dir"/{sigmoid,EQL}_seed=*; do
-    name=${run##*/}
-    gradients+=("${name%%_*}=$run")
-  done
-  "$python" tools/analysis/plot_gradients.py "${gradients[@]}" --out "work_dirs/$study.png"
-fi
-echo "The table is in work_dirs/$study.md, a page with plots in work_dirs/$study.html"
