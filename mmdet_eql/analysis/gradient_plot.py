@@ -116,6 +116,8 @@ def _draw_ratios(axes: Axes, records: Mapping[str, GradientRecord], order: np.nd
         "Ratio of the gradients of each category, and geometric mean of those of like frequency"
     )
     axes.legend(frameon=False, loc="lower left")
+    # Room for the names of the groups above the points.
+    axes.margins(y=0.12)
 
 
 def _draw_parts(axes: Axes, records: Mapping[str, GradientRecord], order: np.ndarray) -> None:
@@ -126,8 +128,8 @@ def _draw_parts(axes: Axes, records: Mapping[str, GradientRecord], order: np.nda
             axes.plot(x, mean, line, color=RUN_COLOURS[index], linewidth=2)
     axes.set_ylabel(f"sum of gradient norms on the {_quantity(records)}")
     axes.set_title("Positive and negative gradients")
-    handles = _legend_of_runs(records)
-    handles += [
+    # The colours of the runs are told above.
+    handles = [
         Line2D([], [], color="0.3", linestyle=line, label=label)
         for line, label in (("-", "positive"), ("--", "negative"))
     ]
@@ -150,21 +152,13 @@ def _draw_training(axes: Axes, records: Mapping[str, GradientRecord]) -> None:
     axes.set_xlabel("iteration")
     axes.set_ylabel("ratio of sums since the point before")
     axes.set_title("Ratio of each group over the training")
-    handles = _legend_of_runs(records)
-    handles += [
+    handles = [
         Line2D([], [], color="0.3", linestyle=line, label=GROUP_NAMES[letter])
         for letter, line in _GROUP_STYLES.items()
     ]
     # Room for the legend above the lines.
     axes.margins(y=0.25)
-    axes.legend(handles=handles, frameon=False, loc="upper center", ncols=5)
-
-
-def _legend_of_runs(records: Mapping[str, GradientRecord]) -> list[Line2D]:
-    return [
-        Line2D([], [], color=colour, label=name)
-        for name, colour in zip(records, RUN_COLOURS, strict=False)
-    ]
+    axes.legend(handles=handles, frameon=False, loc="upper center", ncols=3)
 
 
 def _quantity(records: Mapping[str, GradientRecord]) -> str:
@@ -175,23 +169,25 @@ def _mark_groups(axes: Axes, group: np.ndarray, named: bool = True) -> None:
     """Lines between the groups, of categories in order of their frequency."""
     axes.set_xlim(0.5, len(group) + 0.5)
     axes.set_xlabel("category, from the most to the least frequent")
-    end = 0
+    end = rows = 0
     for letter in reversed(GROUP_NAMES):
         number = int((group == letter).sum())
         if number and named:
-            # A narrow group has no room for its number, nor left of its middle.
+            # A narrow group has no room for its number, nor left of its middle; the next one's name
+            # goes below its own.
             narrow = number < 0.25 * len(group)
             axes.annotate(
                 GROUP_NAMES[letter] if narrow else f"{GROUP_NAMES[letter]} ({number})",
                 (end + 0.5 if narrow else end + number / 2 + 0.5, 1),
                 xycoords=("data", "axes fraction"),
-                xytext=(2 if narrow else 0, 0),
+                xytext=(2 if narrow else 0, -10 * rows if narrow else 0),
                 textcoords="offset points",
                 ha="left" if narrow else "center",
                 va="top",
                 color="0.35",
                 fontsize=8,
             )
+            rows += narrow
         end += number
         if 0 < end < len(group):
             axes.axvline(end + 0.5, color="0.45", linestyle=":", linewidth=1)
