@@ -5,15 +5,17 @@ from pathlib import Path
 import pytest
 
 from mmdet_eql.analysis.comparison_report import format_report
+from mmdet_eql.analysis.gradient_plot import format_ratios
 from mmdet_eql.analysis.image_bins import with_image_bins
 from mmdet_eql.analysis.run_groups import group_runs, load_records
+from mmdet_eql.gradient_record import load_gradient_record
 from mmdet_eql.sweep.sweep_file import entries_of, read_sweep_file
 from tests.conftest import CONFIGS, REPOSITORY
 
 DOCS = REPOSITORY / "docs"
 BINS = [4, 10, 100]
 #: The studies of each folder of raw results.
-STUDIES = {"minilvis-crops": ["minilvis-crops"]}
+STUDIES = {"minilvis-crops": ["minilvis-crops"], "minilvis": ["minilvis"]}
 #: Of each published table: its folder, the labels of its rows, the baseline's first, and its bins.
 TABLES = {
     "minilvis-crops": (
@@ -21,6 +23,17 @@ TABLES = {
         ["softmax", "SEQL", "balanced-softmax", "cRT", "class-balanced_beta=0.9", "class-balanced"],
         None,
     ),
+    "minilvis": (
+        "minilvis",
+        ["sigmoid", "EQL", "softmax", "RFS", "EQL+RFS", "EQLv2", "Seesaw"],
+        BINS,
+    ),
+    "minilvis-lambda": (
+        "minilvis",
+        ["sigmoid", "EQL", "EQL_lambda=0.005", "EQL_lambda=0.02"],
+        BINS,
+    ),
+    "minilvis-with-rfs": ("minilvis", ["RFS", "EQL+RFS"], BINS),
 }
 
 
@@ -57,3 +70,18 @@ def test_all_runs_are_published_and_no_others(folder, results):
     asked = {key for study in STUDIES[folder] for key in runs_of(study)}
     found = [key_of(r.config, r.options, r.seed) for r in results[folder]]
     assert sorted(found) == sorted(asked)
+
+
+def test_the_gradients_follow_from_the_records():
+    folder = DOCS / "evidence" / "minilvis-gradients"
+    records = {
+        name: load_gradient_record(folder / f"{name}.npz")
+        for name in ("sigmoid", "EQL", "RFS", "EQL+RFS")
+    }
+    text = " ".join((DOCS / "evidence.md").read_text().split())
+    assert " ".join(format_ratios(records).split()) in text
+    protected = records["sigmoid"].class_frequency.image_count <= 4
+    baseline, eql = (
+        records[name].negative[-1].sum(axis=0)[protected].sum() for name in ("sigmoid", "EQL")
+    )
+    assert f"EQL takes away {1 - eql / baseline:.0%}".replace("%", " %") in text

@@ -31,10 +31,10 @@ python=${PYTHON:-python}
 # Hours of one core as measured, beside other work, on an AMD EPYC.
 case $study in
   minilvis)
-    core_hours=5
+    core_hours=5.5
     ;;
   minilvis-ablations)
-    core_hours="6 (4 after minilvis)"
+    core_hours="7 (4 after minilvis)"
     ;;
   minilvis-crops)
     core_hours=1.5
@@ -94,8 +94,11 @@ case $study in
   minilvis)
     compare "$study" sigmoid "${bins[@]}" \
       "$work_dir"/{sigmoid,EQL,softmax,RFS,EQL+RFS,EQLv2,Seesaw}_seed=*
+    compare "$study-lambda" sigmoid "${bins[@]}" \
+      "$work_dir"/{sigmoid,EQL,EQL_lambda={0.005,0.02}}_seed=*
+    compare "$study-with-rfs" RFS "${bins[@]}" "$work_dir"/{RFS,EQL+RFS}_seed=*
     gradients=()
-    for run in "$work_dir"/{sigmoid,EQL}_seed=*; do
+    for run in "$work_dir"/{sigmoid,EQL,RFS,EQL+RFS}_seed=*; do
       name=${run##*/}
       gradients+=("${name%%_*}=$run")
     done
@@ -107,6 +110,8 @@ case $study in
     compare "$study-designs" EQL "${bins[@]}" "$work_dir"/EQL_seed=* "$work_dir"/EQL-*
     compare "$study-foreground" sigmoid_pos_fraction=0.75 "${bins[@]}" \
       "$work_dir"/{sigmoid,EQL}_pos_fraction=*
+    compare "$study-classifier" softmax "${bins[@]}" \
+      "$work_dir"/{softmax,softmax_type=NormedLinear,Seesaw}_seed=*
     ;;
   minilvis-crops)
     compare "$study" softmax "$work_dir"
