@@ -11,7 +11,8 @@ Stopped at any time, the same command goes on where it was. The environment must
 
   STUDY             minilvis (losses and samplers in a detector), minilvis-ablations (of EQL in it) or
                     minilvis-crops (classification)
-  SWEEP_ARGUMENT    passed on to tools/sweep.py (default: --jobs with the number of cores)
+  SWEEP_ARGUMENT    passed on to tools/sweep.py (default: --jobs with the number of cores); with --dry-run
+                    data are made, and nothing is trained
 
 environment variables:
   MMDET_EQL_DATA    folder for the data (default: data in the repository)
@@ -51,6 +52,16 @@ esac
 shift
 (($#)) || set -- --jobs "$(nproc)"
 
+# Tables are for runs that have been trained here.
+trains=true
+tables=true
+for argument; do
+  case $argument in
+    --dry-run) trains=false tables=false ;;
+    --slurm | --slurm=*) tables=false ;;
+  esac
+done
+
 cd "$root"
 data=${MMDET_EQL_DATA:-data}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
@@ -61,6 +72,7 @@ pretrain() {
   local folder=work_dirs/minilvis-pretrained
   local -x MMDET_EQL_DATA=$data/minilvis-study/balanced
   [[ -e $folder/iter_3000.pth ]] && return
+  $trains || return 0
   "$python" tools/datasets/make_minilvis.py "$MMDET_EQL_DATA/minilvis" --seed 1 \
     --steepness 0 --label-rate 1 --num-train-images 4000 --num-val-images 300
   "$python" tools/train.py configs/minilvis/mask-rcnn_r18_fpn_1xb4_minilvis.py \
@@ -78,6 +90,7 @@ else
   [[ -e $data/minilvis_crops.npz ]] || "$python" tools/datasets/make_minilvis_crops.py
 fi
 "$python" tools/sweep.py "configs/studies/$study.yaml" --work-dir "$work_dir" "$@"
+$tables || exit 0
 
 # Tables and a page of runs: NAME BASELINE [OPTION] RUN...
 compare() {
