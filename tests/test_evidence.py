@@ -1,5 +1,6 @@
 """The published tables are what the raw results beside them give."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,10 @@ from tests.conftest import CONFIGS, REPOSITORY
 DOCS = REPOSITORY / "docs"
 BINS = [4, 10, 100]
 #: The studies of each folder of raw results.
-STUDIES = {"minilvis-crops": ["minilvis-crops"], "minilvis": ["minilvis"]}
+STUDIES = {
+    "minilvis-crops": ["minilvis-crops"],
+    "minilvis": ["minilvis", "minilvis-ablations"],
+}
 #: Of each published table: its folder, the labels of its rows, the baseline's first, and its bins.
 TABLES = {
     "minilvis-crops": (
@@ -28,12 +32,22 @@ TABLES = {
         ["sigmoid", "EQL", "softmax", "RFS", "EQL+RFS", "EQLv2", "Seesaw"],
         BINS,
     ),
-    "minilvis-lambda": (
+    "minilvis-with-rfs": ("minilvis", ["RFS", "EQL+RFS"], BINS),
+    "minilvis-ablations-lambda": (
         "minilvis",
-        ["sigmoid", "EQL", "EQL_lambda=0.005", "EQL_lambda=0.02"],
+        ["sigmoid", "EQL", "EQL_lambda=0.005", "EQL_lambda=0.02", "EQL_lambda=1"],
         BINS,
     ),
-    "minilvis-with-rfs": ("minilvis", ["RFS", "EQL+RFS"], BINS),
+    "minilvis-ablations-designs": (
+        "minilvis",
+        ["EQL", "EQL-Gompertz", "EQL-exponential", "EQL-image-labels", "EQL-without-E"],
+        BINS,
+    ),
+    "minilvis-ablations-classifier": (
+        "minilvis",
+        ["softmax", "softmax_type=NormedLinear", "Seesaw"],
+        BINS,
+    ),
 }
 
 
@@ -62,6 +76,15 @@ def test_the_tables_follow_from_the_results(table, results):
         records = [with_image_bins(record, bins) for record in records]
     groups = group_runs(sorted(records, key=lambda record: labels.index(record.label)))
     assert [group.label for group in groups] == labels
+    assert format_report(groups, groups[0], "welch") in (DOCS / "evidence.md").read_text()
+
+
+def test_the_repetition_agrees_with_the_study(results):
+    first = [record for record in results["minilvis"] if record.label == "sigmoid"]
+    again = load_records([DOCS / "evidence" / "minilvis-repeated"])
+    assert {record.label for record in again} == {"sigmoid"}
+    again = [dataclasses.replace(record, label="sigmoid, repeated") for record in again]
+    groups = group_runs([with_image_bins(record, BINS) for record in first + again])
     assert format_report(groups, groups[0], "welch") in (DOCS / "evidence.md").read_text()
 
 
