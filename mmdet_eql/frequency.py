@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmdet_eql.errors import UserError
+from mmdet_eql.utils.errors import UserError
 
 #: LVIS calls a category rare, common or frequent by the number of training images it occurs in:
 #: up to 10, up to 100, or more.

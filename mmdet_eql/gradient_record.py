@@ -29,9 +29,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mmdet_eql.errors import UserError
-from mmdet_eql.files import atomic_write
 from mmdet_eql.frequency import GROUP_NAMES, ClassFrequency
+from mmdet_eql.utils.errors import UserError
+from mmdet_eql.utils.files import atomic_write
 
 #: What is recorded: gradients on the weights of the classifier, or on its logits.
 QUANTITIES = ("weights", "logits")

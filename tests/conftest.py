@@ -12,8 +12,8 @@ from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config
 
 from mmdet_eql.datasets import LVISFormatDataset
-from mmdet_eql.datasets.minilvis import MiniLVISConfig, make_minilvis
-from mmdet_eql.datasets.minilvis.conversion import write_as_coco, write_as_open_images
+from mmdet_eql.minilvis import MiniLVISConfig, make_minilvis
+from mmdet_eql.minilvis.conversion import write_as_coco, write_as_open_images
 
 REPOSITORY = Path(__file__).parents[1]
 CONFIGS = REPOSITORY / "configs"

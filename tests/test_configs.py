@@ -23,7 +23,7 @@ from mmdet_eql.losses import EqualizationLoss
 from tests import config_checks
 from tests.config_checks import read
 from tests.conftest import CONFIGS, REPOSITORY, TINY
-from tests.roi_heads.test_detectors import batch_of, build
+from tests.heads.test_detectors import batch_of, build
 
 EXPERIMENTS = find_experiments(CONFIGS)
 FILES = sorted(CONFIGS.rglob("*.py"))
@@ -373,7 +373,7 @@ FAMILIES = [
 
 @pytest.mark.parametrize("path", FAMILIES, ids=lambda path: path.stem)
 def test_a_training_step_of_each_family(path, on_tiny_set):
-    """Of detectors and backbones; tests/roi_heads/test_detectors.py has the losses,
+    """Of detectors and backbones; tests/heads/test_detectors.py has the losses,
     tests/test_custom_data.py and tests/datasets/test_open_images.py train on other data."""
     cfg = Config.fromfile(path)
     for stage in stages(cfg.model.roi_head.bbox_head):

@@ -15,8 +15,8 @@ from pycocotools.cocoeval import COCOeval
 
 from mmdet_eql.analysis.class_frequency_report import read_annotated_images
 from mmdet_eql.datasets import LVISFormatDataset, load_lvis_json
-from mmdet_eql.errors import UserError
 from mmdet_eql.evaluation import LVISFastMetric, evaluate_files
+from mmdet_eql.utils.errors import UserError
 from tests.conftest import CONFIGS, build_dataset, tiny_options
 
 

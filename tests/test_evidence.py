@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from mmdet_eql.analysis.comparison_report import format_report
 from mmdet_eql.analysis.gradient_plot import format_ratios
-from mmdet_eql.analysis.image_bins import with_image_bins
-from mmdet_eql.analysis.run_groups import group_runs, load_records
 from mmdet_eql.gradient_record import load_gradient_record
-from mmdet_eql.sweep.sweep_file import entries_of, read_sweep_file
+from mmdet_eql.runs.comparison_report import format_report
+from mmdet_eql.runs.image_bins import with_image_bins
+from mmdet_eql.runs.run_groups import group_runs, load_records
+from mmdet_eql.runs.sweep_file import entries_of, read_sweep_file
 from tests.conftest import CONFIGS, REPOSITORY
 
 DOCS = REPOSITORY / "docs"

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmdet_eql.errors import UserError
 from mmdet_eql.frequency import ClassFrequency, class_frequency_of, frequency_group
+from mmdet_eql.utils.errors import UserError
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 4)), max_size=60))

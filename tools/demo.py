@@ -12,7 +12,7 @@ from mmengine.config import DictAction
 
 from mmdet_eql.analysis.demo import draw_images, find_images
 from mmdet_eql.engine.launch import merge_options, read_config
-from mmdet_eql.errors import exit_on_user_error
+from mmdet_eql.utils.errors import exit_on_user_error
 
 
 def parse_args() -> argparse.Namespace:

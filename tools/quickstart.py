@@ -60,8 +60,8 @@ def main() -> None:
         # Late, so that --help needs no environment and Ctrl-C while importing is no traceback.
         # MMDetection prints which of its optional parts are not there.
         with contextlib.redirect_stdout(io.StringIO()):
-            from mmdet_eql.analysis.minilvis_comparison import Comparison, compare_on_minilvis
-            from mmdet_eql.errors import exit_on_user_error
+            from mmdet_eql.runs.minilvis_comparison import Comparison, compare_on_minilvis
+            from mmdet_eql.utils.errors import exit_on_user_error
 
         comparison = Comparison(
             configs={

@@ -19,10 +19,10 @@ from mmengine.config import DictAction
 
 # MMDetection prints which of its optional parts are not there.
 with contextlib.redirect_stdout(io.StringIO()):
-    from mmdet_eql.errors import UserError, exit_on_user_error
-    from mmdet_eql.sweep.command import SweepCommand, run_sweep
-    from mmdet_eql.sweep.planning import TrainingOptions
-    from mmdet_eql.sweep.run_record import record_run
+    from mmdet_eql.runs.command import SweepCommand, run_sweep
+    from mmdet_eql.runs.planning import TrainingOptions
+    from mmdet_eql.runs.run_record import record_run
+    from mmdet_eql.utils.errors import UserError, exit_on_user_error
 
 TOOLS = Path(__file__).resolve().parent
 

@@ -4,7 +4,7 @@ import argparse
 
 from mmdet_eql.engine import launch
 from mmdet_eql.engine.build_errors import build_errors
-from mmdet_eql.errors import UserError, exit_on_user_error
+from mmdet_eql.utils.errors import UserError, exit_on_user_error
 
 
 def parse_args() -> argparse.Namespace:

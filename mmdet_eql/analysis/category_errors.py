@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import pycocotools.mask as mask_utils
 
-from mmdet_eql.errors import UserError
 from mmdet_eql.evaluation.lvis_evaluation import LVISDetections, LVISGroundTruth
+from mmdet_eql.utils.errors import UserError
 
 #: A false alarm that overlaps an annotation of its category at least so much is badly placed.
 _NEAR = 0.1

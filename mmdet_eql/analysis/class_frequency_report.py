@@ -10,12 +10,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from mmdet_eql.analysis.figure_file import save_figure
 from mmdet_eql.datasets.image_labels import ImageLabels
 from mmdet_eql.datasets.samplers import StreamSampler
-from mmdet_eql.errors import UserError
 from mmdet_eql.frequency import GROUP_NAMES, ClassFrequency
-from mmdet_eql.garbage_collection import pause_garbage_collection
+from mmdet_eql.utils.errors import UserError
+from mmdet_eql.utils.figure_file import save_figure
+from mmdet_eql.utils.garbage_collection import pause_garbage_collection
 
 _COLOURS = {"r": "#D55E00", "c": "#009E73", "f": "#0072B2"}
 _SAMPLER_COLOURS = ("#000000", "#CC79A7", "#E69F00", "#56B4E9")

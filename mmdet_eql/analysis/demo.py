@@ -9,8 +9,8 @@ from mmdet.apis import inference_detector
 from mmengine.config import Config
 
 from mmdet_eql.analysis.drawing import draw_panels, load_detector, predicted_instances
-from mmdet_eql.errors import UserError
 from mmdet_eql.frequency import frequency_group
+from mmdet_eql.utils.errors import UserError
 
 _SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 

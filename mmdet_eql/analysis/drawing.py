@@ -23,10 +23,10 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
 from torch import nn
 
-from mmdet_eql.analysis.figure_file import save_figure
-from mmdet_eql.errors import UserError
 from mmdet_eql.frequency import GROUP_COLOURS, GROUP_NAMES, ClassFrequency
-from mmdet_eql.rle import to_bitmaps
+from mmdet_eql.utils.errors import UserError
+from mmdet_eql.utils.figure_file import save_figure
+from mmdet_eql.utils.rle import to_bitmaps
 
 #: Of a category whose group is not known.
 _OTHER_COLOUR = "#BBBBBB"

@@ -10,9 +10,9 @@ import mmcv
 import numpy as np
 
 from mmdet_eql.analysis.category_errors import CategoryErrors, FalseAlarm, TruthCase
-from mmdet_eql.errors import UserError
-from mmdet_eql.files import atomic_write
 from mmdet_eql.frequency import GROUP_NAMES
+from mmdet_eql.utils.errors import UserError
+from mmdet_eql.utils.files import atomic_write
 
 #: Side of a picture in pixels, and the part of it that the boxes may fill.
 _SIDE, _FILL = 224, 0.6

@@ -12,10 +12,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from mmdet_eql.analysis.figure_file import RUN_COLOURS, RUN_MARKERS, save_figure
-from mmdet_eql.errors import UserError
 from mmdet_eql.frequency import GROUP_NAMES
 from mmdet_eql.gradient_record import GradientRecord, group_medians
+from mmdet_eql.utils.errors import UserError
+from mmdet_eql.utils.figure_file import RUN_COLOURS, RUN_MARKERS, save_figure
 
 #: Points of the mean line in a group, at most, and categories of a point, at least.
 _POINTS_PER_GROUP, _CATEGORIES_PER_POINT = 12, 4

@@ -8,7 +8,7 @@ from mmdet.models.backbones.resnet import BasicBlock, ResNet
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from mmdet_eql.errors import UserError
+from mmdet_eql.utils.errors import UserError
 
 
 @MODELS.register_module()

@@ -19,7 +19,7 @@ from mmdet.registry import MODELS
 from mmengine.model import normal_init
 from torch import Tensor, nn
 
-from mmdet_eql.errors import UserError
+from mmdet_eql.utils.errors import UserError
 
 
 @MODELS.register_module()

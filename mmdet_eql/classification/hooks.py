@@ -5,8 +5,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmdet_eql.engine.bare_model import bare_model
-from mmdet_eql.errors import UserError
 from mmdet_eql.frequency import class_frequency_of
+from mmdet_eql.utils.errors import UserError
 
 
 @HOOKS.register_module()

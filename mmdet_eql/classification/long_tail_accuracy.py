@@ -13,7 +13,7 @@ import torch
 from mmdet.registry import METRICS
 from mmengine.evaluator import BaseMetric
 
-from mmdet_eql.errors import UserError
+from mmdet_eql.utils.errors import UserError
 
 #: A class with more training images than this has many.
 MANY_ABOVE = 100

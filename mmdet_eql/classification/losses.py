@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from mmdet_eql.errors import UserError
-from mmdet_eql.losses.class_balanced import class_balanced_weights
 from mmdet_eql.losses.class_statistics import CountAware
 from mmdet_eql.losses.classifier import full_precision
 from mmdet_eql.losses.reduction import check_reduction
+from mmdet_eql.losses.rivals.class_balanced import class_balanced_weights
 from mmdet_eql.losses.softmax_classifier import SoftmaxClassifierLoss
+from mmdet_eql.utils.errors import UserError
 
 
 class _CountAwareSoftmax(CountAware, SoftmaxClassifierLoss):

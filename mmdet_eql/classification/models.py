@@ -12,8 +12,8 @@ from mmdet.registry import MODELS
 from mmengine.model import BaseModel, BaseModule
 from torch import Tensor, nn
 
-from mmdet_eql.errors import UserError
 from mmdet_eql.losses.class_statistics import CountAware
+from mmdet_eql.utils.errors import UserError
 
 
 @MODELS.register_module()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmdet_eql.errors import UserError
+from mmdet_eql.utils.errors import UserError
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from mmcv.transforms import BaseTransform
 from mmdet.datasets.transforms import PackDetInputs
 from mmdet.registry import TRANSFORMS
 
-from mmdet_eql.errors import UserError
+from mmdet_eql.utils.errors import UserError
 
 IMAGE_LEVEL_KEYS = ("positive_labels", "negative_labels")
 

@@ -6,7 +6,7 @@ from mmdet.registry import TRANSFORMS
 from mmengine import fileio
 from mmengine.registry import Registry
 
-from mmdet_eql.errors import UserError
+from mmdet_eql.utils.errors import UserError
 
 #: MMDetection's ``DetInferencer`` looks for a step named ``LoadImageFromFile``, whatever the scope.
 _SCOPED_TRANSFORMS = Registry("transform", parent=TRANSFORMS, scope="mmdet_eql")

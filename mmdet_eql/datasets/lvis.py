@@ -7,11 +7,11 @@ import numpy as np
 from mmdet.datasets import BaseDetDataset
 from mmdet.registry import DATASETS
 
+from mmdet_eql.annotations.labelled_annotations import LabelledAnnotations
+from mmdet_eql.annotations.lvis_decoding import read_columns
+from mmdet_eql.annotations.segmentation import segmentation_problem
 from mmdet_eql.datasets.image_labels import ImageLabels
-from mmdet_eql.datasets.labelled_annotations import LabelledAnnotations
-from mmdet_eql.datasets.lvis_decoding import read_columns
-from mmdet_eql.datasets.segmentation import segmentation_problem
-from mmdet_eql.errors import UserError
+from mmdet_eql.utils.errors import UserError
 
 
 @DATASETS.register_module()
@@ -38,7 +38,7 @@ class LVISFormatDataset(BaseDetDataset):
         ann_file (str): Annotation file in LVIS or COCO format, relative to ``data_root``.
         *args: As in mmdet's ``BaseDetDataset``.
         annotation_cache (bool | str): Whether to keep the decoded annotations in a file, or the
-            folder for it; see :func:`mmdet_eql.datasets.annotation_cache.cached_columns`.
+            folder for it; see :func:`mmdet_eql.annotations.annotation_cache.cached_columns`.
         **kwargs: As in mmdet's ``BaseDetDataset``.
 
     Attributes:

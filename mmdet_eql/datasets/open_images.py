@@ -12,8 +12,8 @@ from mmdet.datasets import OpenImagesChallengeDataset
 from mmdet.registry import DATASETS
 from mmengine.fileio import get_local_path
 
-from mmdet_eql.errors import UserError
 from mmdet_eql.frequency import ClassFrequency
+from mmdet_eql.utils.errors import UserError
 
 #: What mmdet's reader raises for files that are missing or others than expected.
 _READING_ERRORS = (

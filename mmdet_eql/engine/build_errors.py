@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import build_from_cfg
 from mmengine.runner import Runner
 
-from mmdet_eql.errors import UserError
+from mmdet_eql.utils.errors import UserError
 
 _BUILDER = build_from_cfg.__code__
 _RUNNER_FILE = Runner.__init__.__code__.co_filename

@@ -22,8 +22,8 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from mmdet_eql.errors import UserError
-from mmdet_eql.files import atomic_write
+from mmdet_eql.utils.errors import UserError
+from mmdet_eql.utils.files import atomic_write
 
 _HISTORY_STATISTICS = ("min", "max", "current", "mean")
 

@@ -10,8 +10,8 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmdet_eql.engine.bare_model import bare_model
-from mmdet_eql.errors import UserError
 from mmdet_eql.frequency import GROUP_COLOURS, class_frequency_of, frequency_group
+from mmdet_eql.utils.errors import UserError
 
 #: The modules that must know the dataset's categories; cascades number their stages, and a
 #: classifier of images has one head.

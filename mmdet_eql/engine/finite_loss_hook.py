@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmdet_eql.engine.bare_model import bare_model
-from mmdet_eql.errors import UserError
+from mmdet_eql.utils.errors import UserError
 
 
 @HOOKS.register_module()

@@ -13,7 +13,6 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mmdet_eql.engine.bare_model import bare_model
-from mmdet_eql.errors import UserError
 from mmdet_eql.frequency import GROUP_NAMES, class_frequency_of
 from mmdet_eql.gradient_record import (
     FILE_NAME,
@@ -23,6 +22,7 @@ from mmdet_eql.gradient_record import (
     group_medians,
     load_gradient_record,
 )
+from mmdet_eql.utils.errors import UserError
 
 #: The classifier of mmdet's box heads, and that of our classification head.
 _CLASSIFIERS = ("fc_cls", "classifier")

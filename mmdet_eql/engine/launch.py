@@ -11,8 +11,8 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from mmdet_eql.engine.last_checkpoint import find_last_checkpoint
-from mmdet_eql.errors import UserError
+from mmdet_eql.engine.resume.last_checkpoint import find_last_checkpoint
+from mmdet_eql.utils.errors import UserError
 
 #: What mmengine raises for configs that are none.
 _CONFIG_ERRORS = (

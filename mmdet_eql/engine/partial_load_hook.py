@@ -6,7 +6,7 @@ from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmdet_eql.errors import UserError
+from mmdet_eql.utils.errors import UserError
 
 
 @HOOKS.register_module()

@@ -9,8 +9,8 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mmdet_eql.engine.bare_model import bare_model
-from mmdet_eql.errors import UserError
 from mmdet_eql.losses import EqualizationLoss, EqualizationLossV2, SoftmaxEqualizationLoss
+from mmdet_eql.utils.errors import UserError
 
 _LOSSES = (EqualizationLoss, EqualizationLossV2, SoftmaxEqualizationLoss)
 

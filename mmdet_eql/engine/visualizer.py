@@ -6,7 +6,7 @@ from mmdet.registry import VISUALIZERS
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.structures import InstanceData
 
-from mmdet_eql.rle import to_bitmaps
+from mmdet_eql.utils.rle import to_bitmaps
 
 
 @VISUALIZERS.register_module()

@@ -16,10 +16,9 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 from terminaltables import AsciiTable
 
-from mmdet_eql.datasets.labelled_annotations import LabelledAnnotations
-from mmdet_eql.datasets.lvis_decoding import read_columns
-from mmdet_eql.datasets.lvis_format import load_lvis_json
-from mmdet_eql.errors import UserError
+from mmdet_eql.annotations.labelled_annotations import LabelledAnnotations
+from mmdet_eql.annotations.lvis_decoding import read_columns
+from mmdet_eql.annotations.lvis_format import load_lvis_json
 from mmdet_eql.evaluation.lvis_evaluation import (
     IOU_THRESHOLDS,
     MAX_DETECTIONS,
@@ -36,6 +35,7 @@ from mmdet_eql.evaluation.lvis_results import (
     write_results,
 )
 from mmdet_eql.evaluation.proposal_recall import proposal_recall
+from mmdet_eql.utils.errors import UserError
 
 _INSTANCE_METRICS = ("bbox", "segm")
 _PROPOSAL_METRICS = ("proposal", "proposal_fast")

@@ -23,8 +23,7 @@ import msgspec
 import numpy as np
 from mmengine.logging import print_log
 
-from mmdet_eql.datasets.lvis_format import load_lvis_json
-from mmdet_eql.errors import UserError
+from mmdet_eql.annotations.lvis_format import load_lvis_json
 from mmdet_eql.evaluation.lvis_evaluation import (
     IOU_THRESHOLDS,
     MAX_DETECTIONS,
@@ -33,9 +32,10 @@ from mmdet_eql.evaluation.lvis_evaluation import (
     LVISGroundTruth,
     evaluate_detections,
 )
-from mmdet_eql.files import atomic_write
-from mmdet_eql.garbage_collection import pause_garbage_collection
-from mmdet_eql.json_pieces import forget_pages, iterate_pieces, map_file
+from mmdet_eql.utils.errors import UserError
+from mmdet_eql.utils.files import atomic_write
+from mmdet_eql.utils.garbage_collection import pause_garbage_collection
+from mmdet_eql.utils.json_pieces import forget_pages, iterate_pieces, map_file
 
 _RECORDS_AT_ONCE = 10_000
 _SPACE = re.compile(r"[ \t\r\n]*")

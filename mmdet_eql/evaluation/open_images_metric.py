@@ -13,7 +13,7 @@ from mmdet.registry import METRICS
 from mmengine.logging import MMLogger
 
 from mmdet_eql.datasets.open_images import count_challenge_boxes
-from mmdet_eql.errors import UserError
+from mmdet_eql.utils.errors import UserError
 
 
 @METRICS.register_module()

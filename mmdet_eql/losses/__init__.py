@@ -1,16 +1,16 @@
 """Classification losses for long-tailed detection."""
 
-from mmdet_eql.losses.balanced_group_softmax import BalancedGroupSoftmaxLoss
-from mmdet_eql.losses.class_balanced import (
+from mmdet_eql.losses.equalization import EqualizationLoss, equalization_loss
+from mmdet_eql.losses.equalization_v2 import EqualizationLossV2
+from mmdet_eql.losses.rivals.balanced_group_softmax import BalancedGroupSoftmaxLoss
+from mmdet_eql.losses.rivals.class_balanced import (
     ClassBalancedSigmoidLoss,
     ClassBalancedSoftmaxLoss,
     class_balanced_weights,
 )
-from mmdet_eql.losses.equalization import EqualizationLoss, equalization_loss
-from mmdet_eql.losses.equalization_v2 import EqualizationLossV2
-from mmdet_eql.losses.federated import FederatedLoss, federated_loss
-from mmdet_eql.losses.focal import SigmoidFocalLoss, sigmoid_focal_loss
-from mmdet_eql.losses.logit_adjustment import LogitAdjustedSoftmaxLoss
+from mmdet_eql.losses.rivals.federated import FederatedLoss, federated_loss
+from mmdet_eql.losses.rivals.focal import SigmoidFocalLoss, sigmoid_focal_loss
+from mmdet_eql.losses.rivals.logit_adjustment import LogitAdjustedSoftmaxLoss
 from mmdet_eql.losses.sigmoid_classifier import PriorLinear, SigmoidClassifierLoss
 from mmdet_eql.losses.softmax_classifier import SoftmaxClassifierLoss
 from mmdet_eql.losses.softmax_equalization import (

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmdet_eql.errors import UserError
+from mmdet_eql.utils.errors import UserError
 
 
 def unknown_per_class(num_classes: int | None) -> Tensor:

@@ -16,8 +16,8 @@ import torch
 from mmdet.models.losses import accuracy
 from torch import Tensor, nn
 
-from mmdet_eql.errors import UserError
 from mmdet_eql.losses.reduction import reduce_rows
+from mmdet_eql.utils.errors import UserError
 
 
 class ClassifierLoss(nn.Module):

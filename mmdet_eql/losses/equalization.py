@@ -22,7 +22,6 @@ import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from mmdet_eql.errors import UserError
 from mmdet_eql.losses.class_statistics import FrequencyAware
 from mmdet_eql.losses.classifier import full_precision
 from mmdet_eql.losses.fused_equalization import fused_equalization_loss
@@ -33,6 +32,7 @@ from mmdet_eql.losses.tail_weighting import (
     ThresholdTail,
     build_tail_weighting,
 )
+from mmdet_eql.utils.errors import UserError
 
 #: lambda of the paper for LVIS v0.5: its tail is then the rare and the common categories.
 DEFAULT_LAMBDA = 1.76e-3
@@ -118,7 +118,7 @@ class EqualizationLoss(FrequencyAware, SigmoidClassifierLoss):
         image_level_labels (bool): Whether a tail category keeps its negative gradient in images
             that are verified to contain it or not to contain it (section 4.2). It takes a box head
             and a sampler that pass image-level labels on: see
-            :mod:`mmdet_eql.roi_heads.image_level_labels`. The official code leaves this out.
+            :mod:`mmdet_eql.heads.image_level_labels`. The official code leaves this out.
         fused (bool): Whether to take the gradient that is written out in
             :mod:`mmdet_eql.losses.fused_equalization`, which saves time and memory, instead of
             autograd's. Second derivatives and ``torch.func`` need autograd's.

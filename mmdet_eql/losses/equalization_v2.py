@@ -27,9 +27,9 @@ from mmdet.models.losses import accuracy
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from mmdet_eql.errors import UserError
 from mmdet_eql.losses.classifier import ClassifierLoss, foreground_accuracy, full_precision
 from mmdet_eql.losses.reduction import check_reduction, reduce_rows
+from mmdet_eql.utils.errors import UserError
 
 #: As in the authors' code: a category that met no negatives has the ratio pos / 1e-10.
 _RATIO_EPS = 1e-10

@@ -26,8 +26,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmdet_eql.errors import UserError
 from mmdet_eql.losses.classifier import full_precision
+from mmdet_eql.utils.errors import UserError
 
 #: softplus(z) = z from here on, to the last digit of float64.
 _LINEAR_FROM = 40.0

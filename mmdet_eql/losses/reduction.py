@@ -3,7 +3,7 @@
 from mmdet.models.losses.utils import weight_reduce_loss
 from torch import Tensor
 
-from mmdet_eql.errors import UserError
+from mmdet_eql.utils.errors import UserError
 
 
 def check_reduction(reduction: str) -> str:

@@ -15,8 +15,8 @@ import torch
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
-from mmdet_eql.errors import UserError
 from mmdet_eql.losses.classifier import ClassifierLoss, foreground_accuracy
+from mmdet_eql.utils.errors import UserError
 
 
 class SigmoidClassifierLoss(ClassifierLoss):

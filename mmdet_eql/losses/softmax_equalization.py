@@ -23,7 +23,6 @@ import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from mmdet_eql.errors import UserError
 from mmdet_eql.losses.class_statistics import CountAware, FrequencyAware
 from mmdet_eql.losses.classifier import full_precision
 from mmdet_eql.losses.equalization import check_lambda
@@ -35,6 +34,7 @@ from mmdet_eql.losses.tail_weighting import (
     build_tail_weighting,
     threshold_tail,
 )
+from mmdet_eql.utils.errors import UserError
 
 
 def softmax_equalization_loss(

@@ -27,8 +27,8 @@ import torch
 from mmdet.registry import TASK_UTILS
 from torch import Tensor
 
-from mmdet_eql.errors import UserError
 from mmdet_eql.losses.class_statistics import UnchangedTensor
+from mmdet_eql.utils.errors import UserError
 
 #: Room for the rounding of f_j = N_j / images, so that a ratio that a set of categories reaches
 #: exactly is reached.

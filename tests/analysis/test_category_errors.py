@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from mmdet_eql.analysis.category_errors import find_category, find_errors
-from mmdet_eql.errors import UserError
 from mmdet_eql.evaluation.lvis_evaluation import (
     LVISDetections,
     LVISGroundTruth,
     evaluate_detections,
 )
 from mmdet_eql.evaluation.lvis_results import write_results
+from mmdet_eql.utils.errors import UserError
 from tests.evaluation.federated_sets import make_federated_set
 
 DOG, CAT, COW = 1, 2, 3

@@ -8,7 +8,7 @@ import pytest
 
 from mmdet_eql.analysis.class_frequency_report import draw_epochs, read_annotated_images
 from mmdet_eql.datasets import RepeatFactorSampler
-from mmdet_eql.errors import UserError
+from mmdet_eql.utils.errors import UserError
 
 
 def test_labels_are_those_of_the_file(minilvis, train_annotations):

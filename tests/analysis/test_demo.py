@@ -15,8 +15,8 @@ from mmengine.utils import digit_version
 from mmdet_eql.analysis.demo import draw_images, find_images
 from mmdet_eql.engine import ClassFrequencyHook, load_checkpoint_file
 from mmdet_eql.engine.launch import build_runner
-from mmdet_eql.errors import UserError
 from mmdet_eql.frequency import GROUP_COLOURS
+from mmdet_eql.utils.errors import UserError
 from tests.conftest import TINY, build_dataset
 
 

@@ -17,8 +17,8 @@ from mmdet_eql.analysis.drawing import (
     load_detector,
     predict,
 )
-from mmdet_eql.errors import UserError
 from mmdet_eql.frequency import class_frequency_of
+from mmdet_eql.utils.errors import UserError
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mmdet_eql.analysis.gradient_plot import format_ratios, plot_gradients
-from mmdet_eql.errors import UserError
 from mmdet_eql.frequency import ClassFrequency
 from mmdet_eql.gradient_record import (
     empty_record,
@@ -19,6 +18,7 @@ from mmdet_eql.gradient_record import (
     load_gradient_record,
     pool_records,
 )
+from mmdet_eql.utils.errors import UserError
 
 COUNTS = np.array([5, 700, 60, 2, 30, 400, 8, 0])
 FREQUENCY = ClassFrequency(COUNTS, 2 * COUNTS, 1000, tuple("abcdefgh"))

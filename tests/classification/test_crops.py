@@ -5,7 +5,7 @@ import pytest
 
 from mmdet_eql.classification.datasets import MiniLVISCrops
 from mmdet_eql.classification.datasets.crops import CropsConfig, class_names, render_crops
-from mmdet_eql.errors import UserError
+from mmdet_eql.utils.errors import UserError
 from tests.classification.conftest import TINY
 
 

@@ -16,7 +16,7 @@ from mmdet_eql.classification.datasets import (
     PaddedRandomCrop,
     RandomResizedCrop,
 )
-from mmdet_eql.errors import UserError
+from mmdet_eql.utils.errors import UserError
 from tests.conftest import CONFIGS
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmdet_eql.classification.long_tail_accuracy import LongTailAccuracy, shot_groups
-from mmdet_eql.errors import UserError
+from mmdet_eql.utils.errors import UserError
 
 NAMES = tuple("abcdef")
 

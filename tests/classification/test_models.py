@@ -19,7 +19,7 @@ from mmdet_eql.classification.classifiers import (
     TauNormalizedClassifier,
 )
 from mmdet_eql.classification.losses import BalancedSoftmaxLoss, LDAMLoss
-from mmdet_eql.errors import UserError
+from mmdet_eql.utils.errors import UserError
 
 COUNTS = torch.tensor([500, 60, 7, 0])
 

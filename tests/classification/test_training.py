@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.runner import Runner
 
-from mmdet_eql.errors import UserError
+from mmdet_eql.utils.errors import UserError
 from tests.classification.conftest import crops_config, tiny_options
 from tests.conftest import as_arguments
 

@@ -10,7 +10,7 @@ from torch.utils.data import Subset
 
 from mmdet_eql.datasets import image_labels_of
 from mmdet_eql.datasets.image_labels import ImageLabels
-from mmdet_eql.errors import UserError
+from mmdet_eql.utils.errors import UserError
 from tests.conftest import build_dataset
 
 lists = st.lists(st.lists(st.integers(0, 5), max_size=4), max_size=8)

@@ -6,7 +6,7 @@ import pytest
 from mmdet.registry import TRANSFORMS
 from torch.utils.data import DataLoader, Dataset
 
-from mmdet_eql.errors import UserError
+from mmdet_eql.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")

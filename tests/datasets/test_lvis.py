@@ -9,8 +9,8 @@ from mmdet.datasets import LVISV05Dataset, LVISV1Dataset
 from mmengine.dataset import ClassBalancedDataset, ConcatDataset, RepeatDataset
 
 from mmdet_eql.datasets import LVISFormatDataset
-from mmdet_eql.errors import UserError
 from mmdet_eql.frequency import class_frequency_of
+from mmdet_eql.utils.errors import UserError
 from tests.conftest import build_dataset as build
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from mmdet_eql.engine.build_errors import build_errors, key_of
 from mmdet_eql.engine.launch import build_runner
-from mmdet_eql.errors import UserError
+from mmdet_eql.utils.errors import UserError
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from mmengine.runner import CheckpointLoader
 
 import mmdet_eql  # noqa: F401 - registers the loaders
 from mmdet_eql.engine import convert_checkpoint, load_checkpoint_file
-from mmdet_eql.errors import UserError
+from mmdet_eql.utils.errors import UserError
 
 
 def load(path) -> dict:

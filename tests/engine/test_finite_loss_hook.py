@@ -7,7 +7,7 @@ import torch
 from mmengine.hooks import Hook
 
 from mmdet_eql.engine.launch import build_runner
-from mmdet_eql.errors import UserError
+from mmdet_eql.utils.errors import UserError
 
 
 class Spoiler(Hook):

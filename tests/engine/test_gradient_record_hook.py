@@ -15,10 +15,10 @@ from torch import nn
 from mmdet_eql.engine import GradientRecordHook
 from mmdet_eql.engine.gradient_record_hook import gradient_sums
 from mmdet_eql.engine.launch import build_runner, set_resume
-from mmdet_eql.errors import UserError
 from mmdet_eql.frequency import ClassFrequency
 from mmdet_eql.gradient_record import load_gradient_record
-from tests.roi_heads.test_detectors import batch_of, build, make_config, stages
+from mmdet_eql.utils.errors import UserError
+from tests.heads.test_detectors import batch_of, build, make_config, stages
 
 C, D = 5, 4
 #: One of each layout of the logits and each way to the loss.

@@ -13,8 +13,8 @@ from mmengine.registry import init_default_scope
 from mmdet_eql.engine import BFloat16OptimWrapper
 from mmdet_eql.engine.launch import build_runner, enable_amp
 from mmdet_eql.engine.mixed_precision import full_precision_boxes
-from mmdet_eql.errors import UserError
-from tests.roi_heads.test_detectors import batch_of, build, make_config
+from mmdet_eql.utils.errors import UserError
+from tests.heads.test_detectors import batch_of, build, make_config
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmengine.runner import Runner
 
-from mmdet_eql.errors import UserError
+from mmdet_eql.utils.errors import UserError
 
 CLASSIFIER = "roi_head.bbox_head.fc_cls"
 

@@ -11,7 +11,7 @@ from torch import nn
 from mmdet_eql.engine import TailStatisticsHook
 from mmdet_eql.engine.launch import build_runner
 from mmdet_eql.engine.tail_statistics_hook import ignored_negatives
-from mmdet_eql.errors import UserError
+from mmdet_eql.utils.errors import UserError
 from tests.engine.test_gradient_record_hook import FREQUENCY, runner_of
 
 C = len(FREQUENCY)

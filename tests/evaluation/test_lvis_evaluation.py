@@ -4,7 +4,6 @@ import json
 import numpy as np
 import pytest
 
-from mmdet_eql.errors import UserError
 from mmdet_eql.evaluation import (
     LVISDetections,
     LVISGroundTruth,
@@ -14,6 +13,7 @@ from mmdet_eql.evaluation import (
     read_ground_truth,
     read_results,
 )
+from mmdet_eql.utils.errors import UserError
 from tests.evaluation.federated_sets import judge, make_federated_set, save
 
 

@@ -13,8 +13,8 @@ from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 
-from mmdet_eql.errors import UserError
 from mmdet_eql.evaluation import LVISFastMetric, evaluate_files, lvis_metric
+from mmdet_eql.utils.errors import UserError
 from tests.evaluation.federated_sets import judge, make_federated_set, save
 
 # A set with a crowded image.

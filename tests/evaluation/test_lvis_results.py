@@ -7,8 +7,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mmdet_eql import json_pieces
-from mmdet_eql.errors import UserError
 from mmdet_eql.evaluation import evaluate_files, lvis_results, read_ground_truth, read_results
 from mmdet_eql.evaluation.lvis_evaluation import LVISDetections
 from mmdet_eql.evaluation.lvis_results import (
@@ -18,6 +16,8 @@ from mmdet_eql.evaluation.lvis_results import (
     write_json,
     write_results,
 )
+from mmdet_eql.utils import json_pieces
+from mmdet_eql.utils.errors import UserError
 from tests.evaluation.federated_sets import judge, make_federated_set, save
 from tests.fuzz.mutations import spoilt_json
 

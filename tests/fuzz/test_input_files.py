@@ -29,16 +29,16 @@ from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import init_default_scope
 from mmengine.visualization import Visualizer
 
+from mmdet_eql.annotations.lvis_decoding import read_columns
 from mmdet_eql.datasets.image_loading import LoadVerifiedImage
-from mmdet_eql.datasets.lvis_decoding import read_columns
 from mmdet_eql.engine import load_checkpoint_file
 from mmdet_eql.engine.build_errors import build_errors
 from mmdet_eql.engine.launch import build_runner, load_config, read_config
-from mmdet_eql.errors import UserError
 from mmdet_eql.evaluation.lvis_results import evaluate_files
 from mmdet_eql.frequency import ClassFrequency
 from mmdet_eql.gradient_record import GradientRecord, load_gradient_record
 from mmdet_eql.losses import EqualizationLoss
+from mmdet_eql.utils.errors import UserError
 from tests.conftest import build_dataset
 from tests.fuzz.mutations import CONFIG_VALUES, spoilt_bytes, spoilt_json
 

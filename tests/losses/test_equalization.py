@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmdet.registry import MODELS
 
-from mmdet_eql.errors import UserError
 from mmdet_eql.frequency import ClassFrequency
 from mmdet_eql.losses import EqualizationLoss, equalization_loss, fused_equalization
 from mmdet_eql.losses.fused_equalization import fused_equalization_loss
+from mmdet_eql.utils.errors import UserError
 
 LVIS_COUNTS = Path(__file__).parents[3] / "shared" / "lvis_v0.5_image_counts.json"
 

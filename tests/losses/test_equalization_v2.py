@@ -12,8 +12,8 @@ from mmdet.models.losses import EQLV2Loss
 from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
 
-from mmdet_eql.errors import UserError
 from mmdet_eql.losses import EqualizationLossV2
+from mmdet_eql.utils.errors import UserError
 
 GAMMA, MU, ALPHA = 12.0, 0.8, 4.0
 

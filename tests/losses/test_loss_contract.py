@@ -9,7 +9,7 @@ from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 
 import mmdet_eql.losses  # noqa: F401
-from mmdet_eql.errors import UserError
+from mmdet_eql.utils.errors import UserError
 
 C = 5
 FREQUENCY = torch.tensor([0.5, 0.2, 0.01, 0.001, 0.0001], dtype=torch.float64)

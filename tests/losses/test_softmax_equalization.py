@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmdet.registry import MODELS
 
-from mmdet_eql.errors import UserError
 from mmdet_eql.losses import SoftmaxEqualizationLoss, softmax_equalization_loss
+from mmdet_eql.utils.errors import UserError
 
 
 def reference(cls_score, labels, tail, beta):

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmdet.registry import TASK_UTILS
 
-from mmdet_eql.errors import UserError
 from mmdet_eql.frequency import ClassFrequency
 from mmdet_eql.losses import EqualizationLoss, equalization_loss
 from mmdet_eql.losses.tail_weighting import (
@@ -21,6 +20,7 @@ from mmdet_eql.losses.tail_weighting import (
     build_tail_weighting,
     lambda_for_tail_ratio,
 )
+from mmdet_eql.utils.errors import UserError
 
 LVIS_COUNTS = Path(__file__).parents[3] / "shared" / "lvis_v0.5_image_counts.json"
 FREQUENCY = [0.0, 1e-6, 1e-3, 0.0017, 0.0018, 0.1, 1.0]

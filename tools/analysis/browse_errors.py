@@ -16,10 +16,10 @@ import os.path as osp
 
 from mmdet_eql.analysis.category_errors import find_category, find_errors
 from mmdet_eql.analysis.error_page import write_error_page
-from mmdet_eql.datasets.lvis_format import image_path, load_lvis_json
-from mmdet_eql.errors import UserError, exit_on_user_error
+from mmdet_eql.annotations.lvis_format import image_path, load_lvis_json
 from mmdet_eql.evaluation.lvis_evaluation import LVISGroundTruth
 from mmdet_eql.evaluation.lvis_results import read_results
+from mmdet_eql.utils.errors import UserError, exit_on_user_error
 
 
 def parse_args() -> argparse.Namespace:

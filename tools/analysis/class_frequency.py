@@ -19,7 +19,7 @@ from mmdet_eql.analysis.class_frequency_report import (
     read_annotated_images,
 )
 from mmdet_eql.datasets import CategoryAwareSampler, RepeatFactorSampler
-from mmdet_eql.errors import UserError, exit_on_user_error
+from mmdet_eql.utils.errors import UserError, exit_on_user_error
 
 #: The EQL paper's ablation of lambda (section 5).
 LAMBDAS = [0.176e-3, 0.8e-3, 1.5e-3, 1.76e-3, 2e-3, 3e-3, 5e-3]

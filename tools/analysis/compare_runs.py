@@ -12,12 +12,12 @@ import sys
 
 # MMDetection prints which of its optional parts are not there.
 with contextlib.redirect_stdout(io.StringIO()):
-    from mmdet_eql.analysis.comparison_page import format_page
-    from mmdet_eql.analysis.comparison_report import format_csv, format_report
-    from mmdet_eql.analysis.image_bins import parse_bounds, with_image_bins
-    from mmdet_eql.analysis.run_groups import group_runs, load_records, unfinished_runs
-    from mmdet_eql.errors import UserError, exit_on_user_error
-    from mmdet_eql.files import write_text
+    from mmdet_eql.runs.comparison_page import format_page
+    from mmdet_eql.runs.comparison_report import format_csv, format_report
+    from mmdet_eql.runs.image_bins import parse_bounds, with_image_bins
+    from mmdet_eql.runs.run_groups import group_runs, load_records, unfinished_runs
+    from mmdet_eql.utils.errors import UserError, exit_on_user_error
+    from mmdet_eql.utils.files import write_text
 
 
 def parse_args() -> argparse.Namespace:

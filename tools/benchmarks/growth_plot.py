@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 from side_by_side import Point
 
-from mmdet_eql.analysis.figure_file import save_figure
+from mmdet_eql.utils.figure_file import save_figure
 
 # Okabe and Ito's colours; ours is always the first.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

@@ -43,7 +43,7 @@ from side_by_side import (
     start_of_peak,
 )
 
-from mmdet_eql.errors import UserError, exit_on_user_error
+from mmdet_eql.utils.errors import UserError, exit_on_user_error
 
 PART = "LVIS evaluation"
 EVALUATORS = {"package": "mmdet_eql", "lvis-api": "lvis", "faster-coco-eval": "faster_coco_eval"}

@@ -4,7 +4,7 @@
     python tools/benchmarks/multiclass_nms.py --num-classes 80 --score-thr 0.05 --max-per-img 100
     python tools/benchmarks/multiclass_nms.py --quick
 
-mmdet_eql.roi_heads.multiclass_nms beside MMDetection's function, with the boxes of class-agnostic
+mmdet_eql.heads.multiclass_nms beside MMDetection's function, with the boxes of class-agnostic
 and of class-specific regression. Scores are those of an untrained and of a trained detector: noise,
 or 30 objects, each with proposals around it and a few categories that are likely.
 """
@@ -27,7 +27,7 @@ from side_by_side import (
     table,
 )
 
-from mmdet_eql.roi_heads import multiclass_nms
+from mmdet_eql.heads import multiclass_nms
 
 PART = "multiclass NMS"
 NUM_PROPOSALS = 1000

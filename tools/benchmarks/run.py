@@ -24,8 +24,8 @@ from types import ModuleType
 
 from side_by_side import Comparison, Point, positive, set_threads, table
 
-from mmdet_eql.errors import UserError, exit_on_user_error
-from mmdet_eql.files import atomic_write
+from mmdet_eql.utils.errors import UserError, exit_on_user_error
+from mmdet_eql.utils.files import atomic_write
 
 #: The parts and their modules, in the order of the table.
 PARTS = {

@@ -22,7 +22,7 @@ from side_by_side import Comparison, Target, compare, positive, set_threads, tab
 from start_up import write_annotations
 
 from mmdet_eql.datasets import CategoryAwareSampler, LVISFormatDataset, RepeatFactorSampler
-from mmdet_eql.errors import exit_on_user_error
+from mmdet_eql.utils.errors import exit_on_user_error
 
 
 def parse_args() -> argparse.Namespace:

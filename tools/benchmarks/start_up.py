@@ -31,7 +31,7 @@ from side_by_side import (
     table,
 )
 
-from mmdet_eql.errors import exit_on_user_error
+from mmdet_eql.utils.errors import exit_on_user_error
 
 PART = "start-up"
 RIVAL = "LVISV1Dataset"

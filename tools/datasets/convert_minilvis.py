@@ -4,8 +4,8 @@ import argparse
 import os
 from pathlib import Path
 
-from mmdet_eql.datasets.minilvis.conversion import write_as_coco, write_as_open_images
-from mmdet_eql.errors import exit_on_user_error
+from mmdet_eql.minilvis.conversion import write_as_coco, write_as_open_images
+from mmdet_eql.utils.errors import exit_on_user_error
 
 WRITERS = {"coco": write_as_coco, "openimages": write_as_open_images}
 

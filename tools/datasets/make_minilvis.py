@@ -6,9 +6,9 @@ import os
 import signal
 import sys
 
-from mmdet_eql.datasets.minilvis import MiniLVISConfig, make_minilvis, summarize_minilvis
-from mmdet_eql.datasets.minilvis.summary import format_summary
-from mmdet_eql.errors import exit_on_user_error
+from mmdet_eql.minilvis import MiniLVISConfig, make_minilvis, summarize_minilvis
+from mmdet_eql.minilvis.summary import format_summary
+from mmdet_eql.utils.errors import exit_on_user_error
 
 
 def parse_args() -> argparse.Namespace:

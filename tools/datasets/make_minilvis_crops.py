@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from mmdet_eql.classification.datasets.crops import CropsConfig, make_crops
-from mmdet_eql.errors import UserError, exit_on_user_error
+from mmdet_eql.utils.errors import UserError, exit_on_user_error
 
 
 def parse_args() -> argparse.Namespace:

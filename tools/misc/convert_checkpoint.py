@@ -7,7 +7,7 @@ in a container. TARGET holds its tensors and plain values.
 import argparse
 
 from mmdet_eql.engine.checkpoint import convert_checkpoint
-from mmdet_eql.errors import exit_on_user_error
+from mmdet_eql.utils.errors import exit_on_user_error
 
 
 @exit_on_user_error

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mmdet_eql.analysis.config_files import ConfigReader, find_experiments
 from mmdet_eql.analysis.config_summary import summarize
-from mmdet_eql.errors import UserError, exit_on_user_error
+from mmdet_eql.utils.errors import UserError, exit_on_user_error
 
 
 @exit_on_user_error

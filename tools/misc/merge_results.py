@@ -6,8 +6,8 @@ are fused by the boxes around them.
 
 import argparse
 
-from mmdet_eql.errors import exit_on_user_error
-from mmdet_eql.test_time.result_fusion import FusionConfig, fuse_files
+from mmdet_eql.evaluation.result_fusion import FusionConfig, fuse_files
+from mmdet_eql.utils.errors import exit_on_user_error
 
 
 @exit_on_user_error

@@ -5,7 +5,7 @@ import argparse
 from mmengine.config import DictAction
 
 from mmdet_eql.engine import launch
-from mmdet_eql.errors import exit_on_user_error
+from mmdet_eql.utils.errors import exit_on_user_error
 
 
 @exit_on_user_error

@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from soak import DATA, REPOSITORY, differences, small_options
 
-from mmdet_eql.datasets.minilvis import make_minilvis
-from mmdet_eql.errors import UserError, exit_on_user_error
+from mmdet_eql.minilvis import make_minilvis
+from mmdet_eql.utils.errors import UserError, exit_on_user_error
 
 CONFIGS = REPOSITORY / "configs" / "minilvis"
 LAMBDA = "model.roi_head.bbox_head.loss_cls.lambda_"

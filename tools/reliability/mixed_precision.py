@@ -17,9 +17,9 @@ from pathlib import Path
 
 import soak
 
-from mmdet_eql.analysis.run_results import load_run
-from mmdet_eql.datasets.minilvis import make_minilvis
-from mmdet_eql.errors import UserError, exit_on_user_error
+from mmdet_eql.minilvis import make_minilvis
+from mmdet_eql.runs.run_results import load_run
+from mmdet_eql.utils.errors import UserError, exit_on_user_error
 
 CONFIG = soak.CONFIG.with_name("mask-rcnn_r18_fpn_eql_1xb4_minilvis.py")
 DATA = dataclasses.replace(soak.DATA, num_train_images=300, num_val_images=60)

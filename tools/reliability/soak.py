@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mmdet_eql.datasets.minilvis import MiniLVISConfig, make_minilvis
-from mmdet_eql.errors import UserError, exit_on_user_error
+from mmdet_eql.minilvis import MiniLVISConfig, make_minilvis
+from mmdet_eql.utils.errors import UserError, exit_on_user_error
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIG = REPOSITORY / "configs" / "minilvis" / "mask-rcnn_r18_fpn_eqlv2_1xb4_minilvis.py"

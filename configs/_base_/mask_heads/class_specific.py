@@ -1,2 +1,2 @@
-# A mask per category at the cost of one: see mmdet_eql/roi_heads/mask_head.py.
+# A mask per category at the cost of one: see mmdet_eql/heads/mask_head.py.
 mask_head = dict(type="SelectiveFCNMaskHead", class_agnostic=False)

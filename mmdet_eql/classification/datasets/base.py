@@ -12,8 +12,8 @@ from mmengine.dataset import BaseDataset
 
 from mmdet_eql.classification.datasets.long_tail import long_tailed_indices
 from mmdet_eql.datasets import ImageLabels
-from mmdet_eql.errors import UserError
 from mmdet_eql.frequency import ClassFrequency
+from mmdet_eql.utils.errors import UserError
 
 
 class LabelledImages(BaseDataset):

@@ -8,7 +8,7 @@ from mmdet.registry import DATASETS
 
 from mmdet_eql.classification.datasets.base import ImagesInMemory
 from mmdet_eql.classification.datasets.cifar_archive import read_cifar_file, read_cifar_images
-from mmdet_eql.errors import UserError
+from mmdet_eql.utils.errors import UserError
 
 
 class _CIFAR(ImagesInMemory):

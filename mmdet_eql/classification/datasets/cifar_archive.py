@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mmdet_eql.errors import UserError
+from mmdet_eql.utils.errors import UserError
 
 _SIDE = 32
 _PIXELS = 3 * _SIDE * _SIDE

@@ -20,12 +20,12 @@ from mmdet.registry import DATASETS
 from tqdm import tqdm
 
 from mmdet_eql.classification.datasets.base import ImagesInMemory
-from mmdet_eql.datasets.minilvis import MiniLVISConfig
-from mmdet_eql.datasets.minilvis.layout import SUPERSAMPLING
-from mmdet_eql.datasets.minilvis.planning import plan_dataset
-from mmdet_eql.datasets.minilvis.rendering import Scene, render_scene
-from mmdet_eql.errors import UserError
-from mmdet_eql.files import atomic_write
+from mmdet_eql.minilvis import MiniLVISConfig
+from mmdet_eql.minilvis.layout import SUPERSAMPLING
+from mmdet_eql.minilvis.planning import plan_dataset
+from mmdet_eql.minilvis.rendering import Scene, render_scene
+from mmdet_eql.utils.errors import UserError
+from mmdet_eql.utils.files import atomic_write
 
 #: Side of the square that is cut out, as a multiple of the longer side of what is seen of the
 #: object.

@@ -6,7 +6,7 @@ import os.path as osp
 from mmdet.registry import DATASETS
 
 from mmdet_eql.classification.datasets.base import LabelledImages
-from mmdet_eql.errors import UserError
+from mmdet_eql.utils.errors import UserError
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
 

@@ -8,7 +8,7 @@ Glossary:
 
 import numpy as np
 
-from mmdet_eql.errors import UserError
+from mmdet_eql.utils.errors import UserError
 
 
 def exponential_counts(n_max: int, num_classes: int, imbalance_factor: float) -> np.ndarray:

@@ -17,7 +17,7 @@ from mmengine.registry import DATA_SAMPLERS
 
 from mmdet_eql.datasets.image_labels import image_labels_of
 from mmdet_eql.datasets.samplers.stream import StreamSampler, samples_per_epoch
-from mmdet_eql.errors import UserError
+from mmdet_eql.utils.errors import UserError
 
 
 @DATA_SAMPLERS.register_module()

@@ -6,7 +6,7 @@ import numpy as np
 from mmengine.registry import DATA_SAMPLERS
 
 from mmdet_eql.datasets.samplers.stream import StreamSampler, samples_per_epoch
-from mmdet_eql.errors import UserError
+from mmdet_eql.utils.errors import UserError
 
 
 @DATA_SAMPLERS.register_module()

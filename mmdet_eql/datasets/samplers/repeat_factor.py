@@ -21,8 +21,8 @@ from mmengine.registry import DATA_SAMPLERS
 
 from mmdet_eql.datasets.image_labels import ImageLabels, image_labels_of
 from mmdet_eql.datasets.samplers.stream import StreamSampler
-from mmdet_eql.errors import UserError
 from mmdet_eql.frequency import ClassFrequency, UncountedDatasetError, class_frequency_of
+from mmdet_eql.utils.errors import UserError
 
 FREQUENCIES = ("image", "instance", "image-instance")
 

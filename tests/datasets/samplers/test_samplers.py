@@ -12,8 +12,8 @@ from mmengine.dataset import DefaultSampler
 from mmengine.registry import DATA_SAMPLERS
 
 from mmdet_eql.datasets.samplers import CategoryAwareSampler, MixedSampler, RepeatFactorSampler
-from mmdet_eql.errors import UserError
 from mmdet_eql.frequency import ClassFrequency
+from mmdet_eql.utils.errors import UserError
 
 
 class Labelled:

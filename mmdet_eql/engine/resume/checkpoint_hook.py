@@ -1,0 +1,232 @@
+"""Checkpoints that are whole, finite and complete, whenever a run is broken off."""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmdet.registry import HOOKS
+from mmengine.dist import is_main_process
+from mmengine.fileio import LocalBackend, register_backend
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
+
+from mmdet_eql.engine.bare_model import bare_model
+from mmdet_eql.utils.errors import UserError
+from mmdet_eql.utils.files import atomic_write
+
+_MEND = (
+    "the checkpoints before it are whole, so go on from them with --resume after you move the work "
+    "directory"
+)
+
+
+class AtomicLocalBackend(LocalBackend):
+    """mmengine's backend for local files, whose files appear whole or not at all.
+
+    Raises:
+        UserError: If the system refuses to write, e.g. on a full disk.
+    """
+
+    def put(self, obj: bytes, filepath: str | os.PathLike) -> None:
+        """Write bytes beside ``filepath`` and put them in its place when they are on the disk."""
+        with atomic_write(filepath, _MEND) as unfinished, open(unfinished, "wb") as file:
+            file.write(obj)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+register_backend("atomic_local", AtomicLocalBackend, force=True)
+
+
+@HOOKS.register_module()
+class AtomicCheckpointHook(CheckpointHook):
+    """mmengine's ``CheckpointHook`` for runs that may be killed at any moment.
+
+    - Checkpoints and the file ``last_checkpoint`` are written whole or not at all.
+    - An outdated checkpoint is removed after the one that replaces it is on the disk, not before.
+    - A model with a parameter that is not finite is not saved, so that the last checkpoint is one
+      to go on from.
+    - A checkpoint is written before each validation and again after it, so that a kill costs at
+      most the validation, and the resumed run knows whether it has to be done
+      (:class:`~mmdet_eql.engine.resume.interruption_hook.InterruptionHook`).
+
+    Args:
+        **kwargs: As in ``CheckpointHook``. ``backend_args`` and ``out_dir`` may name another
+            storage, such as S3, whose own guarantees then count.
+    """
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(**kwargs)
+        is_local = self.out_dir is None or "://" not in str(self.out_dir)
+        if self.backend_args is None and self.file_client_args is None and is_local:
+            self.backend_args = dict(backend="atomic_local")
+        #: Iteration of the last checkpoint written or resumed from.
+        self.written_iter: int | None = None
+
+    def before_train(self, runner: Runner) -> None:
+        """Take up the records of a resumed run; clear away what a killed one left unfinished."""
+        super().before_train(runner)
+        records = runner.message_hub.runtime_info
+        if runner.iter > 0:
+            self.written_iter = runner.iter
+            self.last_ckpt = records.get("last_ckpt")
+        else:
+            runner.message_hub.update_info("iter_validated", 0)
+        if is_main_process():
+            for folder in {str(self.out_dir), runner.work_dir}:
+                if "://" not in folder:
+                    _remove_unfinished(Path(folder))
+
+    def before_val(self, runner: Runner) -> None:
+        """Write a checkpoint, unless there is one of this iteration."""
+        if self._is_training() and self.interval > 0 and self.written_iter != runner.iter:
+            self._write_between_iterations(runner)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, Any] | None = None) -> None:
+        """Keep the best checkpoint, and note in the last one that it is validated."""
+        if not self._is_training():
+            super().after_val_epoch(runner, metrics)
+            return
+        runner.message_hub.update_info("iter_validated", runner.iter)
+        saved_for = self.written_iter
+        self.written_iter = None
+        with self._removing_last():
+            super().after_val_epoch(runner, metrics or {})
+            if self.written_iter is None and saved_for == runner.iter:
+                self._write_between_iterations(runner)
+        if self.written_iter is None:
+            self.written_iter = saved_for
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Refuse a model that cannot be trained on.
+
+        Raises:
+            UserError: If a parameter holds NaN or infinity.
+        """
+        for name, _ in bare_model(runner).named_parameters():
+            if name in checkpoint["state_dict"]:
+                weights = checkpoint["state_dict"][name]
+                if weights.is_floating_point() and not torch.isfinite(weights).all():
+                    raise UserError(
+                        f"parameter {name} holds NaN or infinity after iteration "
+                        f"{checkpoint['meta']['iter']}, which is not saved; go on from the last "
+                        f"checkpoint in {runner.work_dir} with --resume and a lower learning rate."
+                    )
+
+    def save_now(self, runner: Runner) -> str:
+        """Save a checkpoint in ``after_train_iter``, whatever the interval.
+
+        In an epoch-based run its name is ``iter_{}.pth``, and it is removed when the epoch has
+        one of its own.
+
+        Returns:
+            str: Its path.
+        """
+        meta = dict(epoch=runner.epoch, iter=runner.iter + 1)
+        if not self.by_epoch:
+            self._save_checkpoint_with_step(runner, meta["iter"], meta)
+            return self.last_ckpt
+        path = self.file_backend.join_path(self.out_dir, f"iter_{meta['iter']}.pth")
+        runner.message_hub.update_info("checkpoint_within_epoch", path)
+        self._write(runner, path, meta)
+        return path
+
+    def _is_training(self) -> bool:
+        return hasattr(self, "file_backend")
+
+    def _write_between_iterations(self, runner: Runner) -> None:
+        """The loop has counted its iteration and epoch already."""
+        step = runner.epoch if self.by_epoch else runner.iter
+        self._save_checkpoint_with_step(runner, step, dict(epoch=runner.epoch, iter=runner.iter))
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        # mmengine's removes before it writes, and writes last_checkpoint in place.
+        outdated = []
+        if self.max_keep_ckpts > 0:
+            if step not in self.keep_ckpt_ids:
+                if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
+                    outdated.append(self._path(self.keep_ckpt_ids.popleft()))
+                self.keep_ckpt_ids.append(step)
+            runner.message_hub.update_info("keep_ckpt_ids", list(self.keep_ckpt_ids))
+        if runner.message_hub.runtime_info.get("checkpoint_within_epoch"):
+            outdated.append(runner.message_hub.get_info("checkpoint_within_epoch"))
+            runner.message_hub.update_info("checkpoint_within_epoch", None)
+        with self._removing_last():
+            self._write(runner, self._path(step), meta)
+            for path in outdated if is_main_process() else ():
+                if self.file_backend.isfile(path):
+                    self.file_backend.remove(path)
+
+    def _path(self, step: int) -> str:
+        return self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(step))
+
+    def _write(self, runner: Runner, path: str, meta: dict) -> None:
+        self.last_ckpt = path
+        runner.message_hub.update_info("last_ckpt", path)
+        runner.save_checkpoint(
+            self.out_dir,
+            os.path.basename(path),
+            self.file_client_args,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
+        self.written_iter = meta["iter"]
+        if is_main_process():
+            with atomic_write(Path(runner.work_dir) / "last_checkpoint", _MEND) as unfinished:
+                unfinished.write_text(path)
+
+    @contextmanager
+    def _removing_last(self) -> Iterator[None]:
+        """Put off what the block removes until it has written what it writes."""
+        if isinstance(self.file_backend, _RemovingLast):
+            yield
+            return
+        backend = self.file_backend
+        self.file_backend = _RemovingLast(backend)
+        try:
+            yield
+            for path in self.file_backend.to_remove:
+                backend.remove(path)
+        finally:
+            self.file_backend = backend
+
+
+class _RemovingLast:
+    """A file backend that notes what it should remove."""
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+        self.to_remove: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def remove(self, path: str) -> None:
+        self.to_remove.append(path)
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove the files of ``atomic_write`` whose process was killed."""
+    for path in folder.glob(".*.tmp"):
+        writer = re.fullmatch(r"\..+\.(\d+)\.tmp", path.name)
+        if writer and not _is_running(int(writer.group(1))):
+            with suppress(OSError):
+                path.unlink()
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return pid != os.getpid()

@@ -1,0 +1,188 @@
+"""Runs that are told to stop save first, and catch up on a validation that was cut short."""
+
+import math
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from mmdet.registry import HOOKS
+from mmengine.device import get_device
+from mmengine.dist import all_reduce, get_world_size
+from mmengine.hooks import Hook
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
+
+from mmdet_eql.engine.resume.checkpoint_hook import AtomicCheckpointHook
+from mmdet_eql.utils.errors import UserError
+
+#: Exit status of a run that was told to stop and has saved: EX_TEMPFAIL of sysexits.h, "try again".
+STOPPED_AND_SAVED = 75
+
+
+@HOOKS.register_module()
+class InterruptionHook(Hook):
+    """Save a checkpoint when the process is told to stop, and exit with status 75.
+
+    Slurm sends SIGTERM to the processes of a job that it preempts or whose time is up, and with
+    ``--signal=USR1@120`` SIGUSR1 two minutes before. The run then finishes its iteration (on
+    several ranks, up to ``interval`` of them), saves and ends; ``--resume`` goes on from there. A
+    second signal ends it at once. While a validation runs nothing needs saving; the resumed run
+    does it again, as it does one that was killed.
+
+    Args:
+        signals (Sequence[str]): Names of the signals.
+        interval (int): After how many iterations several ranks ask each other whether one of them
+            was told to stop, which costs a reduction of one number. A single process looks after
+            each iteration.
+
+    Raises:
+        UserError: If the checkpoint hook of the config is not ``AtomicCheckpointHook``, or a
+            signal has no such name.
+    """
+
+    # After all that changes the state in an iteration, and after the checkpoint hook.
+    priority = "LOWEST"
+
+    def __init__(self, signals: Sequence[str] = ("SIGTERM", "SIGUSR1"), interval: int = 10) -> None:
+        unknown = [name for name in signals if not hasattr(signal, name)]
+        if unknown:
+            raise UserError(
+                f"InterruptionHook.signals: {unknown[0]!r} is no signal; give names such as "
+                "'SIGTERM'."
+            )
+        if not isinstance(interval, int) or interval < 1:
+            raise UserError(f"InterruptionHook.interval is {interval!r}; give a number from 1 on.")
+        self.signals = [getattr(signal, name) for name in signals]
+        self.interval = interval
+        self._received = 0
+        self._previous: dict[int, Any] = {}
+
+    def before_run(self, runner: Runner) -> None:
+        """Keep signals that are meant for the training process from ending its workers."""
+        for loop in (runner._train_loop, runner._val_loop):
+            if isinstance(loop, BaseLoop):
+                dataloader = loop.dataloader
+                dataloader.worker_init_fn = _ShieldedStart(dataloader.worker_init_fn, self.signals)
+
+    def before_train(self, runner: Runner) -> None:
+        """Wait for the signals from here on, and validate if the last run was kept from it."""
+        self._checkpoint_hook = next(
+            (hook for hook in runner.hooks if isinstance(hook, AtomicCheckpointHook)), None
+        )
+        if self._checkpoint_hook is None:
+            raise UserError(
+                "InterruptionHook: needs default_hooks.checkpoint.type='AtomicCheckpointHook'."
+            )
+        self._listen()
+        if _validation_is_due(runner):
+            runner.logger.info(f"Validating after iteration {runner.iter}, which was cut short.")
+            runner.val_loop.run()
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Save and exit if a signal has come."""
+        iteration = runner.iter + 1
+        # Gradients that wait for the rest of their batch are in no checkpoint.
+        accumulated = getattr(runner.optim_wrapper, "_accumulative_counts", 1)
+        received = self._received
+        if get_world_size() > 1:
+            if iteration % math.lcm(self.interval, accumulated):
+                return
+            told = torch.tensor(received, device=get_device())
+            all_reduce(told, "max")
+            received = int(told)
+        elif iteration % accumulated and iteration < runner.max_iters:
+            return
+        if received:
+            path = self._checkpoint_hook.save_now(runner)
+            self._exit(runner, received, f"saved {path}")
+
+    def after_val_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Exit if a signal has come; the checkpoint from before the validation is there."""
+        if self._received:
+            self._exit(runner, self._received, "the validation will be done again")
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, Any] | None = None) -> None:
+        """Exit if a signal has come; the checkpoint has been written anew."""
+        if self._received:
+            self._exit(runner, self._received, "validated and saved")
+
+    def after_train(self, runner: Runner) -> None:
+        """Leave the signals to whom they belonged."""
+        self._restore()
+
+    def _listen(self) -> None:
+        self._listener = os.getpid()
+        if threading.current_thread() is threading.main_thread():
+            for number in self.signals:
+                self._previous[number] = signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: Any) -> None:
+        self._received = number
+        self._restore()
+        # Forked processes, such as those of a pool that a metric starts, inherit this handler, and
+        # whoever started them ends them by the signal.
+        if os.getpid() != self._listener:
+            signal.raise_signal(number)
+
+    def _restore(self) -> None:
+        while self._previous:
+            number, handler = self._previous.popitem()
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def _exit(self, runner: Runner, received: int, what: str) -> None:
+        runner.logger.warning(
+            f"Told to stop by {signal.Signals(received).name}: {what}; go on with --resume."
+        )
+        raise SystemExit(STOPPED_AND_SAVED)
+
+
+def _validation_is_due(runner: Runner) -> bool:
+    """Whether the loop would have validated where the run is resumed, and has not.
+
+    Checkpoints of mmengine's own hook do not say, and are taken to be validated.
+    """
+    loop = runner.train_loop
+    validated = runner.message_hub.runtime_info.get("iter_validated")
+    if runner.val_loop is None or runner.iter == 0 or validated in (None, runner.iter):
+        return False
+    loop._decide_current_val_interval()
+    count, last = loop.iter, loop.max_iters
+    if isinstance(loop, EpochBasedTrainLoop):
+        if loop.iter != loop.epoch * len(loop.dataloader):
+            return False
+        count, last = loop.epoch, loop.max_epochs
+    return count >= loop.val_begin and (count % loop.val_interval == 0 or count == last)
+
+
+class _ShieldedStart:
+    """A ``worker_init_fn`` after which a worker is ended by its parent alone.
+
+    A scheduler signals all processes of a job. A worker that ends makes PyTorch raise an error in
+    the training process, wherever it is, which then could not save.
+    """
+
+    def __init__(self, inner: Callable | None, signals: Sequence[int]) -> None:
+        self.inner = inner
+        self.signals = signals
+
+    def __call__(self, worker: int) -> None:
+        if self.inner is not None:
+            self.inner(worker)
+        for number in self.signals:
+            if number != signal.SIGTERM:
+                signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    """Follow SIGTERM if the parent sent it, as PyTorch's own handler does."""
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+        pass
+    os._exit(0)

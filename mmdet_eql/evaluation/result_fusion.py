@@ -1,0 +1,336 @@
+"""Merging the result files of several models into one, by weighted box fusion.
+
+Weighted box fusion (Solovyev et al., arXiv 1910.13302) lets boxes of one category that overlap
+become one box: the mean of them by score, whose score is their mean, too, scaled down where models
+are missing. Masks follow the boxes that they are in.
+
+Glossary:
+    M: number of models, each with one result file.
+    D: number of detections of all models in an image.
+    F: number of fused detections in an image.
+"""
+
+import functools
+import math
+import multiprocessing
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pycocotools.mask as mask_utils
+
+from mmdet_eql.annotations.lvis_format import load_lvis_json
+from mmdet_eql.evaluation.lvis_evaluation import LVISDetections, LVISGroundTruth
+from mmdet_eql.evaluation.lvis_results import (
+    box_records,
+    mask_records,
+    read_results,
+    write_results,
+)
+from mmdet_eql.utils.errors import UserError
+from mmdet_eql.utils.garbage_collection import pause_garbage_collection
+from mmdet_eql.utils.rle import count_pixels
+
+#: The library computes fused boxes in single precision, and divides by scores.
+_LOWEST_SCORE = float(np.finfo(np.float32).tiny)
+_HEAD = 1 << 16
+_IMAGES_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class FusionConfig:
+    """How detections are fused.
+
+    Args:
+        weights (tuple[float]): Weight of each model, M positive numbers.
+        iou_threshold (float): Boxes of one category that overlap by more become one, in (0, 1).
+        max_per_image (int): Detections to keep per image, the best ones.
+        masks (str): ``"average"``: a fused mask has the pixels that at least half of its masks
+            have, by weight and score. ``"best"``: it is the mask of the highest weighted score.
+
+    Raises:
+        UserError: If a value is out of range.
+    """
+
+    weights: tuple[float, ...]
+    iou_threshold: float = 0.55
+    max_per_image: int = 300
+    masks: str = "average"
+
+    def __post_init__(self) -> None:
+        for weight in self.weights:
+            if not (0 < weight < math.inf):
+                raise UserError(f"weights: {weight} is no weight; give positive numbers.")
+        if not 0 < self.iou_threshold < 1:
+            raise UserError(f"iou_threshold: {self.iou_threshold} is not between 0 and 1.")
+        if self.max_per_image < 1:
+            raise UserError(f"max_per_image: {self.max_per_image} is less than 1.")
+        if self.masks not in ("average", "best"):
+            raise UserError(f"masks: {self.masks!r} is neither 'average' nor 'best'.")
+
+
+@dataclass(frozen=True)
+class ImageDetections:
+    """What one model detected in an image.
+
+    Args:
+        boxes (np.ndarray): x, y, width, height in pixels, float64 of shape (N, 4).
+        scores (np.ndarray): float64 of shape (N,).
+        category (np.ndarray): Position of the category, int64 of shape (N,).
+        masks (np.ndarray, optional): Compressed RLE ``counts`` as bytes, object of shape (N,).
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    category: np.ndarray
+    masks: np.ndarray | None = None
+
+    def take(self, index: np.ndarray) -> "ImageDetections":
+        """Select and order detections by their positions, or by a mask."""
+        masks = None if self.masks is None else self.masks[index]
+        return ImageDetections(self.boxes[index], self.scores[index], self.category[index], masks)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["ImageDetections"]) -> "ImageDetections":
+        """Join detections; all with masks or none."""
+        return cls(
+            np.concatenate([part.boxes for part in parts]),
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate([part.category for part in parts]),
+            None if parts[0].masks is None else np.concatenate([part.masks for part in parts]),
+        )
+
+
+def fuse_files(
+    paths: Sequence[str],
+    ann_file: str,
+    out: str,
+    config: FusionConfig,
+    num_workers: int = 1,
+) -> tuple[int, int]:
+    """Merge result files of boxes, or of masks, into one.
+
+    Boxes are those of the records or, in files of masks, those around the masks. Detections without
+    area or of score 0 are left out.
+
+    Args:
+        paths (Sequence[str]): M result files, as the metrics write them.
+        ann_file (str): Annotation file in LVIS format that they belong to, with or without
+            annotations; it knows the sizes of the images.
+        out (str): File to write, whole or not at all.
+        config (FusionConfig): How to fuse.
+        num_workers (int): Processes that fuse images.
+
+    Returns:
+        tuple[int, int]: Detections read and written.
+
+    Raises:
+        UserError: If a file cannot be used, or ``ensemble-boxes`` is not installed.
+    """
+    if len(paths) < 2:
+        raise UserError("one result file alone needs no merging; give two or more.")
+    if len(config.weights) != len(paths):
+        raise UserError(
+            f"weights: {len(config.weights)} numbers for {len(paths)} result files; give one each."
+        )
+    _weighted_boxes_fusion()
+    iou_type = _common_kind(paths)
+    with pause_garbage_collection():
+        data = load_lvis_json(ann_file, annotated=False)
+        ground_truth = LVISGroundTruth.from_lvis(data, ann_file)
+        del data
+        models = [_read_model(path, ground_truth, iou_type, ann_file) for path in paths]
+    num_read = sum(len(model.score) for model in models)
+    num_written = 0
+
+    def counted(records_of_images: Iterator[list[dict]]) -> Iterator[list[dict]]:
+        nonlocal num_written
+        for records in records_of_images:
+            num_written += len(records)
+            yield records
+
+    fuse = functools.partial(_fused_records, config=config)
+    images = _images_of(models, ground_truth)
+    mend = "choose another --out"
+    if num_workers > 1:
+        # Started afresh, workers hold no copy of the files.
+        with multiprocessing.get_context("spawn").Pool(num_workers) as pool:
+            write_results(out, counted(pool.imap(fuse, images, _IMAGES_AT_ONCE)), mend)
+    else:
+        write_results(out, counted(map(fuse, images)), mend)
+    return num_read, num_written
+
+
+def fuse_image(
+    models: Sequence[ImageDetections], size: tuple[int, int], config: FusionConfig
+) -> ImageDetections:
+    """Fuse the detections of an image.
+
+    Args:
+        models (Sequence[ImageDetections]): Those of each model, M of them.
+        size (tuple[int, int]): Height and width of the image in pixels.
+        config (FusionConfig): How to fuse.
+
+    Returns:
+        ImageDetections: The best ones, from the highest score to the lowest.
+    """
+    models = [_with_area_and_score(model, size) for model in models]
+    detections = ImageDetections.concatenate(models)
+    if not len(detections.scores):
+        return detections
+    height, width = size
+    boxes, scores, category = _weighted_boxes_fusion()(
+        [(_corners(model.boxes) / (width, height, width, height)).clip(0, 1) for model in models],
+        [model.scores for model in models],
+        [model.category for model in models],
+        weights=config.weights,
+        iou_thr=config.iou_threshold,
+    )
+    boxes = boxes * (width, height, width, height)
+    boxes[:, 2:] -= boxes[:, :2]
+    fused = ImageDetections(boxes, scores, category.astype(np.int64))
+    best = np.argsort(-scores, kind="stable")[: config.max_per_image]
+    if detections.masks is None:
+        return fused.take(best)
+    weights = np.repeat(config.weights, [len(model.scores) for model in models])
+    masks = np.empty(len(scores), dtype=object)
+    for index, members in zip(best, _members(detections, fused, best), strict=True):
+        masks[index] = _fuse_masks(
+            detections.masks[members], (weights * detections.scores)[members], size, config.masks
+        )
+    return replace(fused, masks=masks).take(best)
+
+
+def _members(
+    detections: ImageDetections, fused: ImageDetections, wanted: np.ndarray
+) -> Iterator[np.ndarray]:
+    """Positions of the detections that went into each of the wanted fused detections.
+
+    The library does not tell. A detection is taken to have gone into the one of its category that
+    it overlaps most; a fused detection that would have none has the one that overlaps it most.
+    """
+    crowd = np.zeros(len(fused.scores), dtype=np.uint8)
+    overlap = mask_utils.iou(detections.boxes, fused.boxes, crowd)
+    overlap[detections.category[:, None] != fused.category] = -1
+    owner = overlap.argmax(axis=1)
+    for index in wanted:
+        members = np.flatnonzero(owner == index)
+        yield members if len(members) else overlap[:, [index]].argmax(axis=0)
+
+
+def _fuse_masks(masks: np.ndarray, weights: np.ndarray, size: tuple[int, int], how: str) -> bytes:
+    """Compressed RLE of the mean of masks by weight, or of the one with the highest weight."""
+    best = masks[weights.argmax()]
+    if how == "best" or len(set(masks)) == 1:
+        return best
+    share = sum(
+        weight * mask_utils.decode({"size": list(size), "counts": counts})
+        for weight, counts in zip(weights / weights.sum(), masks, strict=True)
+    )
+    # Rounding must not take a pixel that half of them have.
+    mean = share >= 0.5 - 1e-9
+    return mask_utils.encode(np.asfortranarray(mean))["counts"] if mean.any() else best
+
+
+def _with_area_and_score(detections: ImageDetections, size: tuple[int, int]) -> ImageDetections:
+    """Clip boxes to the image, and leave out what has no area there or no score."""
+    height, width = size
+    corners = _corners(detections.boxes).clip(0, (width, height, width, height))
+    boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+    kept = (boxes[:, 2:] > 0).all(axis=1) & (detections.scores > _LOWEST_SCORE)
+    return ImageDetections(boxes, detections.scores, detections.category, detections.masks).take(
+        kept
+    )
+
+
+def _corners(boxes: np.ndarray) -> np.ndarray:
+    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+
+
+def _weighted_boxes_fusion():
+    try:
+        from ensemble_boxes import weighted_boxes_fusion
+    except ImportError as error:
+        raise UserError(
+            f"merging needs the package ensemble-boxes ({error}); install it by `pip install "
+            "--no-deps -r requirements/merge.txt`."
+        ) from None
+    return weighted_boxes_fusion
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def _common_kind(paths: Sequence[str]) -> str:
+    """'bbox' or 'segm', which all files hold that hold something."""
+    kinds: dict[str, str] = {}
+    for path in paths:
+        if kind := _kind_of(path):
+            kinds.setdefault(kind, path)
+    if len(kinds) > 1:
+        raise UserError(
+            f"{kinds['bbox']} holds boxes and {kinds['segm']} holds masks; merge files of one kind."
+        )
+    return next(iter(kinds), "bbox")
+
+
+def _kind_of(path: str) -> str | None:
+    if not os.path.isfile(path):
+        raise UserError(f"{path}: no such result file; correct the path.")
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            head = file.read(_HEAD)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
+    if '"segmentation"' in head:
+        return "segm"
+    return None if re.fullmatch(r"\s*\[\s*\]\s*", head) else "bbox"
+
+
+def _read_model(
+    path: str, ground_truth: LVISGroundTruth, iou_type: str, ann_file: str
+) -> LVISDetections:
+    """Read a result file, in the order of the images."""
+    detections = read_results(path, ground_truth, iou_type, ann_file)
+    if iou_type == "segm":
+        _, pixels = count_pixels(detections.masks)
+        wrong = pixels != ground_truth.image_sizes[detections.image].prod(axis=1)
+        if wrong.any():
+            raise UserError(
+                f"{path}: record {np.flatnonzero(wrong)[0]} has a mask whose runs do not fill its "
+                "image; write the result file again."
+            )
+    return detections.take(np.argsort(detections.image, kind="stable"))
+
+
+def _images_of(models: Sequence[LVISDetections], ground_truth: LVISGroundTruth) -> Iterator[tuple]:
+    """Of each image its id, its size, the ids of the categories and what each model detected."""
+    starts = [
+        np.searchsorted(model.image, np.arange(len(ground_truth.image_ids) + 1)) for model in models
+    ]
+    for position, image_id in enumerate(ground_truth.image_ids.tolist()):
+        size = tuple(ground_truth.image_sizes[position].tolist())
+        parts = []
+        for model, start in zip(models, starts, strict=True):
+            part = model.take(slice(start[position], start[position + 1]))
+            boxes = part.boxes if part.masks is None else _boxes_around(part.masks, size)
+            parts.append(ImageDetections(boxes, part.score, part.category, part.masks))
+        if any(len(part.scores) for part in parts):
+            yield image_id, size, ground_truth.category_ids, parts
+
+
+def _boxes_around(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if not len(masks):
+        return np.zeros((0, 4))
+    return mask_utils.toBbox([{"size": list(size), "counts": counts} for counts in masks])
+
+
+def _fused_records(image: tuple, config: FusionConfig) -> list[dict]:
+    image_id, size, category_ids, models = image
+    fused = fuse_image(models, size, config)
+    categories = category_ids[fused.category]
+    if fused.masks is None:
+        return box_records(image_id, categories, fused.boxes, fused.scores)
+    return mask_records(image_id, categories, fused.masks, size, fused.scores)

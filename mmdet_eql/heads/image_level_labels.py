@@ -1,0 +1,120 @@
+"""Image-level labels on their way from the ground truth to the loss of each proposal.
+
+In mmdet's Standard, Cascade and HTC RoI heads, the sampling results of the images of a batch are
+what reaches every box head. The sampler here adds each image's verified categories to its sampling
+result, and the box head gives every proposal those of its own image:
+
+    gt_instances.verified_labels -> SamplingResult.verified_labels -> verified (N, C) -> loss
+
+Glossary:
+    N: number of proposals (RoIs) of a batch.
+    C: number of foreground categories.
+    verified: boolean of shape (N, C); whether the image of proposal r is known to contain, or
+        known not to contain, category j (EQL paper, section 4.2).
+"""
+
+import torch
+from mmdet.models.roi_heads.bbox_heads import Shared2FCBBoxHead
+from mmdet.models.task_modules.samplers import RandomSampler, SamplingResult
+from mmdet.registry import MODELS, TASK_UTILS
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from mmdet_eql.utils.errors import UserError
+
+
+@TASK_UTILS.register_module()
+class ImageLevelLabelSampler(RandomSampler):
+    """mmdet's ``RandomSampler`` that passes an image's verified categories on.
+
+    Args:
+        *args, **kwargs: As in mmdet's ``RandomSampler``.
+
+    Raises:
+        UserError: If the ground truth has no ``verified_labels``.
+    """
+
+    def sample(
+        self, assign_result, pred_instances: InstanceData, gt_instances: InstanceData, **kwargs
+    ) -> SamplingResult:
+        """Sample as ``RandomSampler``; the result gets the attribute ``verified_labels``."""
+        if "verified_labels" not in gt_instances.metainfo_keys():
+            raise UserError(
+                "ImageLevelLabelSampler: the ground truth has no image-level labels; end the "
+                "training pipeline with dict(type='PackLVISInputs')."
+            )
+        result = super().sample(assign_result, pred_instances, gt_instances, **kwargs)
+        result.verified_labels = gt_instances.verified_labels
+        return result
+
+
+def verified_categories(sampling_results: list[SamplingResult], num_classes: int) -> Tensor:
+    """Which categories are verified for each proposal.
+
+    Args:
+        sampling_results (list[SamplingResult]): One per image, with ``verified_labels``.
+        num_classes (int): C.
+
+    Returns:
+        Tensor: Boolean of shape (N, C), rows in the order of the box head's labels.
+
+    Raises:
+        UserError: If the sampler did not pass image-level labels on.
+    """
+    rows = []
+    for result in sampling_results:
+        if not hasattr(result, "verified_labels"):
+            raise UserError(
+                "loss_cls.image_level_labels is on, but the sampler passes no image-level labels; "
+                "set train_cfg.rcnn.sampler.type to 'ImageLevelLabelSampler' (in a cascade, in "
+                "each stage)."
+            )
+        verified = result.pos_priors.new_zeros(num_classes, dtype=torch.bool)
+        verified[result.verified_labels.to(verified.device)] = True
+        rows.append(verified.expand(len(result.pos_priors) + len(result.neg_priors), -1))
+    return torch.cat(rows)
+
+
+class ImageLevelLabelHeadMixin:
+    """Makes a box head of mmdet give its loss the verified categories of each proposal.
+
+    Mixed in before the box head. It asks for image-level labels only if its loss does
+    (``loss_cls.image_level_labels``), so that they are switched on and off there.
+    """
+
+    def loss_and_target(
+        self,
+        cls_score: Tensor,
+        bbox_pred: Tensor,
+        rois: Tensor,
+        sampling_results: list[SamplingResult],
+        rcnn_train_cfg: dict,
+        concat: bool = True,
+        reduction_override: str | None = None,
+    ) -> dict:
+        """As ``BBoxHead.loss_and_target``."""
+        if not getattr(self.loss_cls, "image_level_labels", False):
+            return super().loss_and_target(
+                cls_score, bbox_pred, rois, sampling_results, rcnn_train_cfg, concat,
+                reduction_override,
+            )  # fmt: skip
+        targets = self.get_targets(sampling_results, rcnn_train_cfg, concat=concat)
+        # Without logits, the box head gives its regression loss alone.
+        losses = self.loss(None, bbox_pred, rois, *targets, reduction_override=reduction_override)
+        labels, label_weights = targets[:2]
+        if cls_score.numel() > 0:
+            losses["loss_cls"] = self.loss_cls(
+                cls_score,
+                labels,
+                label_weights,
+                avg_factor=max((label_weights > 0).sum().item(), 1),
+                reduction_override=reduction_override,
+                verified=verified_categories(sampling_results, self.num_classes),
+            )
+            losses.update(self.loss_cls.get_accuracy(cls_score, labels))
+        return dict(loss_bbox=losses, bbox_targets=targets)
+
+
+@MODELS.register_module()
+class ImageLevelShared2FCBBoxHead(ImageLevelLabelHeadMixin, Shared2FCBBoxHead):
+    """mmdet's ``Shared2FCBBoxHead`` with image-level labels."""

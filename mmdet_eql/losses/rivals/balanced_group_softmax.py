@@ -1,0 +1,236 @@
+"""Balanced group softmax (BAGS).
+
+Categories of similar size compete with each other only: they are put into groups by their number of
+training instances, and each group has a softmax of its own over its categories and an output
+"others" (arXiv 2006.10408). A last group tells background from foreground. The loss is
+the sum over the groups of the mean cross-entropy of the proposals chosen for the group: those of
+its categories, and at most beta times as many others; for the background group, all.
+
+At test time the score of a category is its probability within its group times that of foreground.
+
+Glossary:
+    N: number of proposals (RoIs) of a batch.
+    C: number of foreground categories.
+    G: number of groups of categories.
+    n_j: number of training instances of category j, shape (C,).
+    cls_score: z, logits of shape (N, C + G + 2): the C categories in the order of the labels, the
+        "others" of the G groups, foreground, background. The layout does not depend on the counts.
+    labels: int64 of shape (N,), in [0, C); C means background.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from mmdet.models.losses import accuracy
+from mmdet.registry import MODELS
+from torch import Tensor
+
+from mmdet_eql.losses.class_statistics import CountAware, UnchangedTensor
+from mmdet_eql.losses.classifier import ClassifierLoss, full_precision
+from mmdet_eql.losses.reduction import reduce_rows
+from mmdet_eql.utils.errors import UserError
+
+
+@MODELS.register_module()
+class BalancedGroupSoftmaxLoss(CountAware, ClassifierLoss):
+    """Balanced group softmax for the box heads of mmdet.
+
+    The counts are handed over once, before training, and live in a persistent buffer: a checkpoint
+    keeps its groups. The draw of the others comes from torch's generator of the device of the
+    logits.
+
+    The mean is taken within each group over the proposals chosen for it, as the paper defines it,
+    so that there is no other reduction and the head's ``avg_factor`` does not apply.
+
+    Args:
+        num_classes (int, optional): C. Taken from the box head by default.
+        bins (Sequence[int]): Ascending limits of n_j between the G = len(bins) + 1 groups; a
+            category with exactly that many instances belongs to the group above.
+        beta (float): Number of other proposals per proposal of a group, at least 0.
+        loss_weight (float): Factor on the loss.
+
+    Raises:
+        UserError: If an argument is out of range.
+
+    Example:
+        >>> loss = BalancedGroupSoftmaxLoss(num_classes=3)
+        >>> loss.get_cls_channels(3)
+        9
+        >>> loss.set_class_counts(torch.tensor([5000, 10, 9]))
+        >>> loss.groups()
+        tensor([3, 1, 0])
+    """
+
+    def __init__(
+        self,
+        num_classes: int | None = None,
+        bins: Sequence[int] = (10, 100, 1000),
+        beta: float = 8.0,
+        loss_weight: float = 1.0,
+    ) -> None:
+        super().__init__(num_classes)
+        bins = tuple(bins)
+        if list(bins) != sorted(set(bins)) or any(limit < 1 for limit in bins):
+            raise UserError(
+                f"loss_cls.bins is {bins}; give ascending numbers of instances, each at least 1."
+            )
+        if not 0 <= beta < math.inf:
+            raise UserError(f"loss_cls.beta is {beta}; it must be a number of at least 0.")
+        self.bins = bins
+        self.beta = beta
+        self.loss_weight = loss_weight
+        self._grouped_counts = UnchangedTensor()
+        self._members: list[Tensor] = []
+
+    @property
+    def num_groups(self) -> int:
+        """G."""
+        return len(self.bins) + 1
+
+    def num_logits(self) -> int:
+        """C + G + 2."""
+        return self.num_classes + self.num_groups + 2
+
+    def groups(self) -> Tensor:
+        """The group of each category.
+
+        Returns:
+            Tensor: int64 of shape (C,), in [0, G).
+
+        Raises:
+            UserError: If the counts are missing.
+        """
+        counts = self.known_class_counts()
+        return torch.bucketize(counts, counts.new_tensor(self.bins), right=True)
+
+    def get_activation(self, cls_score: Tensor) -> Tensor:
+        """Scores at test time.
+
+        Args:
+            cls_score (Tensor): Logits of shape (N, C + G + 2).
+
+        Returns:
+            Tensor: Probabilities of the categories and of background, shape (N, C + 1).
+
+        Raises:
+            UserError: If the logits are of another shape, or the counts are missing.
+        """
+        self.check_logits(cls_score)
+        *groups, last = self._split(cls_score)
+        foreground = last[0].softmax(dim=1)
+        scores = cls_score.new_zeros(len(cls_score), self.num_classes + 1)
+        for logits, members in groups:
+            within = logits.softmax(dim=1)[:, 1:] * foreground[:, :1]
+            scores[:, members] = within.to(scores.dtype)
+        scores[:, -1] = foreground[:, 1].to(scores.dtype)
+        return scores
+
+    def get_accuracy(self, cls_score: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Accuracy that is logged during training.
+
+        Args:
+            cls_score (Tensor): Logits of shape (N, C + G + 2).
+            labels (Tensor): Labels of shape (N,).
+
+        Returns:
+            dict[str, Tensor]: ``acc_objectness``, the percentage of proposals that are rightly told
+            objects from background, and ``acc_classes``, that of foreground proposals whose highest
+            score among the categories is theirs.
+        """
+        is_background = labels == self.num_classes
+        foreground = (~is_background).nonzero().squeeze(1)
+        scores = self.get_activation(cls_score[foreground].detach())[:, :-1]
+        return {
+            "acc_objectness": accuracy(cls_score[:, -2:], is_background.long()),
+            "acc_classes": accuracy(scores, labels[foreground]),
+        }
+
+    def choose_proposals(self, labels: Tensor) -> Tensor:
+        """Choose the proposals that each group learns from.
+
+        Args:
+            labels (Tensor): Labels of shape (N,).
+
+        Returns:
+            Tensor: Boolean of shape (N, G + 1). A group of categories gets all proposals of its
+            categories and a random choice of beta times as many others, none if it has no
+            proposal; the last, the background group, gets all.
+        """
+        group_of_label = labels.new_full((self.num_classes + 1,), -1)
+        for group, members in enumerate(self._members_of_groups()[:-1]):
+            group_of_label[members] = group
+        groups = torch.arange(self.num_groups, device=labels.device)
+        own = group_of_label[labels][:, None] == groups
+        # The others of each group come first, in their order.
+        order = own.sort(dim=0, stable=True).indices
+        chosen = labels.new_ones(len(labels), self.num_groups + 1, dtype=torch.bool)
+        # The only wait for the GPU.
+        for group, num_own in enumerate(own.sum(dim=0).tolist()):
+            others = order[: len(labels) - num_own, group]
+            num_others = int(num_own * self.beta)
+            dropped = torch.randperm(len(others), device=labels.device)[num_others:]
+            chosen[others[dropped], group] = False
+        return chosen
+
+    def forward(
+        self,
+        cls_score: Tensor,
+        labels: Tensor,
+        label_weights: Tensor | None = None,
+        avg_factor: float | None = None,
+        reduction_override: str | None = None,
+    ) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            cls_score (Tensor): Logits of shape (N, C + G + 2).
+            labels (Tensor): Labels of shape (N,).
+            label_weights (Tensor, optional): Weight of each proposal, shape (N,), in the sums and
+                in the numbers that they are divided by.
+            avg_factor (float, optional): Not used: each group has its own.
+            reduction_override (str, optional): ``"none"`` gives each proposal's share of the loss;
+                other values change nothing.
+
+        Returns:
+            Tensor: A scalar, or shape (N,) under ``"none"``.
+
+        Raises:
+            UserError: If the logits are of another shape, or the counts are missing.
+        """
+        self.check_logits(cls_score)
+        logits = full_precision(cls_score)
+        weights = self.choose_proposals(labels).to(logits.dtype)
+        if label_weights is not None:
+            weights = weights * label_weights[:, None].to(logits.dtype)
+        weights = weights / weights.sum(dim=0).clamp(min=1)
+        losses = logits.new_zeros(len(logits))
+        for group, (group_logits, members) in enumerate(self._split(logits)):
+            # Position 0 is "others", or foreground in the background group.
+            position = labels.new_zeros(self.num_classes + 1)
+            position[members] = torch.arange(1, len(members) + 1, device=labels.device)
+            entropy = F.cross_entropy(group_logits, position[labels], reduction="none")
+            losses = losses + weights[:, group] * entropy
+        reduction = "none" if reduction_override == "none" else "sum"
+        return self.loss_weight * reduce_rows(losses, None, reduction)
+
+    def _split(self, cls_score: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """The logits of each group, "others" first, and the labels of the rest."""
+        *members_of_groups, background = self._members_of_groups()
+        for group, members in enumerate(members_of_groups):
+            others = cls_score[:, self.num_classes + group, None]
+            yield torch.cat([others, cls_score[:, members]], dim=1), members
+        yield cls_score[:, -2:], background
+
+    def _members_of_groups(self) -> list[Tensor]:
+        """The labels of each group, and of the background group; found once for the same counts."""
+        counts = self.known_class_counts()
+        if not self._grouped_counts.is_(counts):
+            groups = self.groups()
+            self._members = [
+                (groups == group).nonzero().squeeze(1) for group in range(self.num_groups)
+            ]
+            self._members.append(groups.new_tensor([self.num_classes]))
+            self._grouped_counts.remember(counts)
+        return self._members

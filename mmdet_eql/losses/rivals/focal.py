@@ -1,0 +1,97 @@
+"""Focal loss for the box heads of two-stage detectors.
+
+    L = - sum_j alpha_j (1 - q_j)^gamma log q_j,   q_j = p_j if y_j = 1 else 1 - p_j,
+
+p_j = sigmoid(z_j), alpha_j = alpha for a positive and 1 - alpha for a negative (arXiv 1708.02002,
+equation 5). mmdet's ``FocalLoss`` is made for dense heads: it has no background column at test
+time.
+
+Glossary:
+    N: number of proposals (RoIs) of a batch.
+    C: number of foreground categories.
+    labels: int64 of shape (N,), in [0, C); C means background.
+"""
+
+import math
+
+import torch.nn.functional as F
+from mmdet.registry import MODELS
+from torch import Tensor
+
+from mmdet_eql.losses.classifier import full_precision
+from mmdet_eql.losses.reduction import check_reduction
+from mmdet_eql.losses.sigmoid_classifier import SigmoidClassifierLoss, one_hot_targets
+from mmdet_eql.utils.errors import UserError
+
+
+def sigmoid_focal_loss(
+    cls_score: Tensor, labels: Tensor, gamma: float, alpha: float | None
+) -> Tensor:
+    """The focal loss of each proposal, summed over the categories.
+
+    Args:
+        cls_score (Tensor): Logits of shape (N, C), float.
+        labels (Tensor): Labels of shape (N,).
+        gamma (float): Focusing parameter.
+        alpha (float, optional): Weight of the positives, 1 - alpha that of the negatives; without
+            it both are 1.
+
+    Returns:
+        Tensor: Loss of shape (N,), float32, or float64 for float64 logits.
+    """
+    logits = full_precision(cls_score)
+    targets = one_hot_targets(labels, logits.shape[1], logits.dtype)
+    signed = logits * (2 * targets - 1)
+    # (1 - q)^gamma in the logarithm: the power of a zero has no finite derivative for gamma < 1.
+    losses = -(gamma * F.logsigmoid(-signed)).exp() * F.logsigmoid(signed)
+    if alpha is not None:
+        losses = losses * (alpha * targets + (1 - alpha) * (1 - targets))
+    return losses.sum(dim=1)
+
+
+@MODELS.register_module()
+class SigmoidFocalLoss(SigmoidClassifierLoss):
+    """Focal loss on C sigmoids without a background output.
+
+    Args:
+        num_classes (int, optional): C. Taken from the box head by default.
+        gamma (float): Focusing parameter, at least 0; 0 is a weighted cross-entropy.
+        alpha (float, optional): Weight of the positives in [0, 1]; None weighs nothing.
+        reduction (str): ``"none"``, ``"mean"`` or ``"sum"`` over the proposals; over the
+            categories the loss is always summed.
+        loss_weight (float): Factor on the loss.
+
+    Raises:
+        UserError: If an argument is out of range.
+
+    Example:
+        >>> import torch
+        >>> loss = SigmoidFocalLoss(num_classes=2, gamma=2.0, alpha=None)
+        >>> value = loss(torch.zeros(1, 2), torch.tensor([0]))
+        >>> torch.isclose(value, 2 * 0.25 * torch.tensor(2.0).log())
+        tensor(True)
+    """
+
+    def __init__(
+        self,
+        num_classes: int | None = None,
+        gamma: float = 2.0,
+        alpha: float | None = 0.25,
+        reduction: str = "mean",
+        loss_weight: float = 1.0,
+    ) -> None:
+        super().__init__(num_classes)
+        if not 0 <= gamma < math.inf:
+            raise UserError(f"loss_cls.gamma is {gamma}; it must be a number of at least 0.")
+        if alpha is not None and not 0 <= alpha <= 1:
+            raise UserError(
+                f"loss_cls.alpha is {alpha}; it must lie between 0 and 1, or be None for no weight."
+            )
+        self.gamma = gamma
+        self.alpha = alpha
+        self.reduction = check_reduction(reduction)
+        self.loss_weight = loss_weight
+
+    def row_losses(self, cls_score: Tensor, labels: Tensor) -> Tensor:
+        """See the base class."""
+        return sigmoid_focal_loss(cls_score, labels, self.gamma, self.alpha)

@@ -1,0 +1,116 @@
+"""Post-hoc logit adjustment: a trained softmax classifier, scored as if categories were balanced.
+
+Training is softmax cross-entropy. At test time the logits of the categories are lowered by the
+logarithm of how common they are, z_j - tau log pi_j (arXiv 2007.07314). Annotations
+define no such prior of background, so that a proposal keeps its probability of background, and what
+remains is shared out anew:
+
+    p_j = (1 - p_background) softmax_j(z - tau log pi)    over the C categories.
+
+Glossary:
+    N: number of proposals (RoIs) of a batch.
+    C: number of foreground categories.
+    K: number of logits, C + 1 with a background output and C without.
+    f_j: frequency, the share of the training images that contain category j, shape (C,).
+    pi_j: prior of category j, proportional to f_j; its scale cancels.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from mmdet.registry import MODELS
+from torch import Tensor
+
+from mmdet_eql.losses.class_statistics import FrequencyAware
+from mmdet_eql.losses.classifier import full_precision
+from mmdet_eql.losses.reduction import check_reduction
+from mmdet_eql.losses.softmax_classifier import SoftmaxClassifierLoss
+from mmdet_eql.utils.errors import UserError
+
+
+@MODELS.register_module()
+class LogitAdjustedSoftmaxLoss(FrequencyAware, SoftmaxClassifierLoss):
+    """Softmax cross-entropy in training, adjusted scores in evaluation.
+
+    Adjustment happens in ``eval()`` mode only: a cascade that refines boxes during training uses
+    the classifier as it is trained. The classifier is that of plain softmax cross-entropy, so that
+    ``tau`` can be changed from test to test, and 0 gives the plain softmax.
+
+    Args:
+        num_classes (int, optional): C. Taken from the box head by default.
+        tau (float): Strength of the adjustment.
+        has_background (bool): Whether the last of C + 1 outputs is background, as box heads need
+            it. A plain classifier has C outputs.
+        reduction (str): ``"none"``, ``"mean"`` or ``"sum"`` over the proposals.
+        loss_weight (float): Factor on the loss.
+
+    Raises:
+        UserError: If an argument is out of range.
+
+    Example:
+        >>> loss = LogitAdjustedSoftmaxLoss(num_classes=2, has_background=False).eval()
+        >>> loss.set_class_frequency(torch.tensor([0.9, 0.1]))
+        >>> loss.get_activation(torch.zeros(1, 2))
+        tensor([[0.1000, 0.9000]])
+    """
+
+    #: Asks ClassFrequencyHook to count the training set if a checkpoint has no frequencies.
+    scores_need_class_frequency = True
+
+    def __init__(
+        self,
+        num_classes: int | None = None,
+        tau: float = 1.0,
+        has_background: bool = True,
+        reduction: str = "mean",
+        loss_weight: float = 1.0,
+    ) -> None:
+        super().__init__(num_classes, has_background=has_background)
+        if not math.isfinite(tau):
+            raise UserError(f"loss_cls.tau is {tau}; it must be a finite number.")
+        self.tau = tau
+        self.reduction = check_reduction(reduction)
+        self.loss_weight = loss_weight
+
+    def adjustment(self) -> Tensor:
+        """tau log pi_j of each category.
+
+        Returns:
+            Tensor: Shape (C,), float64. A category that never occurs in training is taken to be as
+            common as the rarest that does: nothing was learnt that could be balanced.
+
+        Raises:
+            UserError: If the frequencies are missing, or no category occurs.
+        """
+        freq = self.known_class_frequency()
+        if not bool((freq > 0).any()):
+            raise UserError(
+                f"{type(self).__name__}: all class frequencies are 0; check that the training "
+                "annotations have objects."
+            )
+        return self.tau * freq.clamp(min=freq[freq > 0].min()).log()
+
+    def get_activation(self, cls_score: Tensor) -> Tensor:
+        """Scores: adjusted in evaluation, a plain softmax in training.
+
+        Args:
+            cls_score (Tensor): Logits of shape (N, K).
+
+        Returns:
+            Tensor: Probabilities of shape (N, K).
+
+        Raises:
+            UserError: If the logits are of another shape, or the frequencies are missing.
+        """
+        scores = super().get_activation(cls_score)
+        if self.training or self.tau == 0:
+            return scores
+        logits = full_precision(cls_score[:, : self.num_classes])
+        adjusted = (logits - self.adjustment().to(logits.dtype)).softmax(dim=1).to(scores.dtype)
+        foreground, background = scores.tensor_split([self.num_classes], dim=1)
+        return torch.cat([adjusted * foreground.sum(dim=1, keepdim=True), background], dim=1)
+
+    def row_losses(self, cls_score: Tensor, labels: Tensor) -> Tensor:
+        """Softmax cross-entropy; needs no frequencies."""
+        return F.cross_entropy(full_precision(cls_score), labels, reduction="none")

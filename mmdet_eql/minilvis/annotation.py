@@ -1,0 +1,246 @@
+"""Visible regions as polygons, and the records of the LVIS format."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from pycocotools import mask as mask_utils
+
+from mmdet_eql.frequency import frequency_group
+from mmdet_eql.minilvis.config import MiniLVISConfig
+from mmdet_eql.minilvis.layout import SUPERSAMPLING
+from mmdet_eql.minilvis.planning import DatasetPlan, ImagePlan, plan_dataset
+from mmdet_eql.minilvis.rendering import BACKGROUND_KINDS, Scene, render_scene
+from mmdet_eql.utils.errors import UserError
+
+# Slivers that an occluder leaves over, and pinholes, in px; nobody would annotate them.
+_MIN_PART_AREA = 4.0
+# Greatest distance of a polygon from the region's edge, in px.
+_TOLERANCE = 0.3
+# A date of its own would make the bytes of each run differ.
+_DATE = "2020-01-01"
+
+
+@dataclass(frozen=True)
+class SceneObject:
+    """An object in an image, annotated or not.
+
+    Args:
+        category_id (int): Its category.
+        annotated (bool): Whether the annotation file holds it.
+        segmentation (tuple[tuple[float]]): Visible region, one or several polygons
+            ``(x1, y1, x2, y2, ...)`` in px, rounded to 2 decimals.
+    """
+
+    category_id: int
+    annotated: bool
+    segmentation: tuple[tuple[float, ...], ...]
+
+
+def scene_ground_truth(config: MiniLVISConfig, split: str, image_id: int) -> list[SceneObject]:
+    """All objects that are in an image, those that the annotation file leaves out included.
+
+    Args:
+        config (MiniLVISConfig): Options.
+        split (str): ``"train"`` or ``"val"``.
+        image_id (int): Image id.
+
+    Returns:
+        list[SceneObject]: The objects, from the backmost to the frontmost.
+
+    Raises:
+        UserError: If the split has no such image.
+
+    Example:
+        >>> objects = scene_ground_truth(MiniLVISConfig(), "train", 1)
+        >>> 7 <= len(objects) <= 12
+        True
+    """
+    dataset = plan_dataset(config)
+    ids = config.image_ids(split)
+    if image_id not in ids:
+        raise UserError(
+            f"MiniLVIS: {split} has no image {image_id}; its ids are {ids.start} to {ids.stop - 1}."
+        )
+    plan = dataset.images[split][image_id - ids.start]
+    return scene_objects(plan, render_scene(plan, dataset.categories, config))
+
+
+def scene_objects(plan: ImagePlan, scene: Scene, annotated_only: bool = False) -> list[SceneObject]:
+    """Outline the visible region of every object.
+
+    Args:
+        plan (ImagePlan): What the scene shows.
+        scene (Scene): The rendered scene.
+        annotated_only (bool): Whether to leave out the objects that are not annotated.
+
+    Returns:
+        list[SceneObject]: The objects in the order of the plan.
+    """
+    return [
+        SceneObject(category_id, annotated, _polygons(scene.owner == number))
+        for number, (category_id, annotated) in enumerate(
+            zip(plan.category_ids, plan.annotated, strict=True), start=1
+        )
+        if annotated or not annotated_only
+    ]
+
+
+def annotation_records(
+    plan: ImagePlan, objects: list[SceneObject], config: MiniLVISConfig
+) -> list[dict]:
+    """LVIS annotations of an image, without their ids.
+
+    Args:
+        plan (ImagePlan): Plan of the image.
+        objects (list[SceneObject]): Its objects; those that are not annotated are passed over.
+        config (MiniLVISConfig): Options.
+
+    Returns:
+        list[dict]: Records of the annotated objects; ``area`` is that of the polygons' mask, as
+        pycocotools rasterises it.
+    """
+    size = config.image_size
+    records = []
+    for item in objects:
+        if not item.annotated:
+            continue
+        polygons = [list(polygon) for polygon in item.segmentation]
+        mask = mask_utils.merge(mask_utils.frPyObjects(polygons, size, size))
+        points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in polygons])
+        (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
+        records.append(
+            {
+                "image_id": plan.image_id,
+                "category_id": item.category_id,
+                "segmentation": polygons,
+                "area": float(mask_utils.area(mask)),
+                "bbox": [round(float(v), 2) for v in (left, top, right - left, bottom - top)],
+            }
+        )
+    return records
+
+
+def annotation_file(
+    dataset: DatasetPlan, split: str, annotations: list[dict], config: MiniLVISConfig
+) -> dict:
+    """Content of an annotation file, in the layout of LVIS v1.
+
+    Args:
+        dataset (DatasetPlan): Plan of the set.
+        split (str): ``"train"`` or ``"val"``.
+        annotations (list[dict]): Records of all images of the split, without ids.
+        config (MiniLVISConfig): Options.
+
+    Returns:
+        dict: What goes into the JSON file. As in LVIS, both splits give the frequencies of the
+        categories in the training split.
+    """
+    return {
+        "info": {
+            "description": "MiniLVIS, a rendered long-tailed instance segmentation set",
+            "url": "",
+            "version": "1.0",
+            "year": int(_DATE[:4]),
+            "contributor": "",
+            "date_created": _DATE,
+            "background_kinds": list(BACKGROUND_KINDS),
+        },
+        "licenses": [{"id": 1, "name": "No known copyright: rendered images", "url": ""}],
+        "categories": _category_records(dataset),
+        "images": [_image_record(plan, config) for plan in dataset.images[split]],
+        "annotations": [
+            {"id": identifier, **record} for identifier, record in enumerate(annotations, start=1)
+        ],
+    }
+
+
+def image_path(split: str, image_id: int) -> str:
+    """Path of an image relative to the dataset's folder."""
+    return f"{split}/{image_id:012d}.jpg"
+
+
+def semantic_path(split: str, image_id: int) -> str:
+    """Path of an image's semantic map relative to the dataset's folder."""
+    return f"semantic/{split}/{image_id:012d}.png"
+
+
+def _category_records(dataset: DatasetPlan) -> list[dict]:
+    groups = frequency_group(np.array(dataset.image_count))
+    return [
+        {
+            "id": category.id,
+            "name": category.name,
+            "synset": f"{category.name.replace(' ', '_')}.n.01",
+            "synonyms": [category.name, f"{category.hue} {category.shape}"],
+            "def": f"a {category.shape} with {category.hue} colour and {category.texture} surface",
+            "frequency": str(group),
+            "image_count": image_count,
+            "instance_count": instance_count,
+        }
+        for category, group, image_count, instance_count in zip(
+            dataset.categories, groups, dataset.image_count, dataset.instance_count, strict=True
+        )
+    ]
+
+
+def _image_record(plan: ImagePlan, config: MiniLVISConfig) -> dict:
+    path = image_path(plan.split, plan.image_id)
+    return {
+        "id": plan.image_id,
+        "width": config.image_size,
+        "height": config.image_size,
+        "file_name": path,
+        # Loaders of LVIS v1 find a file by stripping exactly this host from its URL.
+        "coco_url": f"http://images.cocodataset.org/{path}",
+        "flickr_url": "",
+        "license": 1,
+        "date_captured": f"{_DATE} 00:00:00",
+        "neg_category_ids": list(plan.neg_category_ids),
+        "not_exhaustive_category_ids": list(plan.not_exhaustive_category_ids),
+    }
+
+
+def _polygons(region: np.ndarray) -> tuple[tuple[float, ...], ...]:
+    """Polygons around a region of the supersampled grid, bool of shape (F * S, F * S)."""
+    mask = region.view(np.uint8)
+    left, top, width, height = cv2.boundingRect(mask)
+    parts = _outlines(np.ascontiguousarray(mask[top : top + height, left : left + width]))
+    largest = max(parts, key=cv2.contourArea)
+    polygons = []
+    for part in parts:
+        if part is not largest and cv2.contourArea(part) < _MIN_PART_AREA * SUPERSAMPLING**2:
+            continue
+        thinned = cv2.approxPolyDP(part, _TOLERANCE * SUPERSAMPLING, closed=True).reshape(-1, 2)
+        if len(thinned) < 3:
+            continue
+        # Quarters of a pixel have two decimals at most.
+        points = (thinned + np.array([left, top])) / SUPERSAMPLING
+        polygons.append(tuple(points.reshape(-1).tolist()))
+    return tuple(polygons)
+
+
+def _outlines(region: np.ndarray) -> list[np.ndarray]:
+    """Outer contours of a region, uint8 of shape (h, w), along the edges of its grid points.
+
+    A region with a hole is cut in two, as polygons have no holes.
+    """
+    # cv2's contours run through the centres of points, half a step inside the edge. Those of the
+    # points' corners, of which there is one more in each direction, run along the edge.
+    corners = cv2.dilate(np.pad(region, ((0, 1), (0, 1))), np.ones((2, 2), np.uint8), anchor=(1, 1))
+    contours, hierarchy = cv2.findContours(corners, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    outer = hierarchy[0, :, 3] < 0
+    holes = [
+        contour
+        for contour, is_outer in zip(contours, outer, strict=True)
+        if not is_outer and cv2.contourArea(contour) >= _MIN_PART_AREA * SUPERSAMPLING**2
+    ]
+    if not holes:
+        return [contour for contour, is_outer in zip(contours, outer, strict=True) if is_outer]
+    column = int(np.rint(holes[0][:, 0, 0].mean()))
+    outlines = []
+    for start, half in ((0, region[:, :column]), (column, region[:, column:])):
+        if half.any():
+            offset = np.array([start, 0], dtype=np.int32)
+            outlines += [part + offset for part in _outlines(np.ascontiguousarray(half))]
+    return outlines

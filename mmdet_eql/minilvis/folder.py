@@ -1,0 +1,323 @@
+"""Writing a MiniLVIS folder: all of it, or nothing."""
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
+
+import cv2
+from tqdm import tqdm
+
+from mmdet_eql.annotations.annotation_cache import CACHE_FOLDER
+from mmdet_eql.minilvis.annotation import (
+    annotation_file,
+    annotation_records,
+    image_path,
+    scene_objects,
+    semantic_path,
+)
+from mmdet_eql.minilvis.config import SPLITS, MiniLVISConfig
+from mmdet_eql.minilvis.planning import DatasetPlan, ImagePlan, plan_dataset
+from mmdet_eql.minilvis.rendering import render_scene
+from mmdet_eql.minilvis.vocabulary import Category
+from mmdet_eql.utils.errors import UserError
+
+#: Name of the marker file of a finished folder.
+MARKER = "minilvis.json"
+#: Counts up whenever the same options would give other bytes.
+FORMAT_VERSION = 1
+
+_JPEG_QUALITY = 95
+_CHUNK = 16
+# Below this, starting processes takes longer than drawing.
+_MIN_IMAGES_PER_WORKER = 150
+
+
+def make_minilvis(
+    out_dir: str | os.PathLike,
+    config: MiniLVISConfig | None = None,
+    num_workers: int | None = None,
+    progress: bool = True,
+    force: bool = False,
+) -> None:
+    """Render MiniLVIS into a folder.
+
+    The folder appears complete or not at all: files are written to a temporary folder beside it,
+    which is then renamed. A folder that already holds the set of these options is left as it is.
+
+    Args:
+        out_dir (str | os.PathLike): Folder to make, with the layout described in
+            :mod:`mmdet_eql.minilvis`.
+        config (MiniLVISConfig, optional): Options; the defaults if None.
+        num_workers (int, optional): Number of processes; the files do not depend on it. None
+            takes one per available core, fewer for a small set.
+        progress (bool): Whether to show a progress bar, and say if there was nothing to do.
+        force (bool): Replace a MiniLVIS folder, whatever its options. Folders that hold any other
+            file are never replaced.
+
+    Raises:
+        UserError: If the options contradict one another, or the folder holds something else.
+
+    Example:
+        >>> make_minilvis("data/minilvis")  # doctest: +SKIP
+    """
+    config = config or MiniLVISConfig()
+    if num_workers is not None and num_workers < 1:
+        raise UserError(f"MiniLVIS: num_workers={num_workers} must be at least 1.")
+    # A link to a folder on another disk is to stay a link.
+    out = Path(os.path.realpath(out_dir))
+    if _check_folder(out, config, force):
+        if progress:
+            print(f"{out}: already made with these options.")
+        return
+
+    dataset = plan_dataset(config)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial_dir = Path(
+            tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent)
+        )
+    except OSError as error:
+        raise UserError(
+            f"{out.parent}: cannot be written to ({error.strerror}); give another output folder."
+        ) from None
+    try:
+        _write_files(partial_dir, dataset, config, num_workers, progress)
+        _put_in_place(partial_dir, out, config, force)
+    except OSError as error:
+        raise UserError(
+            f"{out}: cannot be written ({error.strerror}); mend that, or give another folder."
+        ) from None
+    finally:
+        shutil.rmtree(partial_dir, ignore_errors=True)
+
+
+def read_marker(folder: str | os.PathLike) -> dict | None:
+    """The marker of a finished MiniLVIS folder.
+
+    Args:
+        folder (str | os.PathLike): The folder.
+
+    Returns:
+        dict | None: ``{"format_version": int, "config": dict, "num_objects": dict}``, the last one
+        the number of all objects of each split, annotated or not. None if the folder has none.
+    """
+    try:
+        marker = json.loads((Path(folder) / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    expected = {"format_version", "config", "num_objects"}
+    return marker if isinstance(marker, dict) and expected <= marker.keys() else None
+
+
+def annotation_path(split: str) -> str:
+    """Path of a split's annotation file relative to the dataset's folder."""
+    return f"annotations/minilvis_{split}.json"
+
+
+def _check_folder(out: Path, config: MiniLVISConfig, force: bool) -> bool:
+    """Whether the folder already holds the set; raises if it holds what must not be replaced."""
+    if not out.exists():
+        return False
+    if not out.is_dir():
+        raise UserError(f"{out}: is a file; give the name of a folder to make.")
+    present = {path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir()}
+    if not present:
+        return False
+    marker = read_marker(out)
+    if marker is None:
+        raise UserError(
+            f"{out}: holds files, but no MiniLVIS set ({MARKER} is missing or damaged); give "
+            "another folder, or remove this one yourself."
+        )
+    same = marker["format_version"] == FORMAT_VERSION and marker["config"] == dataclasses.asdict(
+        config
+    )
+    expected = _expected_files(marker["config"], out)
+    missing = sorted(expected - present)
+    foreign = sorted(path for path in present - expected if CACHE_FOLDER not in path.split("/"))
+    if force:
+        if foreign:
+            raise UserError(
+                f"{out / foreign[0]}: is no part of the MiniLVIS set there ({len(foreign)} such "
+                "file(s)), so the folder is not replaced; move it away, or give another folder."
+            )
+        return False
+    if same and not missing:
+        return True
+    if same:
+        raise UserError(
+            f"{out / missing[0]}: is missing from the MiniLVIS set there ({len(missing)} file(s) "
+            "are); make the set again with --force (force=True)."
+        )
+    raise UserError(
+        f"{out}: holds a MiniLVIS set made with other options ({_difference(marker, config)}); "
+        "give another folder, or replace it with --force (force=True)."
+    )
+
+
+def _expected_files(options: dict, out: Path) -> set[str]:
+    try:
+        made_with = MiniLVISConfig(**options)
+    except (TypeError, UserError):
+        raise UserError(
+            f"{out / MARKER}: records options that this version does not know; give another "
+            "folder, or remove this one yourself."
+        ) from None
+    expected = {MARKER, *map(annotation_path, SPLITS)}
+    for split in SPLITS:
+        for image_id in made_with.image_ids(split):
+            expected |= {image_path(split, image_id), semantic_path(split, image_id)}
+    return expected
+
+
+def _difference(marker: dict, config: MiniLVISConfig) -> str:
+    asked = dataclasses.asdict(config)
+    changed = [
+        f"{name}={marker['config'].get(name)} instead of {value}"
+        for name, value in asked.items()
+        if marker["config"].get(name) != value
+    ]
+    return ", ".join(changed) or f"format version {marker['format_version']}"
+
+
+def _put_in_place(partial_dir: Path, out: Path, config: MiniLVISConfig, force: bool) -> None:
+    # Someone else may have filled the folder while this one was drawn.
+    if _check_folder(out, config, force):
+        return
+    # mkdtemp keeps others out; a dataset is as open as the user's umask says.
+    umask = os.umask(0)
+    os.umask(umask)
+    partial_dir.chmod(0o777 & ~umask)
+    if not out.exists():
+        os.replace(partial_dir, out)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".old", dir=out.parent))
+    os.replace(out, old)
+    try:
+        os.replace(partial_dir, out)
+    except BaseException:
+        os.replace(old, out)
+        raise
+    shutil.rmtree(old)
+
+
+def _write_files(
+    folder: Path,
+    dataset: DatasetPlan,
+    config: MiniLVISConfig,
+    num_workers: int | None,
+    progress: bool,
+) -> None:
+    (folder / "annotations").mkdir()
+    for split in SPLITS:
+        (folder / split).mkdir()
+        (folder / "semantic" / split).mkdir(parents=True)
+
+    plans = [plan for split in SPLITS for plan in dataset.images[split]]
+    if num_workers is None:
+        num_workers = min(_available_cores(), 1 + len(plans) // _MIN_IMAGES_PER_WORKER)
+    chunks = [plans[start : start + _CHUNK] for start in range(0, len(plans), _CHUNK)]
+    draw = partial(_write_images, folder=folder, categories=dataset.categories, config=config)
+    annotations = {split: [] for split in SPLITS}
+    # Closed at once when interrupted: no worker may write on while the folder is removed.
+    with (
+        closing(_run(draw, chunks, num_workers)) as results,
+        tqdm(total=len(plans), desc="MiniLVIS", unit="image", disable=not progress) as bar,
+    ):
+        for chunk, records in zip(chunks, results, strict=True):
+            for plan, of_image in zip(chunk, records, strict=True):
+                annotations[plan.split] += of_image
+            bar.update(len(chunk))
+
+    for split in SPLITS:
+        content = annotation_file(dataset, split, annotations[split], config)
+        _write_json(folder / annotation_path(split), content)
+    num_objects = {
+        split: sum(len(plan.category_ids) for plan in dataset.images[split]) for split in SPLITS
+    }
+    marker = {
+        "format_version": FORMAT_VERSION,
+        "config": dataclasses.asdict(config),
+        "num_objects": num_objects,
+    }
+    _write_json(folder / MARKER, marker, indent=2)
+
+
+def _write_images(
+    plans: list[ImagePlan],
+    folder: Path,
+    categories: tuple[Category, ...],
+    config: MiniLVISConfig,
+) -> list[list[dict]]:
+    """Draw and write some images; returns the annotation records of each."""
+    records = []
+    for plan in plans:
+        scene = render_scene(plan, categories, config)
+        jpeg = cv2.imencode(".jpg", scene.image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1]
+        png = cv2.imencode(".png", scene.semantic)[1]
+        # cv2.imwrite returns False on a full disk; this raises.
+        (folder / image_path(plan.split, plan.image_id)).write_bytes(jpeg.tobytes())
+        (folder / semantic_path(plan.split, plan.image_id)).write_bytes(png.tobytes())
+        objects = scene_objects(plan, scene, annotated_only=True)
+        records.append(annotation_records(plan, objects, config))
+    return records
+
+
+def _run(draw, chunks: list, num_workers: int) -> Iterator[list[list[dict]]]:
+    """Results of all chunks in their order."""
+    with _single_threaded_cv2():
+        if num_workers == 1:
+            yield from map(draw, chunks)
+            return
+        # Forked workers need not import the package again, which takes longer than small sets do.
+        methods = multiprocessing.get_all_start_methods()
+        context = multiprocessing.get_context("fork" if "fork" in methods else "spawn")
+        executor = ProcessPoolExecutor(num_workers, context, initializer=_leave_signals_to_parent)
+        try:
+            yield from executor.map(draw, chunks)
+        except BrokenProcessPool:
+            raise UserError(
+                "MiniLVIS: a worker process was killed, probably for lack of memory; try again "
+                "with fewer workers (--workers)."
+            ) from None
+        finally:
+            executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _leave_signals_to_parent() -> None:
+    # Ctrl-C reaches all processes; the parent alone tidies up.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
+def _single_threaded_cv2() -> Iterator[None]:
+    # One process per core is enough, and a forked process must not inherit cv2's thread pool.
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
+
+
+def _available_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _write_json(path: Path, content: dict, indent: int | None = None) -> None:
+    separators = (",", ":") if indent is None else None
+    text = json.dumps(content, indent=indent, separators=separators)
+    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,197 @@
+"""Where the objects of an image lie, and which of them hide others.
+
+Glossary:
+    S: side of an image in px.
+    F: :data:`SUPERSAMPLING`; objects are laid out on a grid of F x F points per pixel, so that
+        edges are smooth in the image and polygons are finer than a pixel.
+    outline: points in px, float64 of shape (NUM_ANGLES, 2), x before y; the pixel in row i and
+        column j covers [j, j + 1) x [i, i + 1), as in COCO polygons.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+from mmdet_eql.minilvis.config import MiniLVISConfig
+from mmdet_eql.minilvis.vocabulary import ANGLES, SHAPE_FAMILIES, Category, shape_outline
+
+SUPERSAMPLING = 4
+#: Every object keeps at least this share of its area in view, so that it can be told what it is.
+MIN_VISIBLE_SHARE = 0.4
+#: At least this share lies inside the image.
+MIN_INSIDE_SHARE = 0.7
+#: Objects are turned by at most this angle, in radians.
+MAX_LEAN = 0.45
+
+# Fixed-point bits of cv2's drawing functions.
+FIXED_POINT_BITS = 4
+_TRIES = 60
+
+
+@dataclass(frozen=True)
+class PlacedObject:
+    """An object's place.
+
+    Args:
+        outline (np.ndarray): Its outline.
+        left (int): First column of its box of whole pixels inside the image.
+        top (int): First row of that box.
+        mask (np.ndarray): The object in that box of h x w px, hidden or not: 1 inside, else 0;
+            uint8 of shape (F * h, F * w).
+    """
+
+    outline: np.ndarray
+    left: int
+    top: int
+    mask: np.ndarray
+
+    @property
+    def points(self) -> tuple[slice, slice]:
+        """Rows and columns of the box on the grid of F points per pixel."""
+        top, left = SUPERSAMPLING * self.top, SUPERSAMPLING * self.left
+        height, width = self.mask.shape
+        return slice(top, top + height), slice(left, left + width)
+
+    @property
+    def pixels(self) -> tuple[slice, slice]:
+        """Rows and columns of the box in px."""
+        height, width = (length // SUPERSAMPLING for length in self.mask.shape)
+        return slice(self.top, self.top + height), slice(self.left, self.left + width)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The places of all objects of an image.
+
+    Args:
+        objects (list[PlacedObject]): From the backmost to the frontmost.
+        owner (np.ndarray): Which object is seen at each point: 0 for none, else 1 + its index;
+            uint8 of shape (F * S, F * S).
+    """
+
+    objects: list[PlacedObject]
+    owner: np.ndarray
+
+
+def lay_out(
+    shown: list[Category], config: MiniLVISConfig, rng: np.random.Generator
+) -> Layout | None:
+    """Place objects so that each stays in view; one that finds no place shrinks.
+
+    Args:
+        shown (list[Category]): Category of each object, from the backmost to the frontmost.
+        config (MiniLVISConfig): Options.
+        rng (np.random.Generator): Source of randomness.
+
+    Returns:
+        Layout | None: None if an object found no place.
+    """
+    size = config.image_size
+    smallest, largest = config.object_diameter
+    owner = np.zeros((SUPERSAMPLING * size, SUPERSAMPLING * size), dtype=np.uint8)
+    # The index 0 stands for no object.
+    needed = np.zeros(len(shown) + 1)
+    visible = np.zeros(len(shown) + 1)
+    objects, discs = [], []
+    for number, category in enumerate(shown, start=1):
+        # Small objects are more frequent than large ones, as in LVIS.
+        diameter = smallest * (largest / smallest) ** (rng.random() ** 1.3)
+        outline = _instance_outline(category, config, rng)
+        area = float(cv2.contourArea(outline.astype(np.float32))) * SUPERSAMPLING**2
+        for _ in range(_TRIES):
+            centre = _draw_centre(discs, diameter, size, rng)
+            item = _place(centre + diameter * outline, size)
+            beneath = owner[item.points]
+            # cv2's histogram is several times as fast as NumPy's.
+            bins = len(visible)
+            behind = cv2.calcHist([beneath], [0], item.mask, [bins], [0, bins]).reshape(-1)
+            left_over = visible - behind
+            in_view = np.all(left_over[1:number] >= needed[1:number])
+            if in_view and behind.sum() >= MIN_INSIDE_SHARE * area * diameter**2:
+                break
+            diameter = max(smallest, 0.96 * diameter)
+        else:
+            return None
+        np.copyto(beneath, np.uint8(number), where=item.mask > 0)
+        visible = left_over
+        visible[number] = behind.sum()
+        needed[number] = MIN_VISIBLE_SHARE * area * diameter**2
+        objects.append(item)
+        discs.append((centre, diameter))
+    return Layout(objects, owner)
+
+
+@lru_cache(maxsize=8)
+def outline_table(confusability: float) -> dict[str, np.ndarray]:
+    """Outlines of all shapes by their names; see :func:`vocabulary.shape_outline`.
+
+    Args:
+        confusability (float): See :class:`MiniLVISConfig`.
+
+    Returns:
+        dict[str, np.ndarray]: Radii at an area of 1, not to be changed: they are cached.
+    """
+    return {
+        shape: shape_outline(shape, confusability) for family in SHAPE_FAMILIES for shape in family
+    }
+
+
+def to_fixed_point(outline: np.ndarray, scale: int = 1) -> np.ndarray:
+    """Make an outline fit for cv2's drawing functions.
+
+    Args:
+        outline (np.ndarray): Points in px, float of shape (P, 2).
+        scale (int): Points of the canvas per pixel.
+
+    Returns:
+        np.ndarray: int32 of shape (P, 2), to be drawn with ``shift=FIXED_POINT_BITS``.
+    """
+    # A point of the canvas stands for its centre, half a step from the corner that cv2 counts from.
+    return np.rint((outline * scale - 0.5) * 2**FIXED_POINT_BITS).astype(np.int32)
+
+
+def _instance_outline(
+    category: Category, config: MiniLVISConfig, rng: np.random.Generator
+) -> np.ndarray:
+    """Outline of one object, turned and a little out of shape, at unit equivalent diameter."""
+    radius = outline_table(config.confusability)[category.shape] * np.sqrt(np.pi) / 2
+    phase = rng.uniform(0, 2 * np.pi, 3)
+    amplitude = rng.normal(0, 0.018, 3)
+    for harmonic in range(3):
+        wave = np.cos((harmonic + 2) * ANGLES + phase[harmonic])
+        radius = radius * (1 + amplitude[harmonic] * wave)
+    points = np.stack([radius * np.cos(ANGLES), radius * np.sin(ANGLES)], axis=1)
+    stretch = np.exp(rng.normal(0, 0.07))
+    points *= [stretch, 1 / stretch]
+    # Things stand upright as a rule, leaning a little.
+    angle = rng.uniform(-MAX_LEAN, MAX_LEAN)
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    return points @ turn
+
+
+def _draw_centre(
+    discs: list[tuple[np.ndarray, float]], diameter: float, size: int, rng: np.random.Generator
+) -> np.ndarray:
+    centre = rng.uniform(0, size, 2)
+    if discs and rng.random() < 0.4:
+        # Things that lie together and overlap are no accident in photographs.
+        near, its_diameter = discs[rng.integers(len(discs))]
+        angle = rng.uniform(0, 2 * np.pi)
+        distance = rng.uniform(0.6, 1.1) * (its_diameter + diameter) / 2
+        centre = near + distance * np.array([np.cos(angle), np.sin(angle)])
+    return centre
+
+
+def _place(outline: np.ndarray, size: int) -> PlacedObject:
+    (x_min, y_min), (x_max, y_max) = outline.min(axis=0).tolist(), outline.max(axis=0).tolist()
+    left, top = (min(max(math.floor(v) - 1, 0), size - 1) for v in (x_min, y_min))
+    # An outline beside the image gets a box at its border in which nothing is inside.
+    right = max(min(math.ceil(x_max) + 1, size), left + 1)
+    bottom = max(min(math.ceil(y_max) + 1, size), top + 1)
+    mask = np.zeros((SUPERSAMPLING * (bottom - top), SUPERSAMPLING * (right - left)), np.uint8)
+    points = to_fixed_point(outline - [left, top], SUPERSAMPLING)
+    cv2.fillPoly(mask, [points], 1, lineType=cv2.LINE_8, shift=FIXED_POINT_BITS)
+    return PlacedObject(outline, left, top, mask)

@@ -1,0 +1,398 @@
+"""What every image of MiniLVIS shows, and how much of it is labelled.
+
+The whole set is planned before a pixel is drawn, so that image counts follow the wanted curve
+exactly: rendering then has to place each planned object, and leaves none out.
+
+Glossary:
+    C: number of categories.
+    N: number of images of a split.
+    present: at least one object of the category is in the picture.
+    labelled: present, and annotated. A category can be present and unlabelled; it is then neither
+        in the image's annotations nor in its ``neg_category_ids``, and nothing is known about it.
+    labelled set: labelled categories and verified-absent (negative) ones together.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from mmdet_eql.frequency import frequency_group
+from mmdet_eql.minilvis.config import SPLITS, MiniLVISConfig
+from mmdet_eql.minilvis.vocabulary import Category, make_vocabulary
+from mmdet_eql.utils.errors import UserError
+
+MIN_TRAIN_IMAGES = 2
+MIN_VAL_IMAGES = 10
+#: No category is present in more than this share of a split's images.
+MAX_PRESENCE = 0.8
+#: No split has more distinct categories than this share of its objects; the others are repeats.
+MAX_DISTINCT = 0.85
+#: Share of frequency groups among the negatives of LVIS v0.5 (measured on lvis-api's val sample).
+NEGATIVE_MIX = {"r": 0.17, "c": 0.47, "f": 0.36}
+
+# Streams of random numbers that do not depend on one another.
+_VOCABULARY_STREAM, _PLAN_STREAM = 0, 1
+
+
+@dataclass(frozen=True)
+class ImagePlan:
+    """What one image shows.
+
+    Args:
+        image_id (int): Image id.
+        split (str): ``"train"`` or ``"val"``.
+        category_ids (tuple[int]): Category of each object, from the backmost to the frontmost.
+        annotated (tuple[bool]): Whether each object is annotated.
+        neg_category_ids (tuple[int]): Categories verified absent, sorted.
+        not_exhaustive_category_ids (tuple[int]): Labelled categories with unannotated instances,
+            sorted.
+    """
+
+    image_id: int
+    split: str
+    category_ids: tuple[int, ...]
+    annotated: tuple[bool, ...]
+    neg_category_ids: tuple[int, ...]
+    not_exhaustive_category_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class DatasetPlan:
+    """What all images show.
+
+    Args:
+        categories (tuple[Category]): C categories in the order of their ids, 1 to C.
+        images (dict[str, tuple[ImagePlan]]): Of each split, its images in the order of their ids.
+        image_count (tuple[int]): Number of training images each category is labelled in.
+        instance_count (tuple[int]): Number of annotated training instances of each category.
+    """
+
+    categories: tuple[Category, ...]
+    images: dict[str, tuple[ImagePlan, ...]]
+    image_count: tuple[int, ...]
+    instance_count: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ImageCounts:
+    """In how many images of a split the category of each rank is to be found.
+
+    Args:
+        labelled (np.ndarray): Number of images it is labelled in, int64 of shape (C,).
+        present (np.ndarray): Number of images it is present in, int64 of shape (C,).
+    """
+
+    labelled: np.ndarray
+    present: np.ndarray
+
+
+@lru_cache(maxsize=4)
+def plan_dataset(config: MiniLVISConfig) -> DatasetPlan:
+    """Plan a whole set. The latest plans are cached: they are asked for once per image.
+
+    Args:
+        config (MiniLVISConfig): Options.
+
+    Returns:
+        DatasetPlan: The plan; the same for the same options.
+
+    Raises:
+        UserError: If the options contradict one another.
+    """
+    vocabulary_rng = np.random.default_rng([config.seed, _VOCABULARY_STREAM])
+    categories = tuple(make_vocabulary(config.num_categories, vocabulary_rng))
+    counts = {"train": train_image_counts(config)}
+    counts["val"] = val_image_counts(config)
+
+    index_of_rank = np.argsort([category.rank for category in categories])
+    by_index = np.empty(config.num_categories, dtype=np.int64)
+    by_index[index_of_rank] = counts["train"].labelled
+    group = frequency_group(by_index)
+
+    images = {}
+    for number, split in enumerate(SPLITS):
+        rng = np.random.default_rng([config.seed, _PLAN_STREAM, number])
+        images[split] = _plan_split(config, split, counts[split], index_of_rank, group, rng)
+
+    instance_count = np.zeros(config.num_categories, dtype=np.int64)
+    for plan in images["train"]:
+        annotated = np.array(plan.category_ids)[list(plan.annotated)]
+        np.add.at(instance_count, annotated - 1, 1)
+    return DatasetPlan(categories, images, tuple(by_index.tolist()), tuple(instance_count.tolist()))
+
+
+def train_image_counts(config: MiniLVISConfig) -> ImageCounts:
+    """Image counts of the training split, by rank; see :class:`MiniLVISConfig` for the curve.
+
+    Args:
+        config (MiniLVISConfig): Options.
+
+    Returns:
+        ImageCounts: Counts, not increasing.
+
+    Raises:
+        UserError: If there are too few images, or too little room in them.
+    """
+    num_categories, num_images = config.num_categories, config.num_train_images
+    room = config.categories_per_image * num_images
+    if config.categories_per_image > MAX_DISTINCT * config.mean_objects:
+        raise UserError(
+            f"MiniLVIS: categories_per_image={config.categories_per_image:g} is too many for "
+            f"{config.min_objects} to {config.max_objects} objects per image; ask for at most "
+            f"{MAX_DISTINCT * config.mean_objects:g}, or for more objects."
+        )
+    most = int(MAX_PRESENCE * config.label_rate * num_images)
+    floor_present = int(_present(np.array([MIN_TRAIN_IMAGES]), config, num_images)[0])
+    if most < MIN_TRAIN_IMAGES or num_categories * floor_present > room:
+        enough = max(
+            num_categories
+            * math.ceil(MIN_TRAIN_IMAGES / config.label_rate)
+            / config.categories_per_image,
+            MIN_TRAIN_IMAGES / (MAX_PRESENCE * config.label_rate),
+        )
+        raise UserError(
+            f"MiniLVIS: num_train_images={num_images} leaves no room to label each of "
+            f"{num_categories} categories in {MIN_TRAIN_IMAGES} images; ask for at least "
+            f"{math.ceil(enough)} images, for fewer categories, or for more categories_per_image."
+        )
+    # A quarter of the categories at most may be as frequent as can be; more would be no head.
+    scale = _largest_scale(
+        lambda c: _curve(c, config, MIN_TRAIN_IMAGES, num_images),
+        upper=most * (num_categories / 4) ** config.steepness,
+        room=room,
+        config=config,
+        num_images=num_images,
+    )
+    labelled = _curve(scale, config, MIN_TRAIN_IMAGES, num_images)
+    return ImageCounts(labelled, _present(labelled, config, num_images))
+
+
+def val_image_counts(config: MiniLVISConfig) -> ImageCounts:
+    """Image counts of the validation split, by rank.
+
+    The head keeps at most its density of the training split, and gives way where the images have
+    no room beside the lifted tail.
+
+    Args:
+        config (MiniLVISConfig): Options.
+
+    Returns:
+        ImageCounts: Counts, not increasing, each at least :func:`val_floor`.
+
+    Raises:
+        UserError: If there are too few images.
+    """
+    num_images = config.num_val_images
+    floor = val_floor(config)
+    density = train_image_counts(config).labelled / config.num_train_images
+
+    def thinned(share: float) -> np.ndarray:
+        return np.maximum(np.floor(share * density * num_images).astype(np.int64), floor)
+
+    share = _largest_scale(
+        thinned,
+        upper=1.0,
+        room=MAX_DISTINCT * config.mean_objects * num_images,
+        config=config,
+        num_images=num_images,
+    )
+    labelled = thinned(share)
+    return ImageCounts(labelled, _present(labelled, config, num_images))
+
+
+def val_floor(config: MiniLVISConfig) -> int:
+    """Number of validation images that each category is labelled in at least.
+
+    Args:
+        config (MiniLVISConfig): Options.
+
+    Returns:
+        int: 10, or as many as fit: a category is present in at most 80 % of the images, and an
+        image's distinct categories are at most 85 % of its mean number of objects.
+
+    Raises:
+        UserError: If not even one fits.
+    """
+    num_images = config.num_val_images
+    room = MAX_DISTINCT * config.mean_objects * num_images
+    most = int(MAX_PRESENCE * config.label_rate * num_images)
+    for floor in range(min(MIN_VAL_IMAGES, most), 0, -1):
+        if config.num_categories * _present(np.array([floor]), config, num_images)[0] <= room:
+            return floor
+    raise UserError(
+        f"MiniLVIS: num_val_images={num_images} leaves no room to label each of "
+        f"{config.num_categories} categories in one image; ask for more validation images."
+    )
+
+
+def _curve(scale: float, config: MiniLVISConfig, floor: int, num_images: int) -> np.ndarray:
+    rank = np.arange(1, config.num_categories + 1, dtype=np.float64)
+    most = int(MAX_PRESENCE * config.label_rate * num_images)
+    return np.clip(np.ceil(scale * rank**-config.steepness), floor, most).astype(np.int64)
+
+
+def _present(labelled: np.ndarray, config: MiniLVISConfig, num_images: int) -> np.ndarray:
+    """Presence that goes with a number of labelled images at the label rate."""
+    present = np.rint(labelled / config.label_rate).astype(np.int64)
+    # Rounding must not make a category labelled without being present.
+    return np.clip(present, labelled, max(int(MAX_PRESENCE * num_images), 1))
+
+
+def _largest_scale(
+    curve: Callable[[float], np.ndarray],
+    upper: float,
+    room: float,
+    config: MiniLVISConfig,
+    num_images: int,
+) -> float:
+    """Bisect for the largest scale at which the present categories still fit into the images."""
+
+    def fits(scale: float) -> bool:
+        return _present(curve(scale), config, num_images).sum() <= room
+
+    if fits(upper):
+        return upper
+    low, high = 0.0, upper
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def _plan_split(
+    config: MiniLVISConfig,
+    split: str,
+    counts: ImageCounts,
+    index_of_rank: np.ndarray,
+    group: np.ndarray,
+    rng: np.random.Generator,
+) -> tuple[ImagePlan, ...]:
+    num_objects = rng.integers(
+        config.min_objects, config.max_objects + 1, size=config.num_images(split)
+    )
+    present = _assign(counts.present, index_of_rank, num_objects, split, rng)
+    labelled = np.zeros_like(present)
+    for rank, index in enumerate(index_of_rank):
+        among = np.flatnonzero(present[:, index])
+        labelled[rng.choice(among, counts.labelled[rank], replace=False), index] = True
+
+    multiplicity = _repeat(present, num_objects, rng)
+    incomplete = _choose_not_exhaustive(config, labelled & (multiplicity >= 2), rng)
+    negatives = _choose_negatives(config, present, group, rng)
+
+    plans = []
+    for row, image_id in enumerate(config.image_ids(split)):
+        categories, annotated = [], []
+        for index in np.flatnonzero(present[row]):
+            number = int(multiplicity[row, index])
+            shown = number if labelled[row, index] else 0
+            if incomplete[row, index]:
+                shown = int(rng.integers(1, number))
+            categories += [int(index) + 1] * number
+            annotated += [True] * shown + [False] * (number - shown)
+        order = rng.permutation(len(categories))
+        plans.append(
+            ImagePlan(
+                image_id=image_id,
+                split=split,
+                category_ids=tuple(categories[i] for i in order),
+                annotated=tuple(annotated[i] for i in order),
+                neg_category_ids=tuple(int(index) + 1 for index in negatives[row]),
+                not_exhaustive_category_ids=tuple(
+                    int(index) + 1 for index in np.flatnonzero(incomplete[row])
+                ),
+            )
+        )
+    return tuple(plans)
+
+
+def _assign(
+    counts: np.ndarray,
+    index_of_rank: np.ndarray,
+    num_objects: np.ndarray,
+    split: str,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Choose the images each category is present in: bool of shape (N, C), its column sums exact.
+
+    The most frequent categories choose first, while there is room everywhere. An image with more
+    room is likelier to be chosen.
+    """
+    present = np.zeros((len(num_objects), len(counts)), dtype=bool)
+    room = num_objects.copy()
+    for count, index in zip(counts, index_of_rank, strict=True):
+        free = np.flatnonzero(room > 0)
+        if len(free) < count:
+            raise UserError(
+                f"MiniLVIS: the {split} images are too full to place every category; ask for "
+                "more objects per image (min_objects, max_objects) or fewer categories_per_image."
+            )
+        weight = room[free] / room[free].sum()
+        chosen = rng.choice(free, count, replace=False, p=weight)
+        present[chosen, index] = True
+        room[chosen] -= 1
+
+    # Every image shows something: an image without a category takes one from a fuller image.
+    for row in np.flatnonzero(~present.any(axis=1)):
+        donors = np.flatnonzero(present.sum(axis=1) >= 2)
+        if not len(donors):
+            raise UserError(
+                f"MiniLVIS: {len(present)} {split} images are too many for the categories to fill; "
+                "ask for fewer images or more categories_per_image."
+            )
+        donor = rng.choice(donors)
+        index = rng.choice(np.flatnonzero(present[donor]))
+        present[donor, index], present[row, index] = False, True
+    return present
+
+
+def _repeat(present: np.ndarray, num_objects: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Instances of each category in each image, int64 of shape (N, C).
+
+    Repeats are uneven, as in photographs: a few apples more often lie beside six of them than
+    everything comes twice.
+    """
+    multiplicity = present.astype(np.int64)
+    for row, number in enumerate(num_objects):
+        indices = np.flatnonzero(present[row])
+        share = rng.standard_exponential(len(indices)) ** 2
+        extra = int(number) - len(indices)
+        multiplicity[row, indices] += rng.multinomial(extra, share / share.sum())
+    return multiplicity
+
+
+def _choose_not_exhaustive(
+    config: MiniLVISConfig, eligible: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Choose among the (image, category) pairs that have an instance to leave out, bool (N, C)."""
+    pairs = np.flatnonzero(eligible)
+    wanted = round(config.not_exhaustive_per_image * len(eligible))
+    chosen = np.zeros(eligible.size, dtype=bool)
+    chosen[rng.choice(pairs, min(wanted, len(pairs)), replace=False)] = True
+    return chosen.reshape(eligible.shape)
+
+
+def _choose_negatives(
+    config: MiniLVISConfig, present: np.ndarray, group: np.ndarray, rng: np.random.Generator
+) -> list[np.ndarray]:
+    """Choose verified-absent categories of each image, as sorted indices."""
+    num_images, num_categories = present.shape
+    number = rng.poisson(min(config.negatives_per_image, num_categories / 3), num_images)
+    number = np.minimum(number, num_categories // 3)
+    chosen = []
+    for row in range(num_images):
+        absent = np.flatnonzero(~present[row])
+        weight = np.zeros(len(absent))
+        for name, share in NEGATIVE_MIX.items():
+            members = group[absent] == name
+            weight[members] = share / max(members.sum(), 1)
+        size = min(int(number[row]), len(absent))
+        # Nothing is absent from an image of a very small vocabulary that shows it all.
+        weight = weight / weight.sum() if len(absent) else None
+        chosen.append(
+            np.sort(rng.choice(absent, size, replace=False, p=weight)) if size else absent[:0]
+        )
+    return chosen

@@ -1,0 +1,234 @@
+"""What is left of a run, small enough to commit: ``result.json`` in its work_dir.
+
+It holds what was asked for, the figures of the last evaluation (of each category, too, if the
+evaluator has ``classwise=True``), the training images of each category, the learning curve, and the
+versions of the packages. AP and accuracies are fractions; null stands where there is no ground
+truth.
+"""
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmdet.registry import DATASETS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.utils import import_modules_from_strings
+
+from mmdet_eql.engine.launch import read_config
+from mmdet_eql.frequency import class_frequency_of
+from mmdet_eql.runs.planning import digest_of, read_marker, without_seed
+from mmdet_eql.runs.run_results import learning_curve, load_run
+from mmdet_eql.utils.errors import UserError
+from mmdet_eql.utils.files import write_text
+
+RESULT_NAME = "result.json"
+#: Under either name, the continuation's or the original's.
+_PACKAGES = (
+    *("torch", "numpy", "onedl-mmcv", "mmcv", "onedl-mmdetection", "mmdet"),
+    *("onedl-mmengine", "mmengine"),
+)
+#: Counted training sets by the digest of their config: runs of a sweep share theirs.
+_image_counts: dict[str, dict[str, int]] = {}
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run that is done.
+
+    Args:
+        name (str): Name of its folder.
+        label (str): The same without the seed.
+        config (str): Name of its config file, without ``.py``.
+        options (dict[str, Any]): Options beyond the config, without the seed.
+        seed (int, optional): Its seed.
+        identity (str): Digest of all that decides what comes out.
+        experiment (str): The same without the seed.
+        figures (dict[str, dict[str, float]]): As in :class:`~.run_results.RunResult`.
+        category_figures (dict[str, dict[str, float]]): Its ``category_ap``.
+        image_count (dict[str, int]): Training images that contain each category; empty if the
+            training set does not count them.
+        learning_curve (list): Step and figures of each validation.
+        training (dict[str, Any]): How it was trained: number of GPUs, flags, first stage.
+        versions (dict[str, str]): Of Python and the packages.
+    """
+
+    name: str
+    label: str
+    config: str
+    options: dict[str, Any]
+    seed: int | None
+    identity: str
+    experiment: str
+    figures: dict[str, dict[str, float]]
+    category_figures: dict[str, dict[str, float]] = field(default_factory=dict)
+    image_count: dict[str, int] = field(default_factory=dict)
+    learning_curve: list[tuple[int, dict]] = field(default_factory=list)
+    training: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+def make_record(work_dir: str | os.PathLike) -> RunRecord:
+    """Gather what is known of a run, of a sweep or not, from its folder.
+
+    Args:
+        work_dir (str | os.PathLike): Folder of the run.
+
+    Returns:
+        RunRecord: The record. Of a run that is not of a sweep the config is the one that mmengine
+        left in the folder, with all options merged.
+
+    Raises:
+        UserError: If it was not evaluated, or its config is not there.
+    """
+    work_dir = Path(work_dir)
+    result = load_run(work_dir)
+    marker = read_marker(work_dir)
+    cfg = _config_of(work_dir)
+    seed = (cfg.get("randomness") or {}).get("seed")
+    # Where a run lies, and what it was resumed from, does not tell runs apart.
+    bare = without_seed(cfg)
+    for key in ("work_dir", "resume", "load_from", "launcher"):
+        bare.pop(key, None)
+    experiment = digest_of(bare.to_dict())
+    name = work_dir.resolve().name
+    return RunRecord(
+        name=name,
+        label=marker.get("label", name),
+        config=marker.get("config", Path(cfg.filename).stem),
+        options=marker.get("options", {}),
+        seed=marker.get("seed") if marker.get("seed") is not None else seed,
+        identity=marker.get("identity", digest_of([experiment, seed])),
+        experiment=marker.get("experiment", experiment),
+        figures=result.figures,
+        category_figures=_rounded(result.category_ap),
+        image_count=_count_images(cfg),
+        learning_curve=[(step, _rounded(figures)) for step, figures in learning_curve(work_dir)],
+        training={key: marker[key] for key in ("gpus", "flags", "load_from") if marker.get(key)},
+        versions=_versions(),
+    )
+
+
+def record_run(work_dir: str | os.PathLike) -> RunRecord:
+    """Write ``result.json`` of a run that is done.
+
+    Raises:
+        UserError: As :func:`make_record`, or if it cannot be written.
+    """
+    record = make_record(work_dir)
+    content = _without_nan(asdict(record))
+    content["versions"] = record.versions
+    lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in content.items()]
+    write_text(Path(work_dir) / RESULT_NAME, "{\n" + ",\n".join(lines) + "\n}\n")
+    return record
+
+
+def load_record(path: str | os.PathLike) -> RunRecord:
+    """Read a run from its ``result.json``, or from its work_dir.
+
+    Args:
+        path (str | os.PathLike): The file, under any name; or a folder, whose ``result.json`` is
+            read if it has one.
+
+    Returns:
+        RunRecord: The record.
+
+    Raises:
+        UserError: If it is neither.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if not (path / RESULT_NAME).is_file():
+            return make_record(path)
+        path = path / RESULT_NAME
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        record = RunRecord(**content)
+        figures = _with_nan(record.figures)
+        category_figures = _with_nan(record.category_figures)
+        curve = [(int(step), _with_nan(values)) for step, values in record.learning_curve]
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give a work_dir.") from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path}: is no result of a run ({error}); give a work_dir or its {RESULT_NAME}."
+        ) from None
+    return RunRecord(
+        **{
+            **content,
+            "figures": figures,
+            "category_figures": category_figures,
+            "learning_curve": curve,
+        }
+    )
+
+
+def _config_of(work_dir: Path) -> Config:
+    """The config that mmengine left in a work_dir."""
+    paths = sorted(work_dir.glob("*.py"), key=lambda path: path.stat().st_mtime)
+    if not paths:
+        raise UserError(
+            f"{work_dir}: holds no config, which training leaves there; give the work_dir of a run."
+        )
+    return read_config(str(paths[-1]))
+
+
+def _count_images(cfg: Config) -> dict[str, int]:
+    dataset = cfg.get("train_dataloader", {}).get("dataset")
+    if dataset is None:
+        return {}
+    key = digest_of(dataset)
+    if key not in _image_counts:
+        if cfg.get("custom_imports"):
+            import_modules_from_strings(**cfg.custom_imports)
+        init_default_scope(cfg.get("default_scope", "mmdet"))
+        try:
+            frequency = class_frequency_of(DATASETS.build(dataset))
+        except (UserError, OSError):
+            # The training set may be gone, or of another kind: then it has no frequencies.
+            _image_counts[key] = {}
+        else:
+            counts = frequency.image_count.tolist()
+            _image_counts[key] = dict(zip(frequency.class_names, counts, strict=True))
+    return _image_counts[key]
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _rounded(figures: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """To a thousandth of a percent, which keeps the file small."""
+    return {
+        kind: {name: round(value, 5) for name, value in values.items()}
+        for kind, values in figures.items()
+    }
+
+
+def _without_nan(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _without_nan(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_without_nan(value) for value in content]
+    if isinstance(content, float) and math.isnan(content):
+        return None
+    return content if isinstance(content, (str, int, float, type(None))) else str(content)
+
+
+def _with_nan(figures: Mapping[str, Mapping[str, float | None]]) -> dict[str, dict[str, float]]:
+    return {
+        kind: {name: math.nan if value is None else value for name, value in values.items()}
+        for kind, values in figures.items()
+    }

@@ -1,0 +1,153 @@
+"""The figures of a run, from the logs that mmengine leaves in its work_dir.
+
+mmengine gives every start of ``train.py`` or ``test.py`` a folder of its own in the work_dir, named
+after the time::
+
+    work_dir/20250131_120000/vis_data/scalars.json      training losses and validation figures, one
+                                                        JSON object per line
+    work_dir/20250131_130000/20250131_130000.json       figures of a test, one JSON object
+"""
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmdet_eql.utils.errors import UserError
+
+_TIMESTAMP = re.compile(r"\d{8}_\d{6}")
+# Names carry the metric's prefix ("lvis/"), and the loop's ("val/") if the log processor keeps it.
+_FIGURE = re.compile(
+    r"(?:[^/]*/)*(?:(bbox|segm)_(AP\w*|AR\w*@\d+)|(accuracy)/(top\d+|many|medium|few))"
+)
+_CATEGORY = re.compile(r"(?:[^/]*/)*?(?:(bbox|segm)_(.+)_precision|(accuracy)/(.+)_accuracy)")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What the last evaluation in a work_dir found.
+
+    Args:
+        work_dir (Path): Folder of the run.
+        path (Path): The log that the figures come from.
+        figures (dict[str, dict[str, float]]): By ``"bbox"``, ``"segm"`` or ``"accuracy"``, the
+            figures by name, such as ``figures["bbox"]["APr"]`` or ``figures["accuracy"]["top1"]``:
+            fractions in [0, 1], or NaN where there is no ground truth.
+        category_ap (dict[str, dict[str, float]]): By ``"bbox"``, ``"segm"`` or ``"accuracy"``, the
+            AP or accuracy of each category by its name, as above. Empty if the metric was not asked
+            for it (``classwise=True``).
+    """
+
+    work_dir: Path
+    path: Path
+    figures: dict[str, dict[str, float]]
+    category_ap: dict[str, dict[str, float]]
+
+
+def load_run(work_dir: str | os.PathLike) -> RunResult:
+    """Read the figures of the last evaluation in a work_dir, by ``train.py`` or ``test.py``.
+
+    A log whose last line is broken off, as a killed run leaves it, is read up to that line.
+
+    Args:
+        work_dir (str | os.PathLike): Folder of the run.
+
+    Returns:
+        RunResult: The figures.
+
+    Raises:
+        UserError: If the folder does not exist or no evaluation in it was finished.
+    """
+    work_dir = Path(work_dir)
+    if not work_dir.is_dir():
+        raise UserError(f"{work_dir}: no such folder; give the work_dir of a run.")
+    result = find_result(work_dir)
+    if result is None:
+        raise UserError(
+            f"{work_dir}: holds no figures of a finished evaluation; train with validation or run "
+            "tools/test.py with this --work-dir, and with a LocalVisBackend in 'vis_backends'."
+        )
+    return result
+
+
+def find_result(work_dir: str | os.PathLike) -> RunResult | None:
+    """As :func:`load_run`, for a run that may not have been evaluated yet.
+
+    Args:
+        work_dir (str | os.PathLike): Folder of the run; it need not exist.
+
+    Returns:
+        RunResult | None: The figures, or None if there are none.
+    """
+    for start in _starts(work_dir):
+        for path in (start / f"{start.name}.json", start / "vis_data" / "scalars.json"):
+            for record in reversed(_read_records(path)):
+                figures, category_ap = _parse_figures(record)
+                if figures:
+                    return RunResult(Path(work_dir), path, figures, category_ap)
+    return None
+
+
+def learning_curve(work_dir: str | os.PathLike) -> list[tuple[int, dict]]:
+    """The figures of all validations of a training, over all of its starts.
+
+    Args:
+        work_dir (str | os.PathLike): Folder of the run; it need not exist.
+
+    Returns:
+        list[tuple[int, dict]]: Step (iterations or epochs, as the run logs validations) and figures
+        as in :class:`RunResult`, by increasing step. Of validations of the same step the last one
+        counts.
+    """
+    curve = {}
+    for start in reversed(list(_starts(work_dir))):
+        for record in _read_records(start / "vis_data" / "scalars.json"):
+            figures, _ = _parse_figures(record)
+            if figures and isinstance(record.get("step"), int):
+                curve[record["step"]] = figures
+    return sorted(curve.items())
+
+
+def _starts(work_dir: str | os.PathLike) -> Iterator[Path]:
+    """Folders of the starts in a work_dir, the latest first."""
+    try:
+        names = sorted(os.listdir(work_dir), reverse=True)
+    except OSError:
+        return
+    yield from (Path(work_dir) / name for name in names if _TIMESTAMP.fullmatch(name))
+
+
+def _read_records(path: Path) -> list[dict]:
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    records = []
+    for line in text.splitlines():
+        # A run that was killed leaves half a line; the next start writes a file of its own.
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict):
+            records.append(record)
+    return records
+
+
+def _parse_figures(record: dict) -> tuple[dict, dict]:
+    figures, category_ap = {}, {}
+    for key, value in record.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            continue
+        # LVIS writes -1 where there is nothing to find.
+        value = float(value) if value >= 0 else math.nan
+        for pattern, found in ((_CATEGORY, category_ap), (_FIGURE, figures)):
+            if match := pattern.fullmatch(key):
+                kind, name = (group for group in match.groups() if group is not None)
+                # Accuracies are logged in percent.
+                found.setdefault(kind, {})[name] = value / 100 if kind == "accuracy" else value
+                break
+    return figures, category_ap

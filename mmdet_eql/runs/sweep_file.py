@@ -1,0 +1,270 @@
+"""What a sweep file asks for.
+
+A sweep file is YAML, JSON or a Python config::
+
+    options: {train_cfg.max_iters: 1000}        # of every run
+    seeds: [0, 1, 2]
+    runs:
+      - config: configs/minilvis/mask-rcnn_r18_fpn_sigmoid_1xb4_minilvis.py
+        name: sigmoid
+      - config: configs/minilvis/mask-rcnn_r18_fpn_eql_1xb4_minilvis.py
+        grid: {model.roi_head.bbox_head.loss_cls.lambda_: [1e-3, 2e-3]}
+
+``docs/sweeps.md`` explains the keys. A file without ``runs`` is a single entry of that list.
+"""
+
+import itertools
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmdet_eql.engine.launch import read_config
+from mmdet_eql.utils.errors import UserError
+
+SEED_KEY = "randomness.seed"
+_COMMON_KEYS = ("options", "grid", "seeds")
+_RUN_KEYS = ("config", "name", *_COMMON_KEYS, "load_from")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One training that is asked for.
+
+    Args:
+        config (str): Path of its config file.
+        label (str): What its name begins with, and what ``load_from`` of others calls it.
+        options (Mapping[str, Any]): New values by dotted key, without the seed.
+        differing (tuple[str, ...]): Those keys of ``options`` that are not the same in all runs of
+            the sweep, in their order in its name.
+        seed (int, optional): Seed; None for what the config says.
+        load_from (str, optional): Label of the entry whose last checkpoint this one starts from.
+    """
+
+    config: str
+    label: str
+    options: Mapping[str, Any]
+    differing: tuple[str, ...] = ()
+    seed: int | None = None
+    load_from: str | None = None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 takes 1e-3 for a string."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+"),
+    list("-+.0123456789"),
+)
+
+
+def parse_values(text: str) -> list:
+    """Values of a key on the command line, with commas between them.
+
+    Args:
+        text (str): Such as ``"0.1,0.2"`` or ``"[1,2],[3,4]"``; each value is YAML.
+
+    Returns:
+        list: The values.
+
+    Raises:
+        UserError: If it is not YAML.
+
+    Example:
+        >>> parse_values("1e-3,none,[8,11]")
+        [0.001, 'none', [8, 11]]
+    """
+    try:
+        return yaml.load(f"[{text}]", _Loader)
+    except yaml.YAMLError:
+        raise UserError(f"{text!r} is no list of values; write them as 0.1,0.2.") from None
+
+
+def parse_grid(arguments: Sequence[str]) -> dict[str, list]:
+    """``key=value,value`` of the command line, several of them.
+
+    Raises:
+        UserError: If one has no key or no value.
+    """
+    grid = {}
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        if not (key and equals and text):
+            raise UserError(f"--grid: {argument!r} is not key=value,value; correct it.")
+        grid[key] = parse_values(text)
+    return grid
+
+
+def read_sweep_file(path: str | os.PathLike) -> dict:
+    """Read a sweep file, with what it inherits from its ``_base_``.
+
+    A ``.py`` file is a config and is run: read only those you trust.
+
+    Args:
+        path (str | os.PathLike): A ``.yaml``, ``.yml``, ``.json`` or ``.py`` file.
+
+    Returns:
+        dict: Its content.
+
+    Raises:
+        UserError: If it or a base is missing or no mapping, or if a file is its own base.
+    """
+    content: dict = {}
+    for of_file in _with_bases(Path(path)):
+        for key, value in of_file.items():
+            inherited = content.get(key)
+            both = isinstance(value, Mapping) and isinstance(inherited, Mapping)
+            content[key] = {**inherited, **value} if both else value
+    return content
+
+
+def _with_bases(path: Path) -> list[dict]:
+    """Contents of a sweep file and of its bases, the farthest first."""
+    contents: list[dict] = []
+    seen: set[Path] = set()
+    while True:
+        if path.resolve() in seen:
+            raise UserError(f"{path}: is reached again by its own _base_; break the circle.")
+        seen.add(path.resolve())
+        content = _read_file(path)
+        base = content.pop("_base_", None)
+        contents.insert(0, content)
+        if base is None:
+            return contents
+        if not isinstance(base, str):
+            raise UserError(f"{path}: _base_ is {base!r}; give the path of one sweep file.")
+        path = path.parent / base
+
+
+def _read_file(path: Path) -> dict:
+    if path.suffix == ".py":
+        # A config, which resolves its own bases.
+        return read_config(str(path)).to_dict()
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); correct the path.") from None
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: is neither YAML nor JSON ({reason}); mend it.") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds no mapping; see docs/sweeps.md for what to write.")
+    return content
+
+
+def entries_of(spec: Mapping[str, Any], source: str) -> list[Entry]:
+    """List the runs that a sweep consists of.
+
+    Args:
+        spec (Mapping[str, Any]): Content of a sweep file.
+        source (str): Where it comes from, for messages.
+
+    Returns:
+        list[Entry]: The runs in their order: by entry, grid point (the last key varies fastest)
+        and seed.
+
+    Raises:
+        UserError: If a key is unknown or a value is not of its kind.
+    """
+    common = {}
+    runs = [spec]
+    if "runs" in spec:
+        runs = spec["runs"]
+        common = {key: value for key, value in spec.items() if key != "runs"}
+        _check_keys(common, _COMMON_KEYS, source)
+        if not isinstance(runs, Sequence) or isinstance(runs, str) or not runs:
+            raise UserError(f"{source}: runs is no list of runs; see docs/sweeps.md.")
+    entries = []
+    for number, run in enumerate(runs, start=1):
+        where = f"{source}: run {number}" if "runs" in spec else source
+        if not isinstance(run, Mapping):
+            raise UserError(f"{where} is {run!r}; give a mapping with its config.")
+        entries += _entries_of_run(run, common, where)
+    labels = {entry.label for entry in entries}
+    for entry in entries:
+        if entry.load_from is not None and entry.load_from not in labels - {entry.label}:
+            raise UserError(
+                f"{source}: load_from of {entry.label!r} is {entry.load_from!r}, which is the name "
+                "of no other run; give one of "
+                f"{sorted(labels - {entry.label})}, or set the key in options for a file."
+            )
+    return entries
+
+
+def _entries_of_run(run: Mapping[str, Any], common: Mapping[str, Any], where: str) -> list[Entry]:
+    _check_keys(run, _RUN_KEYS, where)
+    configs = run.get("config")
+    configs = [configs] if isinstance(configs, str) else configs
+    if not configs or not all(isinstance(config, str) for config in configs):
+        raise UserError(
+            f"{where}: config is {run.get('config')!r}; give a path, or a list of them."
+        )
+    name = run.get("name")
+    if name is not None and (not isinstance(name, str) or len(configs) > 1):
+        raise UserError(f"{where}: name is {name!r}; give a word, for a run with one config.")
+    load_from = run.get("load_from")
+    if load_from is not None and not isinstance(load_from, str):
+        raise UserError(f"{where}: load_from is {load_from!r}; give the name of another run.")
+
+    shared = _mapping(common, "options", where)
+    own = _mapping(run, "options", where)
+    # Its own grid comes in addition to the common one.
+    grid = _mapping(common, "grid", where) | _mapping(run, "grid", where)
+    for key, values in grid.items():
+        if not isinstance(values, Sequence) or isinstance(values, str) or not values:
+            raise UserError(f"{where}: grid.{key} is {values!r}; give a list of values.")
+    seeds = run.get("seeds", common.get("seeds"))
+    _check_seeds(seeds, {*shared, *own, *grid}, where)
+
+    entries = []
+    for config in configs:
+        for point in itertools.product(*grid.values()):
+            options = {**shared, **own, **dict(zip(grid, point, strict=True))}
+            entries += [
+                Entry(
+                    config=config,
+                    label=name or Path(config).stem,
+                    options=options,
+                    differing=(*(key for key in own if key not in grid), *grid),
+                    seed=seed,
+                    load_from=load_from,
+                )
+                for seed in (seeds if seeds is not None else [None])
+            ]
+    return entries
+
+
+def _check_keys(given: Mapping, known: Sequence[str], where: str) -> None:
+    unknown = [key for key in given if key not in known]
+    if unknown:
+        raise UserError(
+            f"{where}: {unknown[0]!r} is no key of a sweep; give {', '.join(known)} (keys of the "
+            "config belong into options or grid)."
+        )
+
+
+def _mapping(given: Mapping, key: str, where: str) -> dict:
+    value = given.get(key) or {}
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        raise UserError(f"{where}: {key} is {value!r}; give a mapping of dotted config keys.")
+    return dict(value)
+
+
+def _check_seeds(seeds: Any, keys: set[str], where: str) -> None:
+    if seeds is None:
+        return
+    if (
+        not isinstance(seeds, Sequence)
+        or not seeds
+        or not all(isinstance(seed, int) and not isinstance(seed, bool) for seed in seeds)
+        or not all(0 <= seed < 2**32 for seed in seeds)
+    ):
+        raise UserError(f"{where}: seeds is {seeds!r}; give a list of whole numbers from 0 on.")
+    if SEED_KEY in keys:
+        raise UserError(f"{where}: gives both seeds and {SEED_KEY}; leave one out.")

@@ -1,0 +1,92 @@
+"""Writing a file whole or not at all."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from mmdet_eql.utils.errors import UserError
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike, mend: str = "choose another place") -> Iterator[Path]:
+    """A path to write to, whose file takes its place when the block ends well.
+
+    Whatever interrupts the block, ``path`` holds what it held before, and nothing is left beside
+    it. Its folder is made.
+
+    Args:
+        path (str | os.PathLike): File to write.
+        mend (str): What the user can do if it cannot be written, for the sentence that says so.
+
+    Yields:
+        Path: File to write in the block, in the same folder.
+
+    Raises:
+        UserError: If the system refuses (no permission, a full disk, a folder of that name).
+
+    Example:
+        >>> with atomic_write("work_dirs/table.md") as unfinished:  # doctest: +SKIP
+        ...     unfinished.write_text(table)
+    """
+    path = Path(path)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield unfinished
+            os.replace(unfinished, path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                unfinished.unlink()
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); {mend} or free some space."
+        ) from None
+
+
+def write_text(path: str | os.PathLike, text: str, mend: str = "choose another place") -> None:
+    """Write a text file, whole or not at all; one that holds just this is left as it is.
+
+    Args:
+        path (str | os.PathLike): File to write; its folder is made.
+        text (str): Its content.
+        mend (str): As for :func:`atomic_write`.
+
+    Raises:
+        UserError: If it cannot be written.
+    """
+    path = Path(path)
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        if path.read_text(encoding="utf-8") == text:
+            return
+    with atomic_write(path, mend) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def hold_folder(folder: str | os.PathLike, mend: str = "choose another folder") -> Iterator[None]:
+    """Hold a folder for one process at a time; the system gives it free if the process dies.
+
+    Args:
+        folder (str | os.PathLike): The folder; it is made.
+        mend (str): What the user can do if it is held by another process.
+
+    Raises:
+        UserError: If another process holds it, or it cannot be written to.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "w")  # noqa: SIM115
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written to ({error.strerror}); {mend}.") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"{folder}: another process is at work in this folder; wait for it, or {mend}."
+            ) from None
+        yield

@@ -1,0 +1,57 @@
+"""HTC from training to one submission of augmented and plain results, by the tools a user runs."""
+
+import json
+
+import pytest
+from mmengine.runner import Runner
+
+from mmdet_eql.evaluation import evaluate_files
+from tests.conftest import TINY
+from tests.evaluation.federated_sets import judge
+from tests.evaluation.test_on_minilvis import assert_same_figures
+from tests.heads.test_detectors import make_config
+from tests.test_tools import figures
+
+
+@pytest.fixture(scope="module")
+def trained(minilvis, tmp_path_factory):
+    """The config file of an HTC of the tiny set, a checkpoint of it after a few steps, and its
+    results without augmentation."""
+    work_dir = tmp_path_factory.mktemp("htc")
+    cfg = make_config("htc", "eql", minilvis)
+    cfg.model.test_cfg.rcnn.max_per_img = 20
+    scales = [
+        dict(type="Resize", scale=(size, size), keep_ratio=True)
+        for size in (TINY.image_size, TINY.image_size * 5 // 6)
+    ]
+    cfg.tta_pipeline[1].transforms[0] = scales
+    cfg.train_cfg.val_interval = 1000
+    cfg.work_dir = str(work_dir)
+    cfg.dump(str(work_dir / "htc.py"))
+    cfg.test_evaluator.outfile_prefix = str(work_dir / "plain")
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    runner.test()
+    return work_dir / "htc.py", work_dir / "iter_4.pth", work_dir / "plain.segm.json"
+
+
+def test_one_submission_of_augmented_and_plain_results(trained, run_tool, minilvis, tmp_path):
+    config, checkpoint, plain = trained
+    prefix = tmp_path / "augmented"
+    run_tool(
+        "test.py", config, checkpoint, "--tta", "--work-dir", tmp_path / "work_dir",
+        "--cfg-options", f"test_evaluator.outfile_prefix={prefix}", check=True,
+    )  # fmt: skip
+    ann_file = minilvis / "annotations" / "minilvis_val.json"
+    assert_same_figures(figures(tmp_path), prefix, ann_file)
+
+    augmented, merged = tmp_path / "augmented.segm.json", tmp_path / "merged.segm.json"
+    run_tool(
+        "misc/merge_results.py", augmented, plain, "--ann-file", ann_file, "-o", merged, check=True
+    )
+    sizes = [len(json.loads(path.read_text())) for path in (augmented, plain, merged)]
+    assert max(sizes[:2]) <= sizes[2] < sum(sizes[:2])
+    theirs = judge(ann_file, merged, "segm").results
+    ours = evaluate_files(str(ann_file), str(merged), "segm").figures()
+    for name in ("AP", "AP50", "APr", "APc", "APf"):
+        assert ours[name] == pytest.approx(theirs[name], abs=1e-9)

@@ -1,0 +1,262 @@
+"""Runs grouped, compared and shown, from result.json files as sweeps leave them."""
+
+import csv
+import dataclasses
+import html.parser
+import io
+import json
+import math
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from mmdet_eql.runs.comparison_page import format_page
+from mmdet_eql.runs.comparison_report import format_csv, format_report
+from mmdet_eql.runs.image_bins import bin_names, parse_bounds, with_image_bins
+from mmdet_eql.runs.run_groups import (
+    compare,
+    group_runs,
+    kinds_of,
+    load_records,
+    unfinished_runs,
+)
+from mmdet_eql.runs.run_record import RunRecord, load_record, make_record, record_run
+from mmdet_eql.utils.errors import UserError
+
+# Left by a sweep of sigmoid and EQL, two seeds each, on a MiniLVIS of 12 categories.
+RESULTS = Path(__file__).parent / "results"
+
+
+@pytest.fixture(scope="module")
+def groups():
+    return group_runs(load_records([RESULTS]))
+
+
+def run(label: str, seed: int | None, ap: float, **changes) -> RunRecord:
+    record = RunRecord(
+        name=f"{label}_seed={seed}",
+        label=label,
+        config=label,
+        options={},
+        seed=seed,
+        identity=f"{label}{seed}{ap}",
+        experiment=f"experiment of {label}",
+        figures={"bbox": {"AP": ap}},
+    )
+    return dataclasses.replace(record, **changes)
+
+
+def group(label: str, values, seeds=None):
+    seeds = range(len(values)) if seeds is None else seeds
+    runs = [run(label, seed, value) for seed, value in zip(seeds, values, strict=True)]
+    return group_runs(runs)[0]
+
+
+def test_seeds_are_taken_together(groups):
+    assert [item.label for item in groups] == ["eql", "sigmoid"]
+    assert [[record.seed for record in item.records] for item in groups] == [[0, 1], [0, 1]]
+    columns = ["AP", "AP50", "AP75", "APr", "APc", "APf"]
+    assert kinds_of(groups) == {"bbox": columns, "segm": columns}
+
+
+def test_the_table_shows_mean_and_deviation(groups):
+    report = format_report(groups, groups[1], "welch")
+    for item in groups:
+        values = 100 * item.values("bbox", "AP50")
+        assert f"{values.mean():.1f} ± {values.std(ddof=1):.1f}" in report
+    assert "box AP minus sigmoid" in report
+    assert "Welch's t-test" in report
+
+
+def test_csv_holds_all_figures_in_full(groups):
+    rows = list(csv.DictReader(io.StringIO(format_csv(groups, groups[1], "paired"))))
+    assert len(rows) == 2 * sum(map(len, kinds_of(groups).values()))
+    for row in rows:
+        item = next(each for each in groups if each.label == row["label"])
+        values = item.values(row["kind"], row["figure"])
+        np.testing.assert_array_equal([float(value) for value in row["values"].split()], values)
+        if not np.isnan(values).any():
+            assert float(row["mean"]) == values.mean()
+            assert float(row["std"]) == values.std(ddof=1)
+        assert (row["difference"] == "") == (item is groups[1] or np.isnan(values).any())
+
+
+class _Page(html.parser.HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.links, self.tags = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.links += [value for key, value in attrs if key in ("src", "href", "xlink:href")]
+
+
+def test_the_page_needs_nothing_else(groups):
+    text = format_page(groups, groups[1], "welch", title="a <b> & c")
+    page = _Page()
+    page.feed(text)
+    assert all(link.startswith("#") for link in page.links)
+    assert not re.search(r"url\((?!#)|@import|<script", text)
+    assert "<title>a &lt;b&gt; &amp; c</title>" in text
+    pictures = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
+    # Figures, categories, gains, and two learning curves; of boxes and of masks.
+    assert len(pictures) == 10
+    for picture in pictures:
+        words = "".join(ElementTree.fromstring(picture).itertext())
+        assert "eql" in words
+    assert format_page(groups, groups[1], "welch", title="a <b> & c") == text
+
+
+def test_the_tool_writes_all_of_them(run_tool, tmp_path, groups):
+    options = ["--baseline", "sigmoid", "--test", "paired", "--markdown", "a.md", "--csv", "a.csv"]
+    done = run_tool("analysis/compare_runs.py", RESULTS, *options, "--html", "a.html", check=True)
+    ordered = [groups[1], groups[0]]
+    report = format_report(ordered, groups[1], "paired")
+    assert done.stdout == (tmp_path / "a.md").read_text() == report + "\n"
+    assert (tmp_path / "a.csv").read_text() == format_csv(ordered, groups[1], "paired")
+    assert (tmp_path / "a.html").read_text() == format_page(ordered, groups[1], "paired")
+    assert "by training images" not in report
+    binned = run_tool("analysis/compare_runs.py", RESULTS, "--image-bins", "10,20", check=True)
+    assert "| box AP by training images (%) | n |" in re.sub(" +", " ", binned.stdout)
+    assert "mask AP by training images minus eql" in binned.stdout
+    wrong = run_tool("analysis/compare_runs.py", RESULTS, "--baseline", "softmax")
+    assert wrong.returncode == 2
+    assert "give one of eql, sigmoid" in wrong.stderr
+
+
+@given(st.sets(st.integers(1, 200), min_size=1, max_size=4).map(sorted))
+def test_bins_take_the_categories_apart(bounds):
+    for record in load_records([RESULTS]):
+        binned = with_image_bins(record, bounds).figures
+        assert {kind: binned[kind] for kind in record.figures} == record.figures
+        for kind, of_category in record.category_figures.items():
+            lows, highs = [-1, *bounds], [*bounds, math.inf]
+            assert list(binned[f"{kind} by images"]) == bin_names(bounds)
+            for low, high, found in zip(
+                lows, highs, binned[f"{kind} by images"].values(), strict=True
+            ):
+                inside = [
+                    of_category[name]
+                    for name, count in record.image_count.items()
+                    if low < count <= high and not math.isnan(of_category[name])
+                ]
+                expected = np.mean(inside) if inside else math.nan
+                assert found == pytest.approx(expected, nan_ok=True)
+
+
+def test_bins_at_the_bounds_of_lvis_are_its_groups(groups):
+    for record in groups[0].records:
+        binned = with_image_bins(record, [10, 100]).figures
+        for kind in ("bbox", "segm"):
+            rare_common_frequent = [record.figures[kind][name] for name in ("APr", "APc", "APf")]
+            found = list(binned[f"{kind} by images"].values())
+            # Figures of categories are kept to five digits.
+            assert found == pytest.approx(rare_common_frequent, abs=1e-5, nan_ok=True)
+
+
+def test_wrong_bins_are_told():
+    for text in ("", "a", "4,", "0,4", "10,4", "4,4"):
+        with pytest.raises(UserError, match="ascending numbers"):
+            parse_bounds(text)
+    with pytest.raises(UserError, match="classwise=True"):
+        with_image_bins(run("a", 0, 0.1), [4])
+
+
+def test_runs_are_found_in_all_kinds_of_folders(tmp_path):
+    source = sorted(RESULTS.glob("*.json"))
+    for path in source:
+        folder = tmp_path / "sweep" / path.stem
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_bytes(path.read_bytes())
+    expected = load_records([RESULTS])
+    assert load_records([tmp_path / "sweep"]) == expected
+    assert load_records(sorted((tmp_path / "sweep").iterdir())) == expected
+    assert load_records([*source, RESULTS, tmp_path / "sweep"]) == expected
+    assert unfinished_runs([tmp_path / "sweep", *source]) == []
+    (tmp_path / "sweep" / "begun").mkdir()
+    (tmp_path / "sweep" / "begun" / "sweep_run.json").touch()
+    assert unfinished_runs([tmp_path / "sweep"]) == [tmp_path / "sweep" / "begun"]
+    assert load_records([tmp_path / "sweep"]) == expected
+    (tmp_path / "empty").mkdir()
+    for path in ("empty", "gone"):
+        with pytest.raises(UserError, match=path):
+            load_records([tmp_path / path])
+
+
+def test_a_run_without_a_sweep_is_read_from_its_logs(tmp_path):
+    records = []
+    for seed in (0, 1):
+        work_dir = tmp_path / f"run_{seed}"
+        (work_dir / "20250101_000000" / "vis_data").mkdir(parents=True)
+        scalars = {"accuracy/top1": 50.0 + seed, "accuracy/red fox_accuracy": 25.0, "step": 3}
+        path = work_dir / "20250101_000000" / "vis_data" / "scalars.json"
+        path.write_text(json.dumps(scalars))
+        config = f"randomness = dict(seed={seed})\nlr = 1\nwork_dir = {str(work_dir)!r}\n"
+        (work_dir / "config.py").write_text(config)
+        records.append(make_record(work_dir))
+    item = group_runs(records)
+    assert len(item) == 1
+    assert item[0].label == "config"
+    assert [record.seed for record in item[0].records] == [0, 1]
+    assert item[0].values("accuracy", "top1").tolist() == [0.5, 0.51]
+    assert item[0].category_values("accuracy", ["red fox", "gone"])[0] == 0.25
+    assert load_record(tmp_path / "run_0") == records[0]
+    record_run(tmp_path / "run_0")
+    assert load_record(tmp_path / "run_0") == records[0]
+
+
+def test_equal_labels_of_different_experiments_are_told_apart():
+    records = [run("a", 0, 0.1), run("a", 0, 0.2, experiment="other")]
+    assert [item.label for item in group_runs(records)] == ["a", "a (other)"]
+
+
+fractions = st.lists(st.floats(0, 1).map(lambda x: round(x, 3)), min_size=2, max_size=6)
+
+
+@given(fractions, fractions)
+def test_welch_by_its_formula(ours, theirs):
+    found = compare(group("a", ours), group("b", theirs), "bbox", "AP", "welch")
+    a, b = np.array(ours), np.array(theirs)
+    assert found.mean == pytest.approx(a.mean() - b.mean())
+    variances = a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)
+    if sum(variances) < 1e-12:
+        return
+    freedom = sum(variances) ** 2 / sum(
+        v**2 / (n - 1) for v, n in zip(variances, (len(a), len(b)), strict=True)
+    )
+    half = stats.t.ppf(0.975, freedom) * math.sqrt(sum(variances))
+    assert (found.low, found.high) == pytest.approx((found.mean - half, found.mean + half))
+    # The interval and the mark tell the same.
+    if abs(found.p - 0.05) > 1e-6:
+        assert bool(found.mark) == (found.low > 0 or found.high < 0)
+
+
+def test_pairing_takes_the_seed_s_part_away():
+    base = [0.10, 0.20, 0.30]
+    better = [0.111, 0.212, 0.313]
+    ours, theirs = group("a", better), group("b", base)
+    assert compare(ours, theirs, "bbox", "AP", "welch").mark == ""
+    found = compare(ours, theirs, "bbox", "AP", "paired")
+    half = stats.t.ppf(0.975, 2) * 0.001 / math.sqrt(3)
+    assert (found.low, found.high) == pytest.approx((0.012 - half, 0.012 + half))
+    assert found.mark == "**"
+    with pytest.raises(UserError, match="needs runs of the same seeds"):
+        compare(group("a", better, [0, 1, 3]), theirs, "bbox", "AP", "paired")
+
+
+def test_what_cannot_be_tested_has_no_mark():
+    for ours, theirs in (([0.3], [0.1, 0.2]), ([0.3, 0.3], [0.1, 0.1]), ([0.3, math.nan], [0, 1])):
+        found = compare(group("a", ours), group("b", theirs), "bbox", "AP", "welch")
+        assert math.isnan(found.p)
+        assert found.mark == ""
+    alone = group("a", [0.3])
+    assert "30.0 |" in format_report([alone], alone, "welch")
+    assert "<svg" in format_page([alone], alone, "welch")
+    with pytest.raises(UserError, match="no runs to compare"):
+        group_runs([])
