@@ -53,14 +53,14 @@ def test_a_missing_or_damaged_file_is_one_sentence(crops, tmp_path):
         MiniLVISCrops(str(tmp_path / "crops.npz"), "train")
     content = (crops / "minilvis_crops.npz").read_bytes()
     (tmp_path / "half.npz").write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match=r"half.npz: is not a whole file"):
+    with pytest.raises(UserError, match=r"half.npz: is not a complete file"):
         MiniLVISCrops(str(tmp_path / "half.npz"), "train")
     np.savez(tmp_path / "other.npz", train_images=np.zeros(3), train_labels=np.zeros(3), classes=[])
     with pytest.raises(UserError, match="do not fit together"):
         MiniLVISCrops(str(tmp_path / "other.npz"), "train")
     objects = np.array([{}], dtype=object)
     np.savez(tmp_path / "hostile.npz", train_images=objects, train_labels=objects, classes=objects)
-    with pytest.raises(UserError, match=r"hostile.npz: is not a whole file .*allow_pickle"):
+    with pytest.raises(UserError, match=r"hostile.npz: is not a complete file .*allow_pickle"):
         MiniLVISCrops(str(tmp_path / "hostile.npz"), "train")
     with pytest.raises(UserError, match="choose 'train' or 'val'"):
         MiniLVISCrops(str(crops / "minilvis_crops.npz"), "test")

@@ -1,4 +1,4 @@
-"""What all classification datasets share: one label per image, counted once.
+"""Bases of the datasets with one label per image.
 
 Glossary:
     M: number of images.
@@ -17,11 +17,11 @@ from mmdet_eql.utils.errors import UserError
 
 
 class LabelledImages(BaseDataset):
-    """Base of the datasets with one label per image; a subclass loads ``data_list``.
+    """Base of the datasets with one label per image.
 
-    Each record has ``gt_label``, an int in [0, C), and what its pipeline reads the image from. The
-    subclass also puts ``classes``, C names, into ``self._metainfo``. Images are counted before
-    ``indices`` drops any.
+    A subclass gives ``load_data_list``, whose records have ``gt_label``, an int in [0, C), and what
+    the pipeline reads the image from; it puts C names into ``self._metainfo["classes"]``. Images
+    are counted before ``indices`` drops any.
 
     Attributes:
         class_frequency (ClassFrequency): Images of each class.
@@ -36,35 +36,26 @@ class LabelledImages(BaseDataset):
 
     @property
     def image_labels(self) -> ImageLabels:
-        """The labels as samplers take them: one per image."""
+        """The label of each image, as samplers take them."""
         self.full_init()
         labels = [self.get_cat_ids(index)[0] for index in range(len(self))]
         return ImageLabels(np.arange(len(labels) + 1), np.array(labels, dtype=np.int64))
 
     def get_cat_ids(self, idx: int) -> list[int]:
-        """The label of one image, as mmengine's ``ClassBalancedDataset`` asks for it."""
-        # Not get_data_info(), which may bring the image along.
+        """Return the label of one image, as mmengine's ``ClassBalancedDataset`` needs it."""
+        # Not self.get_data_info(), which may copy the image.
         return [BaseDataset.get_data_info(self, idx)["gt_label"]]
 
     def filter_data(self) -> list[dict]:
-        """Count the images; nothing is filtered."""
+        """Count the images; none is filtered."""
         labels = [info["gt_label"] for info in self.data_list]
-        classes = self._metainfo["classes"]
         self._class_frequency = ClassFrequency.from_labels(
-            np.arange(len(labels)), labels, len(labels), classes
+            np.arange(len(labels)), labels, len(labels), self._metainfo["classes"]
         )
         return self.data_list
 
     def _check_labels(self, labels: Sequence[int], source: str) -> None:
-        """Refuse labels that the class names do not cover.
-
-        Args:
-            labels (Sequence[int]): Labels of all images.
-            source (str): The file they come from, for the sentence.
-
-        Raises:
-            UserError: If there are no images, or a label is out of range.
-        """
+        """Raise a UserError that names ``source`` if there are no labels or one is invalid."""
         num_classes = len(self._metainfo["classes"])
         if len(labels) == 0:
             raise UserError(f"{source}: lists no images; give a file or folder that does.")
@@ -72,8 +63,8 @@ class LabelledImages(BaseDataset):
         if low < 0 or high >= num_classes:
             raise UserError(
                 f"{source}: has the label {low if low < 0 else high}, but there are {num_classes} "
-                "classes, 0 to "
-                f"{num_classes - 1}; correct the file, or 'metainfo.classes' in the config."
+                f"classes, 0 to {num_classes - 1}; correct the file, or 'metainfo.classes' in the "
+                "config."
             )
 
 
@@ -81,15 +72,27 @@ class ImagesInMemory(LabelledImages):
     """Base of the datasets whose images are one array; a subclass gives :meth:`load_arrays`.
 
     Args:
+        split (str): One of ``splits`` of the class.
         imbalance_factor (float, optional): Cut the set to an exponential profile, see
             :func:`long_tailed_indices`. None keeps all images.
         subset_seed (int): Seed of the choice of images.
         **kwargs: As in mmengine's ``BaseDataset``.
+
+    Raises:
+        UserError: If there is no such split.
     """
 
+    splits: tuple[str, ...]
+
     def __init__(
-        self, imbalance_factor: float | None = None, subset_seed: int = 0, **kwargs
+        self, split: str, imbalance_factor: float | None = None, subset_seed: int = 0, **kwargs
     ) -> None:
+        if split not in self.splits:
+            raise UserError(
+                f"{type(self).__name__}: split is {split!r}; choose "
+                f"{' or '.join(map(repr, self.splits))}."
+            )
+        self.split = split
         self.imbalance_factor = imbalance_factor
         self.subset_seed = subset_seed
         super().__init__(**kwargs)
@@ -120,11 +123,7 @@ class ImagesInMemory(LabelledImages):
         return [dict(index=i, gt_label=label) for i, label in enumerate(labels.tolist())]
 
     def get_data_info(self, idx: int) -> dict:
-        """One image and its label.
-
-        Returns:
-            dict: ``img`` (a copy), ``img_shape``, ``ori_shape``, ``gt_label`` and ``sample_idx``.
-        """
+        """Return ``img`` (a copy), ``img_shape``, ``ori_shape``, ``gt_label``, ``sample_idx``."""
         info = super().get_data_info(idx)
         info["img"] = self.images[info["index"]].copy()
         info["img_shape"] = info["ori_shape"] = info["img"].shape[:2]

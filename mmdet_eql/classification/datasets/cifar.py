@@ -1,17 +1,104 @@
-"""CIFAR-10 and CIFAR-100, whole or cut to a long tail."""
+"""CIFAR-10 and CIFAR-100, whole or cut to a long tail, read without running their pickles.
 
+The official Python archives hold pickles of Python 2: a dict of strings, whole numbers, lists of
+these, and one NumPy array. The unpickler here admits only these. NumPy's names resolve to stand-ins
+that keep the bytes and the shape, so that NumPy's own unpickling, which trusts its input, is not
+used either.
+"""
+
+import os
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mmdet.registry import DATASETS
 
 from mmdet_eql.classification.datasets.base import ImagesInMemory
-from mmdet_eql.classification.datasets.cifar_archive import read_cifar_file, read_cifar_images
 from mmdet_eql.utils.errors import UserError
+
+_SIDE = 32
+_PIXELS = 3 * _SIDE * _SIDE
+
+
+class _Dtype:
+    """Stands in for ``numpy.dtype``: keeps its name only."""
+
+    def __init__(self, name: str, *flags: int) -> None:
+        self.name = name
+
+    def __setstate__(self, state: Any) -> None:
+        """Ignore byte order and alignment; single bytes have neither."""
+
+
+class _Array:
+    """Stands in for a ``numpy.ndarray`` of bytes that is being reconstructed."""
+
+    def __init__(self, *args: Any) -> None:
+        """Ignore the initial, empty shape; ``__setstate__`` has the true one."""
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, dtype, fortran_order, content = state
+        if not isinstance(dtype, _Dtype) or dtype.name != "u1" or fortran_order:
+            raise ValueError("its array does not hold bytes in C order")
+        self.array = np.frombuffer(content.encode("latin1"), dtype=np.uint8).reshape(shape)
+
+
+_ADMITTED = {
+    ("numpy", "dtype"): _Dtype,
+    # An argument of _reconstruct, which must not be called itself.
+    ("numpy", "ndarray"): None,
+    # NumPy 2 moved its core; the official files name the old place.
+    ("numpy.core.multiarray", "_reconstruct"): _Array,
+    ("numpy._core.multiarray", "_reconstruct"): _Array,
+}
+
+
+class _CIFARUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ADMITTED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return _ADMITTED[module, name]
+
+
+def read_cifar_file(path: str | os.PathLike) -> dict:
+    """Read one file of the archive.
+
+    Args:
+        path (str | os.PathLike): Such as ``cifar-100-python/train`` or its ``meta``.
+
+    Returns:
+        dict: Its fields by name; ``data``, if there, is uint8 of shape (M, 3072).
+
+    Raises:
+        UserError: If the file is damaged, or holds anything but strings, numbers, lists, dicts and
+            an array of bytes.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            # Python 2's strings are bytes; latin1 gives each byte the character of its number.
+            content = _CIFARUnpickler(file, encoding="latin1").load()
+        if not isinstance(content, dict):
+            raise ValueError("it does not hold a dict")
+        if isinstance(content.get("data"), _Array):
+            content["data"] = content["data"].array
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror or error}); unpack the official archive "
+            "again (see docs/classification.md)."
+        ) from None
+    except Exception as error:  # a damaged file can raise anything
+        raise UserError(
+            f"{path}: is not a file of the official CIFAR archive ({error}); nothing of it was "
+            "run; download and unpack the archive again (see docs/classification.md)."
+        ) from None
+    return content
 
 
 class _CIFAR(ImagesInMemory):
+    splits = ("train", "test")
     url: str
     folder: str
     train_files: tuple[str, ...]
@@ -22,10 +109,7 @@ class _CIFAR(ImagesInMemory):
     num_classes: int
 
     def __init__(self, data_root: str = "data/cifar", split: str = "train", **kwargs) -> None:
-        if split not in ("train", "test"):
-            raise UserError(f"{type(self).__name__}: split is {split!r}; choose 'train' or 'test'.")
-        self.split = split
-        super().__init__(data_root=data_root, **kwargs)
+        super().__init__(split=split, data_root=data_root, **kwargs)
 
     def load_arrays(self) -> tuple[np.ndarray, np.ndarray, Sequence[str]]:
         """See the base class."""
@@ -33,7 +117,7 @@ class _CIFAR(ImagesInMemory):
         if not folder.is_dir():
             raise UserError(
                 f"{folder.absolute()}: no such folder; download {self.url} and unpack it in "
-                f"{Path(self.data_root).absolute()} (nothing is downloaded by itself)."
+                f"{Path(self.data_root).absolute()} (there is no automatic download)."
             )
         meta = folder / self.meta_file
         names = read_cifar_file(meta).get(self.names_field)
@@ -44,29 +128,49 @@ class _CIFAR(ImagesInMemory):
                 f"download {self.url} again."
             )
         files = self.train_files if self.split == "train" else self.test_files
-        images, labels = read_cifar_images(
-            [folder / name for name in files], self.label_field, self.num_classes
-        )
-        return images, labels, names
+        parts = [self._read_images(folder / name) for name in files]
+        images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return np.ascontiguousarray(images), labels, names
+
+    def _read_images(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
+        content = read_cifar_file(path)
+        data, labels = content.get("data"), content.get(self.label_field)
+        if not isinstance(data, np.ndarray) or data.ndim != 2 or data.shape[1] != _PIXELS:
+            raise UserError(
+                f"{path}: field 'data' is not an array of {_PIXELS} bytes per image; download the "
+                "Python version of the archive."
+            )
+        whole = isinstance(labels, list) and all(type(label) is int for label in labels)
+        if not whole or len(labels) != len(data):
+            raise UserError(
+                f"{path}: field '{self.label_field}' does not hold a whole number for each of the "
+                f"{len(data)} images; check that the archive is that of the dataset's type."
+            )
+        if labels and not (min(labels) >= 0 and max(labels) < self.num_classes):
+            raise UserError(
+                f"{path}: field '{self.label_field}' has labels outside 0 to "
+                f"{self.num_classes - 1}; download the archive again."
+            )
+        planes = data.reshape(-1, 3, _SIDE, _SIDE)
+        return planes[:, ::-1].transpose(0, 2, 3, 1), np.array(labels, dtype=np.int64)
 
 
 @DATASETS.register_module()
 class LongTailedCIFAR10(_CIFAR):
-    """CIFAR-10, with its training set cut to a long tail if asked for.
+    """CIFAR-10, whole or with its training set cut to a long tail.
 
-    Read from the official archive for Python, unpacked: ``DATA_ROOT/cifar-10-batches-py``. The test
-    set is the usual balanced one.
+    Read from the official archive for Python, unpacked: ``DATA_ROOT/cifar-10-batches-py``.
 
     Args:
         data_root (str): Folder that the archive was unpacked in.
-        split (str): ``"train"`` or ``"test"``.
+        split (str): ``"train"`` or ``"test"``, the usual balanced one.
         imbalance_factor (float, optional): Size of the largest class over that of the smallest;
             None keeps all images.
         subset_seed (int): Seed of the choice of images; 0 is that of the code of LDAM.
         **kwargs: As in mmengine's ``BaseDataset``.
 
     Raises:
-        UserError: If the archive is missing, damaged or asks to run anything.
+        UserError: If the archive is missing or damaged, or its pickles hold anything else.
 
     Example:
         >>> LongTailedCIFAR10("data/cifar", imbalance_factor=100)  # doctest: +SKIP
@@ -84,10 +188,8 @@ class LongTailedCIFAR10(_CIFAR):
 
 @DATASETS.register_module()
 class LongTailedCIFAR100(_CIFAR):
-    """CIFAR-100 with its 100 fine labels; see :class:`LongTailedCIFAR10`.
-
-    Read from ``DATA_ROOT/cifar-100-python``.
-    """
+    """CIFAR-100 with its 100 fine labels, in ``DATA_ROOT/cifar-100-python``; otherwise as
+    :class:`LongTailedCIFAR10`."""
 
     url = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
     folder = "cifar-100-python"

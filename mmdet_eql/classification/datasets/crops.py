@@ -1,9 +1,9 @@
-"""Crops of MiniLVIS objects: a classification set that is rendered here.
+"""Crops of MiniLVIS objects: a rendered classification set.
 
-MiniLVIS scenes with equally many objects of every category are drawn, and each object is cut out
-with a margin, so that its surroundings, occluders and clutter are in the crop. The training crops
-are balanced; a config cuts them to the long tail that it wants. The classes are in MiniLVIS's order
-of frequency: each of the first quarter is the look-alike of three later ones.
+MiniLVIS scenes with equally many objects of every category are rendered, and each object is cut out
+with a margin that shows its surroundings, occluders and clutter. The training crops are balanced; a
+config cuts them to a long tail. The classes are in MiniLVIS's order of frequency: each of the first
+quarter looks like three later ones.
 
 File: ``train_images`` and ``val_images`` (BGR, uint8 of shape (M, S, S, 3)), ``train_labels`` and
 ``val_labels`` (int64 of shape (M,)) and ``classes`` (C names), as NumPy's ``.npz``.
@@ -27,8 +27,7 @@ from mmdet_eql.minilvis.rendering import Scene, render_scene
 from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.files import atomic_write
 
-#: Side of the square that is cut out, as a multiple of the longer side of what is seen of the
-#: object.
+#: Side of the crop over the longer side of the visible part of the object.
 MARGIN = 1.25
 #: Distinct categories in a scene of 7 to 12 objects.
 _CATEGORIES_PER_SCENE = 5
@@ -40,9 +39,9 @@ class CropsConfig:
 
     Args:
         num_classes (int): C, 6 to 1000.
-        train_per_class (int): Number of training crops of each class.
-        val_per_class (int): Number of validation crops of each class.
-        crop_size (int): Side of the crops in px.
+        train_per_class (int): Training crops of each class, at least 10.
+        val_per_class (int): Validation crops of each class, at least 10.
+        crop_size (int): Side of the crops in px, at least 8.
         confusability (float): See :class:`MiniLVISConfig`.
         seed (int): See :class:`MiniLVISConfig`.
 
@@ -66,9 +65,9 @@ class CropsConfig:
         self.scenes()
 
     def scenes(self) -> MiniLVISConfig:
-        """MiniLVIS with enough objects of each category, all of them annotated."""
+        """Return a MiniLVIS with enough objects of each category, all annotated."""
         train, val = (
-            # A few more than it takes, as what is planned is rounded.
+            # A few scenes more than needed, since plan_dataset() rounds.
             -(-per_class * self.num_classes // _CATEGORIES_PER_SCENE) + 4
             for per_class in (self.train_per_class, self.val_per_class)
         )
@@ -87,7 +86,7 @@ class CropsConfig:
 def make_crops(
     path: str | os.PathLike, config: CropsConfig | None = None, progress: bool = True
 ) -> None:
-    """Render the crops into a file, whole or not at all.
+    """Render the crops and write the file atomically.
 
     Args:
         path (str | os.PathLike): File to write, ``.npz``.
@@ -109,7 +108,7 @@ def make_crops(
 
 
 def class_names(config: CropsConfig) -> list[str]:
-    """C names in the order of the labels: the most frequent category of MiniLVIS first."""
+    """Return C names in the order of the labels, the most frequent category of MiniLVIS first."""
     categories = plan_dataset(config.scenes()).categories
     return [item.name for item in sorted(categories, key=lambda item: item.rank)]
 
@@ -126,7 +125,7 @@ def render_crops(
 
     Returns:
         tuple[np.ndarray, np.ndarray]: Images, BGR, uint8 of shape (M, S, S, 3); labels, int64 of
-        shape (M,), each as often as asked for.
+        shape (M,).
     """
     scenes = config.scenes()
     dataset = plan_dataset(scenes)
@@ -150,12 +149,12 @@ def render_crops(
 
 
 def _cut_out(scene: Scene, number: int, size: int) -> np.ndarray:
-    """An object with what surrounds it, uint8 of shape (size, size, 3)."""
+    """Cut out an object with its surroundings, uint8 of shape (size, size, 3)."""
     seen = (scene.owner == number).view(np.uint8)
     left, top, width, height = (v / SUPERSAMPLING for v in cv2.boundingRect(seen))
     scale = size / (MARGIN * max(width, height))
     centre = left + width / 2, top + height / 2
-    # Of a pixel's corner (x, y) in the scene to that in the crop; cv2 counts from pixel centres.
+    # From pixel corners in the scene to those in the crop; cv2 counts from pixel centres.
     shift = [size / 2 - scale * c + (scale - 1) / 2 for c in centre]
     matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
     return cv2.warpAffine(
@@ -165,7 +164,7 @@ def _cut_out(scene: Scene, number: int, size: int) -> np.ndarray:
 
 @DATASETS.register_module()
 class MiniLVISCrops(ImagesInMemory):
-    """The crops that ``tools/datasets/make_minilvis_crops.py`` renders.
+    """The crops of ``tools/datasets/make_minilvis_crops.py``, whole or cut to a long tail.
 
     Args:
         ann_file (str): The ``.npz`` file, relative to ``data_root``.
@@ -182,35 +181,26 @@ class MiniLVISCrops(ImagesInMemory):
         >>> MiniLVISCrops("data/minilvis_crops.npz", "train")  # doctest: +SKIP
     """
 
+    splits = ("train", "val")
+
     def __init__(self, ann_file: str, split: str, **kwargs) -> None:
-        if split not in ("train", "val"):
-            raise UserError(f"MiniLVISCrops: split is {split!r}; choose 'train' or 'val'.")
-        self.split = split
-        super().__init__(ann_file=ann_file, **kwargs)
+        super().__init__(ann_file=ann_file, split=split, **kwargs)
 
     def load_arrays(self) -> tuple[np.ndarray, np.ndarray, Sequence[str]]:
         """See the base class."""
         path = Path(self.ann_file)
+        tool = "python tools/datasets/make_minilvis_crops.py"
         if not path.is_file():
-            raise UserError(
-                f"{path.absolute()}: no such file; make it by "
-                f"`python tools/datasets/make_minilvis_crops.py {path}`."
-            )
+            raise UserError(f"{path.absolute()}: no such file; make it by `{tool} {path}`.")
         try:
-            images, labels, classes = _read(path, self.split)
-        except Exception as error:  # a damaged archive ends in any of zipfile's, zlib's, NumPy's
+            with np.load(path, allow_pickle=False) as file:
+                names = f"{self.split}_images", f"{self.split}_labels", "classes"
+                images, labels, classes = (file[name] for name in names)
+            if images.dtype != np.uint8 or images.ndim != 4 or labels.shape != images.shape[:1]:
+                raise ValueError(f"{names[0]} and {names[1]} do not fit together")
+        except Exception as error:  # a damaged archive raises zipfile's, zlib's or NumPy's errors
             raise UserError(
-                f"{path}: is not a whole file of MiniLVIS crops "
-                f"({' '.join(str(error).split())}); make it again by "
-                f"`python tools/datasets/make_minilvis_crops.py --force {path}`."
+                f"{path}: is not a complete file of MiniLVIS crops "
+                f"({' '.join(str(error).split())}); make it again by `{tool} --force {path}`."
             ) from None
         return images, labels, classes.tolist()
-
-
-def _read(path: Path, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    with np.load(path, allow_pickle=False) as file:
-        images, labels = file[f"{split}_images"], file[f"{split}_labels"]
-        classes = file["classes"]
-    if images.dtype != np.uint8 or images.ndim != 4 or labels.shape != images.shape[:1]:
-        raise ValueError(f"{split}_images and {split}_labels do not fit together")
-    return images, labels, classes

@@ -2,6 +2,7 @@
 
 import os
 import os.path as osp
+from collections.abc import Iterator
 
 from mmdet.registry import DATASETS
 
@@ -13,20 +14,19 @@ _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".t
 
 @DATASETS.register_module()
 class ImageListDataset(LabelledImages):
-    """Images and labels from a list file: on each line a path and a label, as ImageNet-LT and
-    Places-LT are published (Liu et al., arXiv 1904.05160).
+    """Images of a list file with a path and a label on each line, the format of ImageNet-LT and
+    Places-LT (Liu et al., arXiv 1904.05160).
 
     Args:
         ann_file (str): The list, relative to ``data_root``.
-        num_classes (int, optional): C; the classes are then called by their labels. Needed unless
+        num_classes (int, optional): C; the classes are named by their labels. Required unless
             ``metainfo.classes`` names them.
         data_root (str): Folder of the list.
-        data_prefix (dict): ``img``: the folder that the paths are relative to, itself relative to
-            ``data_root``.
+        data_prefix (dict): ``img``: folder of the images, relative to ``data_root``.
         **kwargs: As in mmengine's ``BaseDataset``.
 
     Raises:
-        UserError: If the list or an image it begins with is missing, or a line cannot be read.
+        UserError: If the list or its first image is missing, or a line is invalid.
 
     Example:
         >>> ImageListDataset(
@@ -54,7 +54,6 @@ class ImageListDataset(LabelledImages):
                 f"{osp.abspath(self.ann_file)}: the list of images cannot be read ({reason}); put "
                 "the published list there (see docs/classification.md), or correct 'ann_file'."
             ) from None
-        folder = self.data_prefix.get("img", "")
         data_list = []
         for number, line in enumerate(lines, start=1):
             if not line.strip():
@@ -70,7 +69,8 @@ class ImageListDataset(LabelledImages):
                     f"{self.ann_file}: line {number} names {path!r}, outside the image folder; "
                     "give a path below data_prefix['img']."
                 )
-            data_list.append(dict(img_path=osp.join(folder, path), gt_label=int(label)))
+            path = osp.join(self.data_prefix.get("img", ""), path)
+            data_list.append(dict(img_path=path, gt_label=int(label)))
         if self._metainfo.get("classes") is None:
             if self.num_classes is None:
                 raise UserError(
@@ -89,12 +89,12 @@ class ImageListDataset(LabelledImages):
 
 @DATASETS.register_module()
 class ImageFolderDataset(LabelledImages):
-    """Images sorted into one folder per class, at any depth below it; labels follow the names.
+    """Images in one folder per class, at any depth below it; labels are in the order of the names.
 
     Args:
         data_root (str): Folder of the folders.
-        **kwargs: As in mmengine's ``BaseDataset``; ``metainfo.classes`` chooses folders and their
-            order, so that a validation set without some class keeps the labels of the training set.
+        **kwargs: As in mmengine's ``BaseDataset``; ``metainfo.classes`` sets the classes and their
+            order, for a validation set that lacks a class of the training set.
 
     Raises:
         UserError: If the folder is missing or has no images.
@@ -131,16 +131,14 @@ class ImageFolderDataset(LabelledImages):
         data_list = [
             dict(img_path=path, gt_label=label)
             for label, name in enumerate(classes)
-            for path in _images_below(osp.join(self.data_root, name))
+            for path in sorted(_image_paths(osp.join(self.data_root, name)))
         ]
         self._check_labels([info["gt_label"] for info in data_list], self.data_root)
         return data_list
 
 
-def _images_below(folder: str) -> list[str]:
-    return sorted(
-        osp.join(parent, name)
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if name.lower().endswith(_IMAGE_SUFFIXES)
-    )
+def _image_paths(folder: str) -> Iterator[str]:
+    for parent, _, names in os.walk(folder, followlinks=True):
+        for name in names:
+            if name.lower().endswith(_IMAGE_SUFFIXES):
+                yield osp.join(parent, name)

@@ -1,6 +1,7 @@
-"""Cutting a balanced set to an exponential profile, the same on every machine.
+"""Cut a balanced set to an exponential profile, with the same images on every machine.
 
 Glossary:
+    M: number of images.
     C: number of classes.
     n_i: number of images of class i, n_i = floor(n_max mu^(i / (C - 1))), i = 0, ..., C - 1.
     mu: 1 / imbalance factor; the imbalance factor is n_max over the count of the last class.
@@ -17,14 +18,13 @@ def exponential_counts(n_max: int, num_classes: int, imbalance_factor: float) ->
     Args:
         n_max (int): Number of images of the first class, at least 1.
         num_classes (int): C.
-        imbalance_factor (float): At least 1, which keeps all images.
+        imbalance_factor (float): From 1, which keeps all images, to n_max.
 
     Returns:
         np.ndarray: n_i, int64 of shape (C,).
 
     Raises:
-        UserError: If the imbalance factor is below 1, or so large that the last class would be
-            empty.
+        UserError: If the imbalance factor is out of range.
 
     Example:
         >>> exponential_counts(5000, 10, 100).tolist()
@@ -35,7 +35,7 @@ def exponential_counts(n_max: int, num_classes: int, imbalance_factor: float) ->
             f"imbalance_factor is {imbalance_factor}; it must lie between 1 (balanced) and the "
             f"{n_max} images of the largest class, so that the last class keeps one."
         )
-    # Written as the published code writes it: another order of the operations rounds differently.
+    # In the order of operations of the published code: another order rounds differently.
     mu = 1 / imbalance_factor
     last = max(num_classes - 1, 1)
     return np.array([int(n_max * mu ** (i / last)) for i in range(num_classes)], dtype=np.int64)
@@ -44,24 +44,22 @@ def exponential_counts(n_max: int, num_classes: int, imbalance_factor: float) ->
 def long_tailed_indices(
     labels: np.ndarray, num_classes: int, imbalance_factor: float, seed: int = 0
 ) -> np.ndarray:
-    """Which images of a balanced set stay.
+    """Choose the images of a balanced set that stay.
 
     The images of each class are shuffled, one class after another, by NumPy's legacy generator,
-    whose stream is frozen: the same images stay on every machine and with every version of NumPy.
-    With seed 0 they are those of the code of Cao et al.
+    whose stream does not change between versions. Seed 0 chooses as the code of Cao et al.
 
     Args:
         labels (np.ndarray): Labels of all images, int64 of shape (M,), each in [0, C).
         num_classes (int): C.
         imbalance_factor (float): See :func:`exponential_counts`; n_max is M // C.
-        seed (int): Seed of the choice, in [0, 2^32).
+        seed (int): In [0, 2^32).
 
     Returns:
-        np.ndarray: Indices of the images that stay, int64, one class after another.
+        np.ndarray: Indices of the images, int64, one class after another.
 
     Raises:
-        UserError: If a class has fewer images than the profile asks for, or the imbalance factor is
-            out of range.
+        UserError: If the imbalance factor is out of range, or a class has fewer images than n_i.
     """
     counts = exponential_counts(len(labels) // num_classes, num_classes, imbalance_factor)
     random = np.random.RandomState(seed)

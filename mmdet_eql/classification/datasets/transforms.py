@@ -1,7 +1,7 @@
-"""The usual augmentation of image classification, as far as MMCV lacks it.
+"""Augmentation of image classification that MMCV lacks.
 
-All of them take and give ``img``, uint8 of shape (H, W, 3), and draw from NumPy's global generator,
-which MMEngine seeds in each worker.
+Each step replaces ``img``, uint8 of shape (H, W, 3), and draws from NumPy's global generator, which
+MMEngine seeds in each worker.
 """
 
 import math
@@ -19,7 +19,7 @@ from mmdet_eql.utils.errors import UserError
 
 @TRANSFORMS.register_module()
 class PaddedRandomCrop(BaseTransform):
-    """Pad with zeros, then cut out a random square of the original size.
+    """Pad with zeros, then cut out a random window of the original size.
 
     Args:
         padding (int): Pixels added on each side.
@@ -34,12 +34,9 @@ class PaddedRandomCrop(BaseTransform):
         """Shift the image by up to ``padding`` pixels."""
         image = results["img"]
         height, width = image.shape[:2]
-        y, x = np.random.randint(-self.padding, self.padding + 1, size=2)
-        shifted = np.zeros_like(image)
-        rows = slice(max(-y, 0), height - max(y, 0)), slice(max(y, 0), height - max(-y, 0))
-        columns = slice(max(-x, 0), width - max(x, 0)), slice(max(x, 0), width - max(-x, 0))
-        shifted[rows[0], columns[0]] = image[rows[1], columns[1]]
-        results["img"] = shifted
+        top, left = np.random.randint(-self.padding, self.padding + 1, size=2) + self.padding
+        padded = cv2.copyMakeBorder(image, *[self.padding] * 4, cv2.BORDER_CONSTANT)
+        results["img"] = padded[top : top + height, left : left + width]
         return results
 
 
@@ -85,7 +82,7 @@ class RandomResizedCrop(BaseTransform):
             if 0 < w <= width and 0 < h <= height:
                 top = np.random.randint(height - h + 1)
                 return top, np.random.randint(width - w + 1), h, w
-        # An image so long that nothing fits: its middle, as square as is allowed.
+        # Nothing fits into a very long image: take its middle, as square as allowed.
         low, high = np.exp(self.aspect)
         w = min(width, round(height * high))
         h = min(height, round(width / low))
@@ -110,11 +107,8 @@ class ColorJitter(BaseTransform):
         image = results["img"].astype(np.float32)
         for step in np.random.permutation(3):
             factor = np.float32(np.random.uniform(1 - self.strength, 1 + self.strength))
-            if step == 0:
-                other = 0
-            else:
-                other = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[..., None]
-                other = other.mean() if step == 1 else other
+            grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[..., None]
+            other = (0, grey.mean(), grey)[step]
             image = np.clip(other + factor * (image - other), 0, 255)
         results["img"] = np.rint(image).astype(np.uint8)
         return results
@@ -122,11 +116,8 @@ class ColorJitter(BaseTransform):
 
 @TRANSFORMS.register_module()
 class PackLabelledImage(BaseTransform):
-    """The last step: what ``ImageClassifier`` takes.
-
-    Gives ``inputs``, uint8 of shape (3, H, W), and ``data_samples``, the label; the data loader
-    stacks both (``collate_fn=dict(type="default_collate")``).
-    """
+    """Pack ``inputs``, uint8 of shape (3, H, W), and ``data_samples``, the label, for
+    ``ImageClassifier``; the data loader needs ``collate_fn=dict(type="default_collate")``."""
 
     def transform(self, results: dict) -> dict:
         """Keep image and label."""
