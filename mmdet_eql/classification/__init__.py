@@ -1,19 +1,17 @@
-"""Long-tailed image classification on the foundations of the detection side.
+"""Long-tailed image classification with the losses, samplers and hooks of the package.
 
-``custom_imports=dict(imports=["mmdet_eql.classification"])`` in a config registers everything here,
-and the losses, samplers and hooks of the package.
+``custom_imports=dict(imports=["mmdet_eql.classification"])`` in a config registers everything.
 
     datasets/            CIFAR-LT, image lists and folders, MiniLVIS crops
-    backbones            ResNet-32 and its like for CIFAR, ResNet-10
-    classifiers          linear, cosine; of two-stage training
-    models               the classifier of images
-    losses               what plain classifiers alone are trained with
-    long_tail_accuracy   top-k accuracy; many, medium and few shots
+    backbones            CIFARResNet, ResNet10
+    classifiers          the last layer: linear, cosine, tau-normalised, scaled
+    models               image classifier and its head
+    losses               balanced softmax, LDAM
+    long_tail_accuracy   top-k accuracy; accuracy of many, medium and few shots
     hooks                training counts, epochs, the second stage
 """
 
-import mmdet_eql  # noqa: F401
-from mmdet_eql.classification import (
+from mmdet_eql.classification import (  # noqa: F401
     backbones,
     classifiers,
     datasets,
@@ -22,13 +20,3 @@ from mmdet_eql.classification import (
     losses,
     models,
 )
-
-__all__ = [
-    "backbones",
-    "classifiers",
-    "datasets",
-    "hooks",
-    "long_tail_accuracy",
-    "losses",
-    "models",
-]

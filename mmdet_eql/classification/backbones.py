@@ -1,6 +1,6 @@
-"""Residual networks that the long-tail literature uses and MMDetection lacks.
+"""Residual networks of the long-tail literature that MMDetection lacks.
 
-ResNet-50 is MMDetection's; write ``norm_eval=False`` where it is trained from scratch.
+ResNet-50 is MMDetection's; set ``norm_eval=False`` to train it from scratch.
 """
 
 import torch.nn.functional as F
@@ -13,8 +13,7 @@ from mmdet_eql.utils.errors import UserError
 
 @MODELS.register_module()
 class ResNet10(ResNet):
-    """ResNet-10: one basic block in each of the four stages, as ImageNet-LT is studied with (Liu et
-    al., arXiv 1904.05160).
+    """ResNet-10: one basic block in each of the four stages (Liu et al., arXiv 1904.05160).
 
     Args:
         **kwargs: As in mmdet's ``ResNet``, without ``depth``.
@@ -29,14 +28,14 @@ class ResNet10(ResNet):
 class CIFARResNet(ResNet):
     """ResNet for images of 32 pixels (He et al., arXiv 1512.03385, section 4.2).
 
-    A 3x3 convolution, three stages of (depth - 2) / 6 basic blocks with 16, 32 and 64 channels, and
-    shortcuts without parameters where a stage begins: every second pixel, and zeros for the new
+    A 3x3 convolution, then three stages of (depth - 2) / 6 basic blocks with 16, 32 and 64
+    channels, whose first shortcut has no parameters: every second pixel, and zeros for the new
     channels. ResNet-32 has 0.46 million parameters.
 
     Args:
         depth (int): 6 n + 2: 8, 14, 20, 32, 44, ...
         base_channels (int): Channels of the first stage.
-        stem_stride (int): Stride of the first convolution; 2 makes the network four times as fast.
+        stem_stride (int): Stride of the first convolution; 2 halves all resolutions.
 
     Raises:
         UserError: If the depth is not 6 n + 2.
@@ -59,8 +58,8 @@ class CIFARResNet(ResNet):
             norm_eval=False,
             zero_init_residual=False,
         )
-        for index, stage in enumerate((self.layer2, self.layer3)):
-            stage[0].downsample = _PadChannels(base_channels * 2**index)
+        self.layer2[0].downsample = _PadChannels(base_channels)
+        self.layer3[0].downsample = _PadChannels(2 * base_channels)
 
     def _make_stem_layer(self, in_channels: int, stem_channels: int) -> None:
         super()._make_stem_layer(in_channels, stem_channels)
@@ -71,12 +70,12 @@ class CIFARResNet(ResNet):
 
 
 class _PadChannels(nn.Module):
-    """Every second pixel, with as many channels of zeros on either side as make twice as many."""
+    """Take every second pixel, and double the channels by zeros on both sides."""
 
     def __init__(self, num_channels: int) -> None:
         super().__init__()
-        self.before = num_channels // 2
-        self.after = num_channels - self.before
+        before = num_channels // 2
+        self.padding = (0, 0, 0, 0, before, num_channels - before)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.before, self.after))
+        return F.pad(x[:, :, ::2, ::2], self.padding)

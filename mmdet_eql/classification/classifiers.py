@@ -1,14 +1,14 @@
 """The last layer: linear and cosine classifiers, and those of two-stage training.
 
+Each takes ``in_features``, D, and ``out_features``, C, and can load the weights of a
+:class:`LinearClassifier`.
+
 Glossary:
     N: number of images of a batch.
     D: number of features.
     C: number of classes.
     w_j, b_j: weight vector and bias of class j.
     x: features of an image.
-
-They take ``in_features`` and ``out_features``, and are interchangeable: each reads the checkpoint
-of a linear classifier.
 """
 
 import math
@@ -24,21 +24,16 @@ from mmdet_eql.utils.errors import UserError
 
 @MODELS.register_module()
 class LinearClassifier(nn.Linear):
-    """z_j = w_j x + b_j.
-
-    Args:
-        in_features (int): D.
-        out_features (int): C.
-    """
+    """Linear classifier: z_j = w_j x + b_j."""
 
     def init_weights(self) -> None:
-        """Draw the weights anew: normal with a deviation of 0.01, as is usual for classifiers."""
+        """Draw new weights, normal with standard deviation 0.01, and set the bias to 0."""
         normal_init(self, std=0.01)
 
 
 @MODELS.register_module()
 class CosineClassifier(nn.Linear):
-    """z_j = s cos(w_j, x): neither the norm of a class's weights nor that of the features counts.
+    """Cosine classifier: z_j = s cos(w_j, x).
 
     Args:
         in_features (int): D.
@@ -56,7 +51,7 @@ class CosineClassifier(nn.Linear):
         self.scale = scale
 
     def init_weights(self) -> None:
-        """Draw the weights anew; only their directions count."""
+        """Draw new weights, normal; only their directions count."""
         nn.init.normal_(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,13 +63,15 @@ class CosineClassifier(nn.Linear):
 class TauNormalizedClassifier(LinearClassifier):
     """Tau-normalisation (Kang et al., arXiv 1910.09217, section 4.2): z_j = w_j x / |w_j|^tau.
 
-    Training is that of a linear classifier; the weights are normalised, and the bias is left out,
-    in evaluation. So this takes the checkpoint of a linear classifier, without training.
+    In evaluation only; in training it is a linear classifier. Test it with the checkpoint of one.
 
     Args:
         in_features (int): D.
         out_features (int): C.
         tau (float): 0 changes no weight, 1 makes all norms equal.
+
+    Raises:
+        UserError: If tau is not finite.
     """
 
     def __init__(self, in_features: int, out_features: int, tau: float = 1.0) -> None:
@@ -96,10 +93,6 @@ class ScaledClassifier(LinearClassifier):
     """Learnable weight scaling (LWS; Kang et al., section 4.2): z_j = f_j (w_j x + b_j).
 
     Only f_j is trained; weights and biases are those of the first stage.
-
-    Args:
-        in_features (int): D.
-        out_features (int): C.
     """
 
     def __init__(self, in_features: int, out_features: int) -> None:

@@ -1,5 +1,6 @@
-"""What happens around the loops of a classifier."""
+"""Hooks of image classification: training counts, epochs, the second stage."""
 
+import numpy as np
 from mmdet.registry import DATASETS, HOOKS
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -11,30 +12,30 @@ from mmdet_eql.utils.errors import UserError
 
 @HOOKS.register_module()
 class TrainingCountsHook(Hook):
-    """Give the metrics the class counts of the training set.
+    """Give the class counts of the training set to each metric that has ``set_class_counts``.
 
-    They are in the model, where ``ClassFrequencyHook`` has put them before training, and in its
-    checkpoint. For a checkpoint from elsewhere the training set of the config is counted.
+    They are in the model and in its checkpoints, where ``ClassFrequencyHook`` puts them before
+    training. For a checkpoint without them, the training set of the config is counted.
     """
 
     def before_val(self, runner: Runner) -> None:
-        """Hand over before a validation."""
-        self._hand_over(runner, runner.val_evaluator)
+        """Set the counts before a validation."""
+        self._set_counts(runner, runner.val_evaluator)
 
     def before_test(self, runner: Runner) -> None:
-        """Hand over before a test."""
-        self._hand_over(runner, runner.test_evaluator)
+        """Set the counts before a test; a UserError if they cannot be found."""
+        self._set_counts(runner, runner.test_evaluator)
 
-    def _hand_over(self, runner: Runner, evaluator) -> None:
+    def _set_counts(self, runner: Runner, evaluator) -> None:
         metrics = [metric for metric in evaluator.metrics if hasattr(metric, "set_class_counts")]
         if not metrics:
             return
         counts = bare_model(runner).head.training_counts.class_counts.cpu().numpy()
-        if counts.size == 0 or counts[0] != counts[0]:
+        if np.isnan(counts).any():
             if not runner.cfg.get("train_dataloader"):
                 raise UserError(
-                    "the checkpoint does not say how many training images each class has; add "
-                    "train_dataloader to the config, so that they can be counted."
+                    "the checkpoint has no training counts of the classes; add train_dataloader to "
+                    "the config, so that they can be counted."
                 )
             dataset = DATASETS.build(runner.cfg.train_dataloader.dataset)
             counts = class_frequency_of(dataset).instance_count
@@ -44,13 +45,10 @@ class TrainingCountsHook(Hook):
 
 @HOOKS.register_module()
 class EpochHook(Hook):
-    """Tell each module that has ``set_epoch`` which epoch begins, counted from 0.
-
-    A resumed run tells them the epoch that it goes on with.
-    """
+    """Call ``set_epoch`` of each module that has it with the epoch that begins, from 0 on."""
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Tell the epoch."""
+        """Set the epoch."""
         for module in bare_model(runner).modules():
             if hasattr(module, "set_epoch"):
                 module.set_epoch(runner.epoch)
@@ -58,11 +56,11 @@ class EpochHook(Hook):
 
 @HOOKS.register_module()
 class SecondStageHook(Hook):
-    """Begin the second stage of two-stage training from a checkpoint of the first.
+    """Start the second stage of two-stage training from a checkpoint of the first.
 
     Args:
-        reinitialize (bool): Whether the classifier starts anew (cRT, Kang et al., arXiv 1910.09217,
-            section 4.2). Without, it starts as the checkpoint has it (LWS).
+        reinitialize (bool): Whether to draw a new classifier (cRT, Kang et al., arXiv 1910.09217,
+            section 4.2) or to keep that of the checkpoint (LWS).
     """
 
     priority = "HIGH"
@@ -71,14 +69,14 @@ class SecondStageHook(Hook):
         self.reinitialize = reinitialize
 
     def before_train(self, runner: Runner) -> None:
-        """Draw a new classifier, unless the second stage itself is resumed.
+        """Draw a new classifier, unless the second stage is resumed.
 
         Raises:
             UserError: If there is no checkpoint to start from.
         """
         if runner.iter > 0:
             return
-        if not runner._load_from:
+        if not runner.cfg.get("load_from"):
             raise UserError(
                 "the second stage of two-stage training starts from a trained checkpoint; give it "
                 "by --cfg-options load_from=PATH."

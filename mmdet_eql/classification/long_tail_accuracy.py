@@ -1,4 +1,4 @@
-"""Accuracy over all classes, and over those with many, a medium number of and few training images.
+"""Accuracy over all classes, and over those with many, medium and few training images.
 
 Glossary:
     C: number of classes.
@@ -15,14 +15,12 @@ from mmengine.evaluator import BaseMetric
 
 from mmdet_eql.utils.errors import UserError
 
-#: A class with more training images than this has many.
 MANY_ABOVE = 100
-#: A class with fewer training images than this has few.
 FEW_BELOW = 20
 
 
 def shot_groups(counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Which classes have many, a medium number of, and few training images.
+    """Return which classes have many, medium and few training images.
 
     Args:
         counts (np.ndarray): n_j, shape (C,).
@@ -38,19 +36,16 @@ def shot_groups(counts: np.ndarray) -> dict[str, np.ndarray]:
 class LongTailAccuracy(BaseMetric):
     """Top-k accuracy in percent, over all images and by training count.
 
-    ``top1`` and its like are over all images of the evaluated set; ``many``, ``medium`` and
-    ``few`` are means of the top-1 accuracies of their classes, which on a balanced set is the same
-    as the accuracy over their images. A group without classes, or without images, has no figure.
-    The training counts come from ``TrainingCountsHook``.
-
-    A label counts as the k-th best if exactly k - 1 other classes do not score lower: ties and NaN
-    count against it.
+    ``top1``, ``top5``, ... are over all images; ``many``, ``medium`` and ``few`` are means of the
+    top-1 accuracies of their classes, and missing if the group has no images. The rank of a label
+    is the number of classes that do not score lower, so that ties and NaN count against it. The
+    training counts come from ``TrainingCountsHook``.
 
     Args:
         topk (Sequence[int]): The k of top-k.
-        classwise (bool): Whether to give the accuracy of each class, ``<name>_accuracy``, too.
+        classwise (bool): Whether to add the accuracy of each class, ``<name>_accuracy``.
         collect_device (str): ``"cpu"`` or ``"gpu"``.
-        prefix (str, optional): Put before the names of the figures.
+        prefix (str, optional): Prefix of the metrics' names.
 
     Raises:
         UserError: If a k is below 1.
@@ -73,11 +68,11 @@ class LongTailAccuracy(BaseMetric):
         self.class_counts: np.ndarray | None = None
 
     def set_class_counts(self, counts: np.ndarray) -> None:
-        """Hand over n_j, shape (C,)."""
+        """Set n_j, shape (C,)."""
         self.class_counts = np.asarray(counts)
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
-        """Note each image's label and the number of classes that do not score lower."""
+        """Store the label of each image and its rank, from 0 on."""
         scores = torch.stack([sample["scores"] for sample in data_samples])
         labels = torch.tensor([sample["gt_label"] for sample in data_samples], device=scores.device)
         own = scores.gather(1, labels[:, None])
@@ -85,10 +80,10 @@ class LongTailAccuracy(BaseMetric):
         self.results += zip(labels.tolist(), rank.tolist(), strict=True)
 
     def compute_metrics(self, results: list[tuple[int, int]]) -> dict[str, float]:
-        """Figures in percent.
+        """Return the metrics in percent.
 
         Args:
-            results (list[tuple[int, int]]): Label and rank, 0-based, of each image.
+            results (list[tuple[int, int]]): Label and rank of each image.
 
         Returns:
             dict[str, float]: See the class docstring.
@@ -105,14 +100,14 @@ class LongTailAccuracy(BaseMetric):
                 "the model was trained on."
             )
         label, rank = np.array(results, dtype=np.int64).T
-        figures = {f"top{k}": 100 * float((rank < k).mean()) for k in self.topk}
+        metrics = {f"top{k}": 100 * float((rank < k).mean()) for k in self.topk}
         images = np.bincount(label, minlength=len(classes))
         hits = np.bincount(label[rank < 1], minlength=len(classes))
         seen = images > 0
         accuracy = 100 * hits / np.maximum(images, 1)
         for group, members in shot_groups(self.class_counts).items():
             if (members & seen).any():
-                figures[group] = float(accuracy[members & seen].mean())
+                metrics[group] = float(accuracy[members & seen].mean())
         if self.classwise:
-            figures |= {f"{classes[j]}_accuracy": float(accuracy[j]) for j in np.flatnonzero(seen)}
-        return figures
+            metrics |= {f"{classes[j]}_accuracy": float(accuracy[j]) for j in np.flatnonzero(seen)}
+        return metrics

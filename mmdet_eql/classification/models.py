@@ -1,4 +1,4 @@
-"""A classifier of images: any of MMDetection's backbones, and a head on its pooled features.
+"""The image classifier: any backbone of MMDetection, and a head on its pooled features.
 
 Glossary:
     N: number of images of a batch.
@@ -23,8 +23,8 @@ class ImageClassifier(BaseModel):
     Args:
         backbone (dict): A backbone of mmdet; its last feature map is used.
         head (dict): A :class:`ClassificationHead`.
-        freeze_backbone (bool): Whether the backbone keeps its weights and its statistics of batch
-            normalisation, for the second stage of two-stage training.
+        freeze_backbone (bool): Whether the backbone keeps its weights and batch normalisation
+            statistics, for the second stage of two-stage training.
         data_preprocessor (dict, optional): mmengine's ``ImgDataPreprocessor``.
         init_cfg (dict, optional): As in mmengine.
     """
@@ -54,7 +54,7 @@ class ImageClassifier(BaseModel):
     def forward(
         self, inputs: Tensor, data_samples: Tensor | None = None, mode: str = "tensor"
     ) -> dict[str, Tensor] | list[dict] | Tensor:
-        """Called by mmengine's loops.
+        """Run the model in one of mmengine's modes.
 
         Args:
             inputs (Tensor): Normalised images of shape (N, 3, H, W).
@@ -62,8 +62,8 @@ class ImageClassifier(BaseModel):
             mode (str): ``"loss"``, ``"predict"`` or ``"tensor"``.
 
         Returns:
-            dict[str, Tensor] | list[dict] | Tensor: The loss; for each image its ``scores`` of
-            shape (C,) and, if it was given, its ``gt_label``; or the logits of shape (N, C).
+            dict[str, Tensor] | list[dict] | Tensor: The losses; of each image, ``scores`` of shape
+            (C,) and, if it was given, ``gt_label``; or the logits of shape (N, C).
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_backbone):
             features = self.backbone(inputs)[-1]
@@ -71,13 +71,11 @@ class ImageClassifier(BaseModel):
         if mode == "loss":
             return self.head.loss(logits, data_samples)
         if mode == "predict":
-            scores = self.head.scores(logits)
-            if data_samples is None:
-                return [dict(scores=row) for row in scores]
-            labels = data_samples.tolist()
-            return [
-                dict(scores=row, gt_label=label) for row, label in zip(scores, labels, strict=True)
-            ]
+            results = [dict(scores=row) for row in self.head.scores(logits)]
+            if data_samples is not None:
+                for result, label in zip(results, data_samples.tolist(), strict=True):
+                    result["gt_label"] = label
+            return results
         return logits
 
 
@@ -88,8 +86,8 @@ class ClassificationHead(BaseModule):
     Args:
         in_channels (int): Channels of the backbone's last feature map.
         num_classes (int): C.
-        loss_cls (dict): The loss. One that knows of a background output is told there is none.
-        classifier (dict): Type of the last layer.
+        loss_cls (dict): The loss. One with a background output needs ``has_background=False``.
+        classifier (dict, optional): The last layer; ``LinearClassifier`` by default.
         init_cfg (dict, optional): As in mmengine.
 
     Raises:
@@ -107,20 +105,19 @@ class ClassificationHead(BaseModule):
         super().__init__(init_cfg)
         self.num_classes = num_classes
         self.loss_cls = MODELS.build(loss_cls)
-        channels = num_classes
-        if getattr(self.loss_cls, "custom_cls_channels", False):
-            channels = self.loss_cls.get_cls_channels(num_classes)
+        get_channels = getattr(self.loss_cls, "get_cls_channels", lambda number: number)
+        channels = get_channels(num_classes)
         if channels != num_classes:
             raise UserError(
                 f"model.head.loss_cls: {type(self.loss_cls).__name__} wants {channels} logits for "
                 f"{num_classes} classes, and images have no background; set "
                 "loss_cls.has_background=False, or use a loss without a background output."
             )
-        classifier = classifier or dict(type="LinearClassifier")
+        classifier = dict(classifier or dict(type="LinearClassifier"))
         self.classifier = MODELS.build(
             dict(classifier, in_features=in_channels, out_features=num_classes)
         )
-        #: The images of each class that the model was trained on, for the evaluation by group.
+        #: For the accuracy of many, medium and few shots.
         self.training_counts = TrainingCounts(num_classes)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -140,16 +137,9 @@ class ClassificationHead(BaseModule):
         return {"loss_cls": self.loss_cls(logits, labels), "acc": accuracy(logits, labels)}
 
     def scores(self, logits: Tensor) -> Tensor:
-        """Scores by which the classes are ranked: what the loss makes of logits, or a softmax.
-
-        Args:
-            logits (Tensor): Shape (N, C).
-
-        Returns:
-            Tensor: Shape (N, C).
-        """
+        """Return the loss's activation of the logits, or their softmax, shape (N, C)."""
         if getattr(self.loss_cls, "custom_activation", False):
-            # Losses on sigmoids append an empty column of background.
+            # Sigmoid losses append a zero background column.
             return self.loss_cls.get_activation(logits)[:, : self.num_classes]
         return logits.softmax(dim=1)
 
@@ -161,8 +151,4 @@ class _Classes(nn.Module):
 
 
 class TrainingCounts(CountAware, _Classes):
-    """The training set's class counts, in a buffer that goes into the checkpoint.
-
-    Args:
-        num_classes (int): C.
-    """
+    """The training set's class counts, in the buffer ``class_counts``."""

@@ -36,34 +36,34 @@ def test_groups_have_the_published_limits():
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10**6), number=st.integers(1, 30))
-def test_figures_equal_counting(seed, number):
+def test_metrics_equal_counting(seed, number):
     rng = np.random.default_rng(seed)
     scores, labels = rng.random((number, 6)), rng.integers(0, 6, number)
     counts = np.array([500, 101, 100, 20, 19, 1])
-    figures = evaluate(scores, labels, counts, topk=(1, 3), classwise=True)
+    metrics = evaluate(scores, labels, counts, topk=(1, 3), classwise=True)
     order = np.argsort(-scores, axis=1)
     hit = [label in row[:3] for row, label in zip(order, labels, strict=True)]
-    assert figures["accuracy/top3"] == pytest.approx(100 * np.mean(hit))
+    assert metrics["accuracy/top3"] == pytest.approx(100 * np.mean(hit))
     first = order[:, 0] == labels
-    assert figures["accuracy/top1"] == pytest.approx(100 * first.mean())
+    assert metrics["accuracy/top1"] == pytest.approx(100 * first.mean())
     for name, members in (("many", [0, 1]), ("medium", [2, 3]), ("few", [4, 5])):
         means = [first[labels == k].mean() for k in members if (labels == k).any()]
-        assert (f"accuracy/{name}" in figures) == bool(means)
+        assert (f"accuracy/{name}" in metrics) == bool(means)
         if means:
-            assert figures[f"accuracy/{name}"] == pytest.approx(100 * np.mean(means))
+            assert metrics[f"accuracy/{name}"] == pytest.approx(100 * np.mean(means))
     for k in set(labels.tolist()):
         expected = pytest.approx(100 * first[labels == k].mean())
-        assert figures[f"accuracy/{NAMES[k]}_accuracy"] == expected
+        assert metrics[f"accuracy/{NAMES[k]}_accuracy"] == expected
 
 
 def test_ties_and_nan_count_against_the_label():
     scores = np.zeros((3, 6))
     scores[1, 2] = np.nan
     scores[2] = np.nan
-    figures = evaluate(scores, [0, 2, 1], [200] * 6, topk=(1, 5, 6))
-    assert figures["accuracy/top1"] == 0
-    assert figures["accuracy/top5"] == 0
-    assert figures["accuracy/top6"] == 100
+    metrics = evaluate(scores, [0, 2, 1], [200] * 6, topk=(1, 5, 6))
+    assert metrics["accuracy/top1"] == 0
+    assert metrics["accuracy/top5"] == 0
+    assert metrics["accuracy/top6"] == 100
     assert evaluate(np.eye(6), range(6), [200] * 6)["accuracy/top1"] == 100
 
 
