@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-HELPERS = ROOT / "tools" / "env"
+HELPERS = ROOT / "tools" / "dev" / "env"
 sys.path.insert(0, str(HELPERS))
 
 import check_pins  # noqa: E402
@@ -428,7 +428,7 @@ class TestScript:
     @pytest.fixture
     def setup_env(self, tmp_path):
         """Run a copy of the script in a repository without an environment."""
-        shutil.copytree(ROOT / "tools" / "env", tmp_path / "tools" / "env")
+        shutil.copytree(ROOT / "tools" / "dev" / "env", tmp_path / "tools" / "env")
         shutil.copy(ROOT / "tools" / "setup_env.sh", tmp_path / "tools")
 
         def run(*args: str, **env: str) -> subprocess.CompletedProcess:

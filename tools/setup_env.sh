@@ -31,7 +31,7 @@ USAGE
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 requirements=$root/requirements
-helpers=$root/tools/env
+helpers=$root/tools/dev/env
 
 # Reporting -----------------------------------------------------------------------------------------
 

@@ -4,4 +4,4 @@ import sys
 
 from tests.conftest import REPOSITORY
 
-sys.path.insert(0, str(REPOSITORY / "tools" / "benchmarks"))
+sys.path.insert(0, str(REPOSITORY / "tools" / "dev" / "benchmarks"))

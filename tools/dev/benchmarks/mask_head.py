@@ -1,8 +1,8 @@
 """Time and memory of a class-specific mask head, forward, loss and backward.
 
-    python tools/benchmarks/mask_head.py                      # 128 RoIs, 1,230 categories
-    python tools/benchmarks/mask_head.py --num-classes 5000 --rois 32
-    python tools/benchmarks/mask_head.py --quick
+    python tools/dev/benchmarks/mask_head.py                      # 128 RoIs, 1,230 categories
+    python tools/dev/benchmarks/mask_head.py --num-classes 5000 --rois 32
+    python tools/dev/benchmarks/mask_head.py --quick
 
 SelectiveFCNMaskHead beside MMDetection's FCNMaskHead, once with a mask of every category, which has
 the same result, and once class-agnostic, which has the same cost. The heads are those of Mask R-CNN

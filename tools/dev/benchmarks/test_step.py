@@ -1,8 +1,8 @@
 """Time and memory of testing an image: Mask R-CNN with the parts of this package and MMDetection's.
 
-    python tools/benchmarks/test_step.py
-    python tools/benchmarks/test_step.py --num-classes 80 --proposals 300
-    python tools/benchmarks/test_step.py --quick
+    python tools/dev/benchmarks/test_step.py
+    python tools/dev/benchmarks/test_step.py --num-classes 80 --proposals 300
+    python tools/dev/benchmarks/test_step.py --quick
 
 Mask R-CNN R50-FPN of configs/_base_/models with class-specific boxes and masks, from an image of
 480 x 640 pixels, scaled to 800 x 1,067, to 300 boxes and masks as RLE, which a metric keeps. The
@@ -37,7 +37,7 @@ from side_by_side import (
 import mmdet_eql  # noqa: F401 (registers its parts)
 
 PART = "test step"
-MODEL_CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "_base_" / "models"
+MODEL_CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "_base_" / "models"
 NAMES = {"ours": "mask-rcnn_r50_fpn_lvis-scale.py", "mmdet": "mask-rcnn_r50_fpn.py"}
 #: Standard deviation of the logits. Softmax over 1,230 categories then gives 7 %, or all, of the
 #: candidates a score above 1e-4.

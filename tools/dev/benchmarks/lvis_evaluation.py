@@ -1,8 +1,8 @@
 """Time and memory of LVIS evaluation, beside lvis-api and faster-coco-eval.
 
-    python tools/benchmarks/lvis_evaluation.py                 # 5,000 images, as LVIS v0.5 val
-    python tools/benchmarks/lvis_evaluation.py --quick         # 100 images, under a minute
-    python tools/benchmarks/lvis_evaluation.py --iou-type segm --evaluators package lvis-api
+    python tools/dev/benchmarks/lvis_evaluation.py                 # 5,000 images, as LVIS v0.5 val
+    python tools/dev/benchmarks/lvis_evaluation.py --quick         # 100 images, under a minute
+    python tools/dev/benchmarks/lvis_evaluation.py --iou-type segm --evaluators package lvis-api
 
 An annotation file and a result file with the statistics of LVIS are made first: 1,230 categories
 whose popularity falls off as a power law, 3.5 annotated and 9.4 verified absent categories and 12

@@ -1,8 +1,8 @@
 """Time and memory of EqualizationLoss, forward and backward.
 
-    python tools/benchmarks/equalization_loss.py                      # 1,024 x 1,230 logits
-    python tools/benchmarks/equalization_loss.py --num-classes 5000
-    python tools/benchmarks/equalization_loss.py --quick
+    python tools/dev/benchmarks/equalization_loss.py                      # 1,024 x 1,230 logits
+    python tools/dev/benchmarks/equalization_loss.py --num-classes 5000
+    python tools/dev/benchmarks/equalization_loss.py --quick
 
 Beside it: PyTorch's binary cross-entropy over the same tensors with targets that exist already;
 the loss as its equation reads, with targets and weights of every proposal and category made anew

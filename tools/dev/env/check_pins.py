@@ -1,6 +1,6 @@
 """Compare the packages of this environment with requirements/constraints.txt.
 
-    python tools/env/check_pins.py
+    python tools/dev/env/check_pins.py
 
 Prints what is missing, has another version or is not named there, and fails if there is any.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from missing_requirements import installed_version, normalized, read_pins
 
-CONSTRAINTS = Path(__file__).parents[2] / "requirements" / "constraints.txt"
+CONSTRAINTS = Path(__file__).parents[3] / "requirements" / "constraints.txt"
 #: What the environment itself is made of, and the project.
 WITHOUT_PIN = {"pip", "mmdet-eql"}
 

@@ -1,6 +1,6 @@
 """Print the requirements that this Python environment does not meet, ready for ``pip install``.
 
-    python tools/env/missing_requirements.py [--pins FILE] REQUIREMENT_FILE...
+    python tools/dev/env/missing_requirements.py [--pins FILE] REQUIREMENT_FILE...
 
 A requirement file holds one requirement with its tested range per line. A comment
 ``# or: NAME>=...`` behind it names a package that fills the same import package

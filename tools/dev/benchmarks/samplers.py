@@ -1,7 +1,7 @@
 """Time to set up frequency-aware sampling, beside MMEngine's and MMDetection's.
 
-    python tools/benchmarks/samplers.py
-    python tools/benchmarks/samplers.py --quick      # a tenth of the size
+    python tools/dev/benchmarks/samplers.py
+    python tools/dev/benchmarks/samplers.py --quick      # a tenth of the size
 
 A dataset of the size of LVIS v1 is made by start_up.py: 100,000 images and 1.27 million instances
 of 1,203 categories whose popularity falls off as a power law. Then, on the same loaded dataset and

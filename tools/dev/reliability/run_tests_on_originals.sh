@@ -4,7 +4,7 @@ set -euo pipefail
 
 usage() {
   cat <<'USAGE'
-usage: bash tools/reliability/run_tests_on_originals.sh [--folder DIR] [PYTEST_ARGUMENT...]
+usage: bash tools/dev/reliability/run_tests_on_originals.sh [--folder DIR] [PYTEST_ARGUMENT...]
 
 Makes a virtual environment with mmcv 2.1.0, mmdet 3.3.0 and mmengine 0.10.7 instead of the maintained
 packages, the rest as it is pinned, and runs tools/run_tests.sh there. MMCV is built from its source:
@@ -48,6 +48,6 @@ echo "==> OpenMMLab's own packages in $folder; the output of pip and the compile
   PIP_CONSTRAINT= "$python" -m pip install --no-deps --require-hashes \
     -r "$requirements/originals.txt"
 } >"$log"
-"$python" "$root/tools/env/install_mmcv.py" --cache "$cache" --log "$log" mmcv==2.1.0
+"$python" "$root/tools/dev/env/install_mmcv.py" --cache "$cache" --log "$log" mmcv==2.1.0
 
 bash "$root/tools/run_tests.sh" --active "$@"

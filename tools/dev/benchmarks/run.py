@@ -1,8 +1,8 @@
 """Measure the parts of the package beside their rivals: time and memory, on this machine.
 
-    python tools/benchmarks/run.py --quick                       # all parts, a few minutes
-    python tools/benchmarks/run.py --markdown table.md --json figures.json
-    python tools/benchmarks/run.py --parts multiclass-nms mask-head --growth growth.png
+    python tools/dev/benchmarks/run.py --quick                       # all parts, a few minutes
+    python tools/dev/benchmarks/run.py --markdown table.md --json figures.json
+    python tools/dev/benchmarks/run.py --parts multiclass-nms mask-head --growth growth.png
 
 A row compares a part with one rival: seconds of both, the rival's time over ours (the median and
 the range over the turns, of wall-clock time and of processor time), the extra memory of both at

@@ -22,7 +22,7 @@ import torch
 from mmdet_eql.minilvis import MiniLVISConfig, make_minilvis
 from mmdet_eql.utils.errors import UserError, exit_on_user_error
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 CONFIG = REPOSITORY / "configs" / "minilvis" / "mask-rcnn_r18_fpn_eqlv2_1xb4_minilvis.py"
 DATA = MiniLVISConfig(num_categories=12, num_train_images=60, num_val_images=8, image_size=64)
 

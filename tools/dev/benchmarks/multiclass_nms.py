@@ -1,8 +1,8 @@
 """Time and memory of NMS of each category, from boxes and scores of all proposals on.
 
-    python tools/benchmarks/multiclass_nms.py                    # 1,000 proposals, 1,230 categories
-    python tools/benchmarks/multiclass_nms.py --num-classes 80 --score-thr 0.05 --max-per-img 100
-    python tools/benchmarks/multiclass_nms.py --quick
+    python tools/dev/benchmarks/multiclass_nms.py        # 1,000 proposals, 1,230 categories
+    python tools/dev/benchmarks/multiclass_nms.py --num-classes 80 --score-thr 0.05
+    python tools/dev/benchmarks/multiclass_nms.py --quick
 
 mmdet_eql.heads.multiclass_nms beside MMDetection's function, with the boxes of class-agnostic
 and of class-specific regression. Scores are those of an untrained and of a trained detector: noise,

@@ -1,7 +1,7 @@
 """Time and memory of a training step: Mask R-CNN with EQL beside MMDetection's with softmax.
 
-    python tools/benchmarks/training_step.py
-    python tools/benchmarks/training_step.py --num-classes 5000 --proposals 256
+    python tools/dev/benchmarks/training_step.py
+    python tools/dev/benchmarks/training_step.py --num-classes 5000 --proposals 256
 
 The small Mask R-CNN of configs/minilvis with the categories and the 512 sampled proposals per image
 of LVIS, on two images of noise with 12 objects each: losses, backward pass and step of the
@@ -36,7 +36,7 @@ from side_by_side import (
 import mmdet_eql  # noqa: F401 (registers its parts)
 
 PART = "training step"
-CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "minilvis"
+CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "minilvis"
 IMAGE_SIZE = 160
 NUM_IMAGES = 2
 NUM_OBJECTS = 12

@@ -1,7 +1,7 @@
 """Time and memory to load an annotation file of the size of LVIS v1, beside MMDetection's dataset.
 
-    python tools/benchmarks/start_up.py            # 100,000 images, about a gigabyte; ten minutes
-    python tools/benchmarks/start_up.py --quick    # 5,000 images
+    python tools/dev/benchmarks/start_up.py  # 100,000 images, about a gigabyte; ten minutes
+    python tools/dev/benchmarks/start_up.py --quick    # 5,000 images
 
 The file has 12.7 instances per image, each a polygon of about 15 points, in 1,203 categories whose
 popularity falls off as a power law. LVISFormatDataset loads it without and with its cache, and

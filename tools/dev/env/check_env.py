@@ -1,6 +1,6 @@
 """Prove that this environment works: run MMCV's compiled operators and compare with known answers.
 
-Usage: ``python tools/env/check_env.py``. Takes no arguments; the exit status tells.
+Usage: ``python tools/dev/env/check_env.py``. Takes no arguments; the exit status tells.
 """
 
 import sys

@@ -4,7 +4,7 @@ MMCV has no wheel for current PyTorch versions: it is built from its source dist
 result runs with the very PyTorch it was built for, no other. So the wheel is kept in a cache with a
 stamp of all that it depends on, and is built again when the stamp does not fit any more.
 
-    python tools/env/install_mmcv.py --cache DIR --log FILE [--cpu-ops] [--keep] onedl-mmcv==VERSION
+    python tools/dev/env/install_mmcv.py --cache DIR --log FILE [--cpu-ops] onedl-mmcv==VERSION
 
 With a CUDA PyTorch the operators are built for CUDA as well, whether or not a GPU is visible here.
 Plain builds take long because each source file parses PyTorch's headers anew; GCC is given them
@@ -39,7 +39,7 @@ INSTALLED_STAMP = Path(sys.prefix, "mmdet-eql-mmcv.json")
 UNKNOWN_ORIGIN = "it is not one that this script installed"
 CXX_WITH_PCH = Path(__file__).with_name("cxx_with_pch.sh")
 # Its hashes: pip runs a source distribution as soon as it has it.
-SOURCE = Path(__file__).parents[2] / "requirements" / "mmcv-source.txt"
+SOURCE = Path(__file__).parents[3] / "requirements" / "mmcv-source.txt"
 # All of MMCV's operators include it, directly or not.
 PCH_HEADER = "torch/types.h"
 # What g++ 12 takes at most for one of MMCV's files. MAX_JOBS overrides what follows from it.

@@ -1,7 +1,7 @@
 """Time and memory of recording gradients: a training step with GradientRecordHook and without.
 
-    python tools/benchmarks/gradient_record.py
-    python tools/benchmarks/gradient_record.py --num-classes 5000
+    python tools/dev/benchmarks/gradient_record.py
+    python tools/dev/benchmarks/gradient_record.py --num-classes 5000
 
 The step is that of training_step.py: a small Mask R-CNN with EQL, whose other work is little, so
 that what the hook adds weighs more than in a ResNet-50.
