@@ -14,7 +14,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mmdet_eql.analysis.class_frequency_report import read_annotated_images
-from mmdet_eql.datasets import LVISFormatDataset, load_lvis_json
+from mmdet_eql.annotations.reader import read_annotations
+from mmdet_eql.datasets import LVISFormatDataset
 from mmdet_eql.evaluation import LVISFastMetric, evaluate_files
 from mmdet_eql.utils.errors import UserError
 from tests.conftest import CONFIGS, build_dataset, tiny_options
@@ -83,7 +84,7 @@ def test_labels_and_frequencies_are_those_of_the_lvis_file(custom, minilvis):
         assert mine["negative_labels"] == []
         assert mine["positive_labels"] == sorted(11 - label for label in other["positive_labels"])
         assert len(mine["instances"]) == len(other["instances"])
-    report = read_annotated_images(custom / "annotations" / "train.json", progress=False)
+    report = read_annotated_images(custom / "annotations" / "train.json")
     assert report.class_frequency.image_count.tolist() == ours.class_frequency.image_count.tolist()
 
 
@@ -216,7 +217,7 @@ def test_mistakes_are_one_sentence(custom, tmp_path):
     data["images"][5]["neg_category_ids"] = []
     other.write_text(json.dumps(data))
     with pytest.raises(UserError, match="from all images if every category") as error:
-        load_lvis_json(str(other))
+        read_annotations(str(other))
     assert "\n" not in str(error.value)
 
 

@@ -1,6 +1,5 @@
 """How long the tail of an annotation file is, and what lambda and the samplers make of it."""
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,14 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
-from mmdet_eql.datasets.image_labels import ImageLabels
+from mmdet_eql.annotations.instance_labels import InstanceLabels
+from mmdet_eql.annotations.reader import read_annotations
 from mmdet_eql.datasets.samplers import StreamSampler
 from mmdet_eql.frequency import GROUP_NAMES, ClassFrequency
-from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.figure_file import save_figure
-from mmdet_eql.utils.garbage_collection import pause_garbage_collection
 
 _COLOURS = {"r": "#D55E00", "c": "#009E73", "f": "#0072B2"}
 _SAMPLER_COLOURS = ("#000000", "#CC79A7", "#E69F00", "#56B4E9")
@@ -27,27 +24,23 @@ class AnnotatedImages:
 
     Args:
         image_ids (np.ndarray): Ids of M images, int64.
-        image_labels (ImageLabels): Labels of their annotations.
+        instance_labels (InstanceLabels): Labels of their annotations.
         class_frequency (ClassFrequency): Occurrences of each category.
     """
 
     image_ids: np.ndarray
-    image_labels: ImageLabels
+    instance_labels: InstanceLabels
     class_frequency: ClassFrequency
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
 
-def read_annotated_images(path: str | os.PathLike, progress: bool = True) -> AnnotatedImages:
+def read_annotated_images(path: str | os.PathLike) -> AnnotatedImages:
     """Read the labels from a file in COCO or LVIS format.
-
-    Outlines are dropped record by record while the file is decoded, so that memory holds little
-    more than its text.
 
     Args:
         path (str | os.PathLike): Annotation file.
-        progress (bool): Whether to show how many records were read.
 
     Returns:
         AnnotatedImages: Categories in the order of their ids; every annotation counts.
@@ -55,46 +48,12 @@ def read_annotated_images(path: str | os.PathLike, progress: bool = True) -> Ann
     Raises:
         UserError: If the file cannot be read or is not in COCO format.
     """
-    with tqdm(desc=str(path), unit=" records", disable=not progress, leave=False) as bar:
-
-        def slim(record: dict) -> dict:
-            bar.update()
-            record.pop("segmentation", None)
-            return record
-
-        try:
-            with pause_garbage_collection(), open(path, encoding="utf-8") as file:
-                data = json.load(file, object_hook=slim)
-        except OSError as error:
-            raise UserError(
-                f"{path}: cannot be read ({error.strerror}); correct the path."
-            ) from None
-        except (ValueError, RecursionError) as error:
-            raise UserError(
-                f"{path}: is not JSON ({error}); give an annotation file in COCO or LVIS format."
-            ) from None
-    try:
-        categories = sorted(data["categories"], key=lambda category: category["id"])
-        label_of = {category["id"]: label for label, category in enumerate(categories)}
-        names = tuple(str(category["name"]) for category in categories)
-        image_ids = [image["id"] for image in data["images"]]
-        index_of = {image_id: index for index, image_id in enumerate(image_ids)}
-        pairs = [(a["image_id"], a["category_id"]) for a in data["annotations"]]
-        image = np.array([index_of[image_id] for image_id, _ in pairs], dtype=np.int64)
-        label = np.array([label_of[category_id] for _, category_id in pairs], dtype=np.int64)
-        ids = np.array(image_ids, dtype=np.int64)
-    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        raise UserError(
-            f"{path}: is not in COCO format ({type(error).__name__}: {error}); it needs the lists "
-            "'images', 'annotations' and 'categories', with whole numbers as ids that exist."
-        ) from None
-    order = np.argsort(image, kind="stable")
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(image, minlength=len(ids)))])
-    return AnnotatedImages(
-        ids,
-        ImageLabels(offsets.astype(np.int64), label[order]),
-        ClassFrequency.from_labels(image, label, len(ids), names),
+    columns = read_annotations(str(path))
+    labels = InstanceLabels(columns.annotation_start, columns.category.astype(np.int64))
+    frequency = ClassFrequency.from_labels(
+        labels.image_index, labels.labels, len(labels), columns.category_name
     )
+    return AnnotatedImages(columns.image_id, labels, frequency)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +74,7 @@ def draw_epochs(
     images: AnnotatedImages, samplers: Mapping[str, StreamSampler]
 ) -> dict[str, DrawnEpoch]:
     """Draw the first epoch of samplers of these images, by name."""
-    image, label = images.image_labels.pairs()
+    image, label = images.instance_labels.pairs()
     epochs = {}
     for name, sampler in samplers.items():
         of_image = np.bincount(sampler.epoch_indices(0), minlength=len(images))

@@ -1,7 +1,6 @@
 """Datasets and samplers that know how often each category occurs."""
 
-from mmdet_eql.annotations.lvis_format import load_lvis_json
-from mmdet_eql.datasets.image_labels import ImageLabels, image_labels_of
+from mmdet_eql.annotations.instance_labels import InstanceLabels, instance_labels_of
 from mmdet_eql.datasets.image_level_labels import MixImageLevelLabels, PackLVISInputs
 from mmdet_eql.datasets.image_loading import LoadVerifiedImage
 from mmdet_eql.datasets.lvis import LVISFormatDataset
@@ -16,7 +15,7 @@ from mmdet_eql.datasets.samplers import (
 __all__ = [
     "CategoryAwareSampler",
     "CountedOpenImagesChallengeDataset",
-    "ImageLabels",
+    "InstanceLabels",
     "LVISFormatDataset",
     "LoadVerifiedImage",
     "MixImageLevelLabels",
@@ -24,6 +23,5 @@ __all__ = [
     "PackLVISInputs",
     "RepeatFactorSampler",
     "ResumableAspectRatioBatchSampler",
-    "image_labels_of",
-    "load_lvis_json",
+    "instance_labels_of",
 ]

@@ -32,7 +32,7 @@ import numpy as np
 import pycocotools.mask as mask_utils
 from mmengine.logging import print_log
 
-from mmdet_eql.annotations.lvis_format import is_federated
+from mmdet_eql.annotations.checks import is_federated
 from mmdet_eql.annotations.segmentation import segmentation_problem
 from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.rle import count_pixels
@@ -106,7 +106,7 @@ class LVISGroundTruth:
         In a COCO file, crowd regions are ignored: neither to be found nor missed.
 
         Args:
-            data (dict): What :func:`mmdet_eql.annotations.lvis_format.load_lvis_json` returns.
+            data (dict): What :func:`mmdet_eql.annotations.checks.load_lvis_json` returns.
             path (str): Name of the file, for error messages.
             with_masks (bool): Whether to encode the masks as well.
 

@@ -16,9 +16,9 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 from terminaltables import AsciiTable
 
-from mmdet_eql.annotations.labelled_annotations import LabelledAnnotations
-from mmdet_eql.annotations.lvis_decoding import read_columns
-from mmdet_eql.annotations.lvis_format import load_lvis_json
+from mmdet_eql.annotations.checks import load_lvis_json
+from mmdet_eql.annotations.dataset_annotations import DatasetAnnotations
+from mmdet_eql.annotations.reader import read_annotations
 from mmdet_eql.evaluation.lvis_evaluation import (
     IOU_THRESHOLDS,
     MAX_DETECTIONS,
@@ -450,16 +450,16 @@ class LVISFastMetric(BaseMetric):
 
     def _count_groups(self, category_names: Sequence[str]) -> np.ndarray:
         """'r', 'c' or 'f' of each category, from the training annotations."""
-        columns = read_columns(self.train_ann_file, self.backend_args)
-        id_of = {name: category_id for category_id, name in columns.categories}
+        columns = read_annotations(self.train_ann_file, self.backend_args)
+        id_of = dict(zip(columns.category_name, columns.category_id.tolist(), strict=True))
         unknown = [name for name in category_names if name not in id_of]
         if unknown:
             raise UserError(
                 f"{self.train_ann_file}: has no category {unknown[0]!r}, which {self.ann_file} "
                 "has; give the annotation file that the model is trained on."
             )
-        label_of = {id_of[name]: label for label, name in enumerate(category_names)}
-        return LabelledAnnotations(columns, label_of).count(category_names).group
+        category_ids = [id_of[name] for name in category_names]
+        return DatasetAnnotations(columns, category_ids).class_frequency.group
 
     def _log_protocol(self, ground_truth: LVISGroundTruth, logger: logging.Logger) -> None:
         if ground_truth.labelled is not None and self.train_ann_file is None:

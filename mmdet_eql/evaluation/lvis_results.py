@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 from mmengine.logging import print_log
 
-from mmdet_eql.annotations.lvis_format import load_lvis_json
+from mmdet_eql.annotations.checks import load_lvis_json
 from mmdet_eql.evaluation.lvis_evaluation import (
     IOU_THRESHOLDS,
     MAX_DETECTIONS,

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pycocotools.mask as mask_utils
 
-from mmdet_eql.annotations.lvis_format import load_lvis_json
+from mmdet_eql.annotations.checks import load_lvis_json
 from mmdet_eql.evaluation.lvis_evaluation import LVISDetections, LVISGroundTruth
 from mmdet_eql.evaluation.lvis_results import (
     box_records,

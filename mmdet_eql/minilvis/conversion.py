@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmdet_eql.annotations.lvis_format import FEDERATED_FIELDS, load_lvis_json
+from mmdet_eql.annotations.checks import FEDERATED_FIELDS, load_lvis_json
 from mmdet_eql.minilvis.config import SPLITS
 from mmdet_eql.minilvis.folder import annotation_path, read_marker
 from mmdet_eql.utils.errors import UserError

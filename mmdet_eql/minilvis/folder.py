@@ -17,7 +17,7 @@ from pathlib import Path
 import cv2
 from tqdm import tqdm
 
-from mmdet_eql.annotations.annotation_cache import CACHE_FOLDER
+from mmdet_eql.annotations.cache import CACHE_FOLDER
 from mmdet_eql.minilvis.annotation import (
     annotation_file,
     annotation_records,

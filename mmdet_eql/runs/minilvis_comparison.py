@@ -25,7 +25,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmdet_eql.analysis.drawing import draw_predictions
-from mmdet_eql.annotations.lvis_format import load_lvis_json
+from mmdet_eql.annotations.checks import load_lvis_json
 from mmdet_eql.engine.launch import read_config
 from mmdet_eql.frequency import GROUP_NAMES, ClassFrequency, class_frequency_of
 from mmdet_eql.minilvis.folder import annotation_path, make_minilvis, read_marker

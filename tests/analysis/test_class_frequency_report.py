@@ -12,7 +12,7 @@ from mmdet_eql.utils.errors import UserError
 
 
 def test_labels_are_those_of_the_file(minilvis, train_annotations):
-    images = read_annotated_images(minilvis / "annotations" / "minilvis_train.json", progress=False)
+    images = read_annotated_images(minilvis / "annotations" / "minilvis_train.json")
     ids = sorted(category["id"] for category in train_annotations["categories"])
     for index, image in enumerate(train_annotations["images"]):
         labels = sorted(
@@ -20,7 +20,7 @@ def test_labels_are_those_of_the_file(minilvis, train_annotations):
             for annotation in train_annotations["annotations"]
             if annotation["image_id"] == image["id"]
         )
-        assert sorted(images.image_labels[index].tolist()) == labels
+        assert sorted(images.instance_labels[index].tolist()) == labels
     once = RepeatFactorSampler(images, 0, seed=0)
     np.testing.assert_array_equal(
         draw_epochs(images, {"once": once})["once"].of_category, images.class_frequency.image_count
@@ -32,7 +32,7 @@ def test_report_and_figure(minilvis, run_tool, tmp_path):
     figure = tmp_path / "figures" / "frequency.png"
     options = ("--lambda", 0.1, "--repeat-threshold", 0.3, "--out", figure)
     report = run_tool("analysis/class_frequency.py", ann_file, *options, check=True).stdout
-    images = read_annotated_images(ann_file, progress=False)
+    images = read_annotated_images(ann_file)
     frequency = images.class_frequency
     assert f"{len(images)} images, {frequency.instance_count.sum()} instances" in report
     assert f"| 0.1 (chosen) | {100 * frequency.tail_ratio(0.1):.3f} %" in report
@@ -45,18 +45,20 @@ def test_report_and_figure(minilvis, run_tool, tmp_path):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("{", "is not JSON"),
-        ("[]", "is not in COCO format"),
-        (json.dumps({"images": [], "categories": []}), "KeyError: 'annotations'"),
+        ("{", "the JSON ends in the middle"),
+        ("[]", "holds a JSON list"),
+        (json.dumps({"images": [{"id": 1, "height": 1, "width": 1}]}), "'annotations' is missing"),
         (
             json.dumps(
                 {
-                    "images": [{"id": 1}],
+                    "images": [{"id": 1, "height": 9, "width": 9, "file_name": "1.jpg"}],
                     "categories": [{"id": 1, "name": "cup"}],
-                    "annotations": [{"id": 1, "image_id": 2, "category_id": 1}],
+                    "annotations": [
+                        {"id": 1, "image_id": 2, "category_id": 1, "bbox": [1, 1, 2, 2], "area": 4}
+                    ],
                 }
             ),
-            "is not in COCO format",
+            "image 2, which is not in 'images'",
         ),
     ],
 )
@@ -64,6 +66,6 @@ def test_files_of_another_kind(tmp_path, content, sentence):
     path = tmp_path / "annotations.json"
     path.write_text(content)
     with pytest.raises(UserError, match=sentence):
-        read_annotated_images(path, progress=False)
-    with pytest.raises(UserError, match="cannot be read"):
-        read_annotated_images(tmp_path / "none.json", progress=False)
+        read_annotated_images(path)
+    with pytest.raises(UserError, match="no such annotation file"):
+        read_annotated_images(tmp_path / "none.json")

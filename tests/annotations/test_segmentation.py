@@ -1,5 +1,8 @@
 """What is handed to pycocotools, and what would end the interpreter."""
 
+import copy
+import json
+
 import numpy as np
 import pytest
 from pycocotools import mask as mask_utils
@@ -49,12 +52,16 @@ def test_what_is_none(segmentation, words):
     assert words in segmentation_problem(segmentation, 6, 8)
 
 
-def test_the_dataset_names_the_image(minilvis):
-    dataset = build_dataset(minilvis, serialize_data=False, pipeline=[])
-    assert dataset[0]["img_id"] == dataset.data_list[0]["img_id"]
-    instance = dataset.data_list[0]["instances"][0]
-    del instance["mask"]
-    assert dataset[0]
-    instance["mask"] = [[1, 2]]
-    with pytest.raises(UserError, match=f"image {dataset.data_list[0]['img_id']} has an annot"):
-        dataset[0]
+def test_the_dataset_names_the_image(minilvis, train_annotations, tmp_path):
+    data = copy.deepcopy(train_annotations)
+    image_id = data["images"][0]["id"]
+    mine = next(one for one in data["annotations"] if one["image_id"] == image_id)
+    for segmentation in (None, [[1, 2]]):
+        mine["segmentation"] = segmentation
+        (tmp_path / "train.json").write_text(json.dumps(data))
+        dataset = build_dataset(minilvis, ann_file=str(tmp_path / "train.json"), pipeline=[])
+        if segmentation is None:
+            assert dataset[0]["img_id"] == image_id
+        else:
+            with pytest.raises(UserError, match=f"image {image_id} has an annot"):
+                dataset[0]

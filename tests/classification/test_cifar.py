@@ -175,7 +175,7 @@ def test_a_small_archive(tmp_path):
     assert dataset.class_frequency.instance_count.tolist()[:2] == [20, 15]
     assert dataset.metainfo["classes"][3] == "class 3"
     assert len(dataset) == 20
-    assert dataset.image_labels.labels.tolist() == [0] * 20
+    assert dataset.instance_labels.labels.tolist() == [0] * 20
     info = dataset.get_data_info(5)
     assert labels[number_of(info["img"])] == 0
     assert info["img"].shape == (32, 32, 3)

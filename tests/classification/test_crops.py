@@ -18,7 +18,9 @@ def test_each_class_has_as_many_crops_as_asked_for(crops):
     assert train.get_data_info(0)["img"].shape == (16, 16, 3)
     cut = MiniLVISCrops("minilvis_crops.npz", "train", data_root=str(crops), imbalance_factor=8)
     assert cut.class_frequency.instance_count.tolist() == [24, 15, 10, 6, 4, 3]
-    assert cut.image_labels.labels.tolist() == np.repeat(range(6), [24, 15, 10, 6, 4, 3]).tolist()
+    assert (
+        cut.instance_labels.labels.tolist() == np.repeat(range(6), [24, 15, 10, 6, 4, 3]).tolist()
+    )
 
 
 def test_the_same_options_give_the_same_crops(crops):

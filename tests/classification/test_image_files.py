@@ -42,7 +42,7 @@ def test_a_list(images):
     assert dataset.class_frequency.instance_count.tolist() == [2, 0, 1]
     assert dataset.class_frequency.num_images == 3
     assert dataset.metainfo["classes"] == ("0", "1", "2")
-    assert dataset.image_labels.labels.tolist() == [0, 2, 0]
+    assert dataset.instance_labels.labels.tolist() == [0, 2, 0]
     assert dataset.get_data_info(2)["img_path"] == str(images / "images/rose/2.png")
 
 

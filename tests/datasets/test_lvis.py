@@ -86,9 +86,7 @@ def test_the_same_as_mmdets_reader(unusual, train_annotations, version, options)
     for index in range(len(ours)):
         assert without_image_labels(ours.get_data_info(index)) == stock.get_data_info(index)
         assert ours.get_cat_ids(index) == stock.get_cat_ids(index)
-        assert ours.image_labels[index].tolist() == stock.get_cat_ids(index)
-    if not options.get("serialize_data", True):
-        assert [without_image_labels(info) for info in ours.data_list] == stock.data_list
+        assert ours.instance_labels[index].tolist() == stock.get_cat_ids(index)
 
 
 def without_image_labels(info: dict) -> dict:
@@ -97,10 +95,9 @@ def without_image_labels(info: dict) -> dict:
     return info
 
 
-@pytest.mark.parametrize("serialize_data", [True, False])
 @pytest.mark.parametrize("indices", [4, -4, [5, 1, 1], []])
-def test_subsets(minilvis, serialize_data, indices):
-    dataset = build(minilvis, serialize_data=serialize_data)
+def test_subsets(minilvis, indices):
+    dataset = build(minilvis)
     ids = [dataset.get_data_info(index)["img_id"] for index in range(60)]
     if isinstance(indices, int):
         expected = ids[:indices] if indices > 0 else ids[indices:]
@@ -113,7 +110,7 @@ def test_subsets(minilvis, serialize_data, indices):
         infos = [part.get_data_info(index) for index in range(len(part))]
         assert [info["img_id"] for info in infos] == expected
         assert [info["sample_idx"] for info in infos] == list(range(len(expected)))
-        assert len(part.image_labels) == len(expected)
+        assert len(part.instance_labels) == len(expected)
     if expected:
         assert dataset.get_data_info(-1) == infos[-1]
 
@@ -131,7 +128,7 @@ def test_proposals_become_part_of_the_items(minilvis, tmp_path):
         info = dataset.get_data_info(index)
         assert info.pop("proposals") == dict(bboxes=[[0, 0, 1, expected]])
         assert info == {**infos[expected], "sample_idx": index}
-        assert dataset.image_labels[index].tolist() == dataset.get_cat_ids(index)
+        assert dataset.instance_labels[index].tolist() == dataset.get_cat_ids(index)
     assert len(dataset.get_subset(1)) == 1
 
 

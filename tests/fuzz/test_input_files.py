@@ -29,7 +29,7 @@ from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import init_default_scope
 from mmengine.visualization import Visualizer
 
-from mmdet_eql.annotations.lvis_decoding import read_columns
+from mmdet_eql.annotations.reader import read_annotations
 from mmdet_eql.datasets.image_loading import LoadVerifiedImage
 from mmdet_eql.engine import load_checkpoint_file
 from mmdet_eql.engine.build_errors import build_errors
@@ -129,14 +129,14 @@ def test_annotations(few, minilvis, file, data, test_mode):
 def test_annotation_caches(few, file, data):
     path = file.with_name("cached.json")
     path.write_text(json.dumps(few))
-    expected = read_columns(str(path))
+    expected = read_annotations(str(path))
     (cache,) = file.parent.glob(".mmdet_eql_cache/cached.json.columns")
     content = data.draw(spoilt_bytes(cache.read_bytes()))
     # A new file, since the old one is mapped.
     cache.unlink()
     cache.write_bytes(content)
-    columns = read_columns(str(path))
-    assert columns.categories == expected.categories
+    columns = read_annotations(str(path))
+    assert columns.about() == expected.about()
     for name, array in expected.arrays().items():
         np.testing.assert_array_equal(getattr(columns, name), array)
 

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from lvis import LVIS
 from pycocotools import mask as mask_utils
 
-from mmdet_eql.annotations.annotation_cache import CACHE_FOLDER
-from mmdet_eql.annotations.lvis_decoding import read_columns
+from mmdet_eql.annotations.cache import CACHE_FOLDER
+from mmdet_eql.annotations.reader import read_annotations
 from mmdet_eql.frequency import frequency_group
 from mmdet_eql.minilvis import (
     BACKGROUND_KINDS,
@@ -596,7 +596,7 @@ def test_foreign_files_in_a_set_are_kept(made):
 
 def test_a_cache_of_annotations_is_no_foreign_file(made):
     before = files(made, caches=True)
-    read_columns(str(made / "annotations" / "minilvis_val.json"))
+    read_annotations(str(made / "annotations" / "minilvis_val.json"))
     assert files(made, caches=True) != before
     make_minilvis(made, TINIEST, progress=False, force=True)
     assert files(made, caches=True) == before

@@ -16,7 +16,8 @@ import os.path as osp
 
 from mmdet_eql.analysis.category_errors import find_category, find_errors
 from mmdet_eql.analysis.error_page import write_error_page
-from mmdet_eql.annotations.lvis_format import image_path, load_lvis_json
+from mmdet_eql.annotations.checks import load_lvis_json
+from mmdet_eql.annotations.reader import read_annotations
 from mmdet_eql.evaluation.lvis_evaluation import LVISGroundTruth
 from mmdet_eql.evaluation.lvis_results import read_results
 from mmdet_eql.utils.errors import UserError, exit_on_user_error
@@ -54,8 +55,10 @@ def main() -> None:
     category = find_category(ground_truth, args.category)
     detections = read_results(args.results, ground_truth, "bbox", args.ann_file)
     errors = find_errors(ground_truth, detections, category, args.iou_thr, args.score_thr)
-    images = sorted(data["images"], key=lambda image: image["id"])
-    paths = [osp.join(args.images, image_path(image, args.ann_file)) for image in images]
+    columns = read_annotations(args.ann_file)
+    paths = [
+        osp.join(args.images, columns.path(image)) for image in columns.image_id.argsort().tolist()
+    ]
     write_error_page(errors, ground_truth.image_ids.tolist(), paths, args.out, args.max_cases)
     print(
         f"{errors.category}: {len(errors.truths):,} annotations, {len(errors.hits):,} found, "

@@ -11,7 +11,7 @@ import numpy as np
 from mmengine.dataset import BaseDataset
 
 from mmdet_eql.classification.datasets.long_tail import long_tailed_indices
-from mmdet_eql.datasets import ImageLabels
+from mmdet_eql.datasets import InstanceLabels
 from mmdet_eql.frequency import ClassFrequency
 from mmdet_eql.utils.errors import UserError
 
@@ -25,7 +25,7 @@ class LabelledImages(BaseDataset):
 
     Attributes:
         class_frequency (ClassFrequency): Images of each class.
-        image_labels (ImageLabels): The label of each image, for samplers.
+        instance_labels (InstanceLabels): The label of each image, for samplers.
     """
 
     @property
@@ -35,11 +35,11 @@ class LabelledImages(BaseDataset):
         return self._class_frequency
 
     @property
-    def image_labels(self) -> ImageLabels:
+    def instance_labels(self) -> InstanceLabels:
         """The label of each image, as samplers take them."""
         self.full_init()
         labels = [self.get_cat_ids(index)[0] for index in range(len(self))]
-        return ImageLabels(np.arange(len(labels) + 1), np.array(labels, dtype=np.int64))
+        return InstanceLabels(np.arange(len(labels) + 1), np.array(labels, dtype=np.int64))
 
     def get_cat_ids(self, idx: int) -> list[int]:
         """Return the label of one image, as mmengine's ``ClassBalancedDataset`` needs it."""

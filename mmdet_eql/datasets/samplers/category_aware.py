@@ -15,7 +15,7 @@ import numpy as np
 from mmengine.logging import print_log
 from mmengine.registry import DATA_SAMPLERS
 
-from mmdet_eql.datasets.image_labels import image_labels_of
+from mmdet_eql.annotations.instance_labels import instance_labels_of
 from mmdet_eql.datasets.samplers.stream import StreamSampler, samples_per_epoch
 from mmdet_eql.utils.errors import UserError
 
@@ -56,7 +56,7 @@ class CategoryAwareSampler(StreamSampler):
     ) -> None:
         super().__init__(dataset, seed, infinite)
         self.num_samples = samples_per_epoch(num_samples, dataset, "CategoryAwareSampler")
-        image, label = image_labels_of(dataset).pairs()
+        image, label = instance_labels_of(dataset).pairs()
         if len(image) == 0:
             raise UserError(
                 "CategoryAwareSampler: no image of the training dataset is annotated; check "

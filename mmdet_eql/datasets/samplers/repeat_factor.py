@@ -19,7 +19,7 @@ import torch
 from mmengine.logging import print_log
 from mmengine.registry import DATA_SAMPLERS
 
-from mmdet_eql.datasets.image_labels import ImageLabels, image_labels_of
+from mmdet_eql.annotations.instance_labels import InstanceLabels, instance_labels_of
 from mmdet_eql.datasets.samplers.stream import StreamSampler
 from mmdet_eql.frequency import ClassFrequency, UncountedDatasetError, class_frequency_of
 from mmdet_eql.utils.errors import UserError
@@ -76,11 +76,11 @@ def category_repeat_factors(
     return np.clip(np.sqrt(ratio) if sqrt else ratio, 1, max_repeat)
 
 
-def image_repeat_factors(labels: ImageLabels, category_factors: np.ndarray) -> np.ndarray:
+def image_repeat_factors(labels: InstanceLabels, category_factors: np.ndarray) -> np.ndarray:
     """Repeat factors of the images.
 
     Args:
-        labels (ImageLabels): Categories of M images.
+        labels (InstanceLabels): Categories of M images.
         category_factors (np.ndarray): r(c), float64 of shape (C,).
 
     Returns:
@@ -138,7 +138,7 @@ class RepeatFactorSampler(StreamSampler):
     ) -> None:
         super().__init__(dataset, seed, infinite)
         self.shuffle = shuffle
-        labels = image_labels_of(dataset)
+        labels = instance_labels_of(dataset)
         self.repeat_factors = image_repeat_factors(
             labels,
             category_repeat_factors(
@@ -174,7 +174,7 @@ class RepeatFactorSampler(StreamSampler):
         return indices[torch.randperm(len(indices), generator=generator).numpy()]
 
 
-def _frequency_of(dataset, labels: ImageLabels) -> ClassFrequency:
+def _frequency_of(dataset, labels: InstanceLabels) -> ClassFrequency:
     try:
         return class_frequency_of(dataset)
     except UncountedDatasetError:

@@ -46,9 +46,8 @@ def main() -> None:
     MMLogger.get_current_instance().setLevel("WARNING")  # samplers tell what they make
     with tempfile.TemporaryDirectory() as folder:
         dataset = make_dataset(folder, args.images)
-    print(
-        f"{len(dataset):,} images, {len(dataset.image_labels.labels):,} instances, {args.runs} runs"
-    )
+    num_instances = len(dataset.instance_labels.labels)
+    print(f"{len(dataset):,} images, {num_instances:,} instances, {args.runs} runs")
     print(table(measure(dataset, args.runs)))
 
 

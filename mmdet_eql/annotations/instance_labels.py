@@ -13,7 +13,7 @@ from mmdet_eql.utils.errors import UserError
 
 
 @dataclass(frozen=True, eq=False)
-class ImageLabels:
+class InstanceLabels:
     """The labels of the instances of each image, in compressed sparse rows.
 
     Image i has the labels ``labels[offsets[i] : offsets[i + 1]]``, one for each instance.
@@ -23,7 +23,7 @@ class ImageLabels:
         labels (np.ndarray): int64 of shape (number of instances,), each in [0, C).
 
     Example:
-        >>> labels = ImageLabels.from_lists([[3, 1, 3], [], [1]])
+        >>> labels = InstanceLabels.from_lists([[3, 1, 3], [], [1]])
         >>> labels[0]
         array([3, 1, 3])
         >>> labels.pairs()
@@ -34,7 +34,7 @@ class ImageLabels:
     labels: np.ndarray
 
     @classmethod
-    def from_lists(cls, lists: Sequence[Sequence[int]]) -> "ImageLabels":
+    def from_lists(cls, lists: Sequence[Sequence[int]]) -> "InstanceLabels":
         """The labels of images given one by one, in their order."""
         offsets = np.zeros(len(lists) + 1, dtype=np.int64)
         np.cumsum([len(labels) for labels in lists], out=offsets[1:])
@@ -42,7 +42,7 @@ class ImageLabels:
         return cls(offsets, np.array(flat, dtype=np.int64))
 
     @classmethod
-    def concatenate(cls, parts: Sequence["ImageLabels"]) -> "ImageLabels":
+    def concatenate(cls, parts: Sequence["InstanceLabels"]) -> "InstanceLabels":
         """The labels of several sets of images, one after another."""
         counts = np.concatenate([np.diff(part.offsets) for part in parts])
         offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts)])
@@ -56,14 +56,14 @@ class ImageLabels:
         """Labels of one image, int64 of shape (instances of the image,)."""
         return self.labels[self.offsets[index] : self.offsets[index + 1]]
 
-    def take(self, indices: Sequence[int] | np.ndarray) -> "ImageLabels":
+    def take(self, indices: Sequence[int] | np.ndarray) -> "InstanceLabels":
         """The labels of some images, in the order given and repeated as given."""
         indices = np.asarray(indices, dtype=np.int64)
         starts = self.offsets[indices]
         counts = self.offsets[indices + 1] - starts
         offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts)])
         within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
-        return ImageLabels(offsets, self.labels[np.repeat(starts, counts) + within])
+        return InstanceLabels(offsets, self.labels[np.repeat(starts, counts) + within])
 
     @property
     def image_index(self) -> np.ndarray:
@@ -82,17 +82,17 @@ class ImageLabels:
         return key // width, key % width
 
 
-def image_labels_of(dataset) -> ImageLabels:
+def instance_labels_of(dataset) -> InstanceLabels:
     """The labels of a dataset's images, through wrappers.
 
     Args:
-        dataset: A dataset with an attribute ``image_labels`` (``LVISFormatDataset``), any other
+        dataset: A dataset with an attribute ``instance_labels`` (``LVISFormatDataset``), any other
             with a method ``get_cat_ids`` (mmdet's detection datasets; slow), or mmengine's
             ``ConcatDataset``, ``RepeatDataset`` or ``ClassBalancedDataset``, mmdet's
             ``MultiImageMixDataset`` or PyTorch's ``Subset`` around such ones.
 
     Returns:
-        ImageLabels: One row for each index of the dataset.
+        InstanceLabels: One row for each index of the dataset.
 
     Raises:
         UserError: If the dataset does not tell the labels of its images.
@@ -100,19 +100,19 @@ def image_labels_of(dataset) -> ImageLabels:
     if hasattr(dataset, "full_init"):
         dataset.full_init()
     if hasattr(dataset, "datasets"):
-        labels = ImageLabels.concatenate([image_labels_of(part) for part in dataset.datasets])
-    elif hasattr(dataset, "image_labels"):
-        labels = dataset.image_labels
+        labels = InstanceLabels.concatenate([instance_labels_of(part) for part in dataset.datasets])
+    elif hasattr(dataset, "instance_labels"):
+        labels = dataset.instance_labels
     elif hasattr(dataset, "repeat_indices"):
-        labels = image_labels_of(dataset.dataset).take(dataset.repeat_indices)
+        labels = instance_labels_of(dataset.dataset).take(dataset.repeat_indices)
     elif hasattr(dataset, "dataset"):
-        labels = image_labels_of(dataset.dataset)
+        labels = instance_labels_of(dataset.dataset)
         if hasattr(dataset, "indices"):
             labels = labels.take(dataset.indices)
         elif hasattr(dataset, "times"):
             labels = labels.take(np.tile(np.arange(len(labels)), dataset.times))
     elif hasattr(dataset, "get_cat_ids"):
-        labels = ImageLabels.from_lists([dataset.get_cat_ids(i) for i in range(len(dataset))])
+        labels = InstanceLabels.from_lists([dataset.get_cat_ids(i) for i in range(len(dataset))])
     else:
         raise UserError(
             f"train_dataloader.dataset: {type(dataset).__name__} does not tell the categories of "

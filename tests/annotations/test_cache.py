@@ -4,15 +4,20 @@ import json
 import multiprocessing
 import os
 import shutil
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from mmdet_eql.annotations import annotation_cache, lvis_decoding
-from mmdet_eql.annotations.annotation_cache import CACHE_VARIABLE
-from mmdet_eql.annotations.lvis_decoding import read_columns
+from mmdet_eql.annotations import cache as cache_module
+from mmdet_eql.annotations import reader
+from mmdet_eql.annotations.cache import CACHE_VARIABLE, CacheFileError, map_cache, write_cache
+from mmdet_eql.annotations.reader import read_annotations
 from mmdet_eql.datasets import LVISFormatDataset
+from tests.fuzz.mutations import spoilt_bytes
 
 
 @pytest.fixture(autouse=True)
@@ -35,11 +40,11 @@ def decoded(monkeypatch):
     """A list that grows each time a file is decoded."""
     times = []
 
-    def decode(path, name, decode=lvis_decoding.decode_columns):
+    def decode(path, name, decode=reader.decode_columns):
         times.append(path)
         return decode(path, name)
 
-    monkeypatch.setattr(lvis_decoding, "decode_columns", decode)
+    monkeypatch.setattr(reader, "decode_columns", decode)
     return times
 
 
@@ -48,7 +53,7 @@ def said(monkeypatch):
     """What is told in the log."""
     sentences = []
     monkeypatch.setattr(
-        annotation_cache, "print_log", lambda sentence, **kwargs: sentences.append(sentence)
+        cache_module, "print_log", lambda sentence, **kwargs: sentences.append(sentence)
     )
     return sentences
 
@@ -58,11 +63,11 @@ def cache_of(ann_file: Path) -> Path:
 
 
 def read(ann_file: Path, **options):
-    return read_columns(str(ann_file), **options)
+    return read_annotations(str(ann_file), **options)
 
 
 def assert_equal(columns, expected):
-    assert columns.categories == expected.categories
+    assert columns.about() == expected.about()
     for name, array in expected.arrays().items():
         np.testing.assert_array_equal(getattr(columns, name), array, strict=True)
 
@@ -75,14 +80,14 @@ def test_the_second_start_decodes_nothing(ann_file, decoded, said):
     for columns in (first, second):
         assert_equal(columns, expected)
         # Of the mapped file, not of this process.
-        assert not columns.points.flags.owndata
-        assert not columns.points.flags.writeable
+        assert not columns.segmentation_text.flags.owndata
+        assert not columns.segmentation_text.flags.writeable
     assert said == []
 
 
 @pytest.mark.parametrize("keep_times", [False, True])
 def test_a_changed_file_is_decoded_again(ann_file, decoded, keep_times):
-    name = read(ann_file).categories[0][1]
+    name = read(ann_file).category_name[0]
     content, status = ann_file.read_bytes(), ann_file.stat()
     changed = content.replace(b'"%b"' % name.encode(), b'"%b"' % name[::-1].encode())
     assert len(changed) == len(content)
@@ -90,7 +95,7 @@ def test_a_changed_file_is_decoded_again(ann_file, decoded, keep_times):
     if keep_times:
         os.utime(ann_file, ns=(status.st_atime_ns, status.st_mtime_ns))
     for _ in range(2):
-        assert read(ann_file).categories[0][1] == name[::-1] != name
+        assert read(ann_file).category_name[0] == name[::-1] != name
     assert len(decoded) == 2
 
 
@@ -150,14 +155,14 @@ def test_a_read_only_folder(ann_file, home):
 def _start(ann_file, barrier, results):
     times = []
 
-    def decode(path, name, decode=lvis_decoding.decode_columns):
+    def decode(path, name, decode=reader.decode_columns):
         times.append(path)
         return decode(path, name)
 
-    lvis_decoding.decode_columns = decode
+    reader.decode_columns = decode
     barrier.wait()
     columns = read(ann_file)
-    results.put((len(times), float(columns.points.sum()), columns.categories))
+    results.put((len(times), int(columns.segmentation_text.sum()), columns.about()))
 
 
 def test_ranks_that_start_together_decode_once(ann_file):
@@ -172,8 +177,8 @@ def test_ranks_that_start_together_decode_once(ann_file):
         assert rank.exitcode == 0
     expected = read(ann_file, cache=False)
     assert sum(times for times, _, _ in found) == 1
-    assert {total for _, total, _ in found} == {expected.points.sum()}
-    assert all(categories == expected.categories for _, _, categories in found)
+    assert {total for _, total, _ in found} == {expected.segmentation_text.sum()}
+    assert all(about == expected.about() for _, _, about in found)
     assert sorted(path.suffix for path in cache_of(ann_file).parent.iterdir()) == [
         ".columns",
         ".lock",
@@ -183,8 +188,8 @@ def test_ranks_that_start_together_decode_once(ann_file):
 def test_subsets_and_copies_share_the_mapped_file(minilvis, ann_file):
     dataset = LVISFormatDataset(ann_file=str(ann_file), data_prefix=dict(img=str(minilvis)))
     subset = dataset.get_subset([3, 1])
-    points = dataset._annotations.columns.points
-    assert np.shares_memory(points, subset._annotations.columns.points)
+    text = dataset._annotations.columns.segmentation_text
+    assert np.shares_memory(text, subset._annotations.columns.segmentation_text)
     assert len(dataset) == 60
 
 
@@ -194,3 +199,39 @@ def test_test_images_have_no_cache(ann_file):
     ann_file.write_text(json.dumps(data))
     assert read(ann_file, annotated=False).num_images == 60
     assert not cache_of(ann_file).exists()
+
+
+@pytest.fixture(scope="module")
+def cache_file(minilvis, tmp_path_factory):
+    """A cache of its own, and its bytes."""
+    columns = read_annotations(str(minilvis / "annotations" / "minilvis_val.json"), cache=False)
+    path = tmp_path_factory.mktemp("cache") / "file"
+    write_cache(path, {"version": 1}, columns)
+    about, mapped = map_cache(path)
+    assert about == {"version": 1}
+    assert_equal(mapped, columns)
+    assert all(array.flags.aligned for array in mapped.arrays().values())
+    return path, path.read_bytes()
+
+
+@settings(max_examples=80, deadline=None)
+@given(data=st.data())
+def test_no_change_goes_unnoticed(cache_file, data):
+    path, whole = cache_file
+    spoilt = data.draw(spoilt_bytes(whole))
+    path.unlink(missing_ok=True)
+    path.write_bytes(spoilt)
+    if spoilt == whole:
+        map_cache(path)
+    else:
+        with pytest.raises(CacheFileError, match="cut off"):
+            map_cache(path)
+
+
+def test_objects_are_not_read(cache_file):
+    path, whole = cache_file
+    content = whole[:-4].replace(b"'<f8'", b"'|O' ")
+    # The checksum is right; an array of pickles is refused all the same.
+    path.write_bytes(content + zlib.crc32(content).to_bytes(4, "little"))
+    with pytest.raises(CacheFileError, match="invalid: an array of objects"):
+        map_cache(path)

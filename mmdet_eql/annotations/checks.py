@@ -1,4 +1,4 @@
-"""Reading annotation files in LVIS format, and telling what is wrong with one.
+"""What an annotation file must hold, and one sentence that says what is wrong with another one.
 
 LVIS v0.5 and v1 share one layout, a COCO file with federated labels::
 
@@ -80,12 +80,14 @@ def load_lvis_json(
     return data
 
 
-def image_path(image: dict, ann_file: str) -> str:
+def image_path(coco_url: str | None, file_name: str | None, image_id: int, ann_file: str) -> str:
     """Where the file of an image lies below the image folder.
 
     Args:
-        image (dict): Its record in an LVIS annotation file.
-        ann_file (str): Name of that file, for error messages.
+        coco_url (str, optional): Field of the image in the annotation file.
+        file_name (str, optional): Likewise.
+        image_id (int): Likewise, for the error message.
+        ann_file (str): Name of the annotation file, for the error message.
 
     Returns:
         str: A relative path.
@@ -94,13 +96,10 @@ def image_path(image: dict, ann_file: str) -> str:
         UserError: If it leads out of the folder.
     """
     # LVIS names the COCO split an image lies in by its URL alone; v1 mixes splits.
-    if image.get("coco_url"):
-        path = "/".join(image["coco_url"].split("/")[-2:])
-    else:
-        path = image["file_name"]
+    path = "/".join(coco_url.split("/")[-2:]) if coco_url else file_name
     if osp.isabs(path) or ".." in path.split("/"):
         raise UserError(
-            f"{ann_file}: image {image['id']} lies at {path!r}, outside the image folder; "
+            f"{ann_file}: image {image_id} lies at {path!r}, outside the image folder; "
             "give a path below data_prefix['img']."
         )
     return path
@@ -173,10 +172,10 @@ def _check_records(path: str, table: str, records: list, fields: Iterable[str]) 
                     "requires; add it."
                 )
         identifier = record["id"]
-        if not _is_int(identifier) or abs(identifier) >= 2**63:
+        if not _is_int(identifier) or not -(2**63) <= identifier < 2**63:
             raise UserError(
                 f"{path}: {table}[{index}] has the id {_shorten(identifier)}; ids must be whole "
-                "numbers of at most 63 bits."
+                "numbers of at most 64 bits."
             )
         if identifier in seen:
             raise UserError(

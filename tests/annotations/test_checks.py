@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from mmdet_eql.datasets import load_lvis_json
+from mmdet_eql.annotations.checks import load_lvis_json
 from mmdet_eql.utils.errors import UserError
 
 GOOD = {

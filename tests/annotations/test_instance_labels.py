@@ -8,8 +8,8 @@ from mmdet.datasets import MultiImageMixDataset
 from mmengine.dataset import ClassBalancedDataset, ConcatDataset, RepeatDataset
 from torch.utils.data import Subset
 
-from mmdet_eql.datasets import image_labels_of
-from mmdet_eql.datasets.image_labels import ImageLabels
+from mmdet_eql.annotations.instance_labels import InstanceLabels
+from mmdet_eql.datasets import instance_labels_of
 from mmdet_eql.utils.errors import UserError
 from tests.conftest import build_dataset
 
@@ -18,7 +18,7 @@ lists = st.lists(st.lists(st.integers(0, 5), max_size=4), max_size=8)
 
 @given(lists)
 def test_rows_and_pairs(labels):
-    packed = ImageLabels.from_lists(labels)
+    packed = InstanceLabels.from_lists(labels)
     assert [packed[i].tolist() for i in range(len(packed))] == labels
     pairs = sorted({(image, label) for image, row in enumerate(labels) for label in row})
     assert list(zip(*(part.tolist() for part in packed.pairs()), strict=True)) == pairs
@@ -26,11 +26,11 @@ def test_rows_and_pairs(labels):
 
 @given(lists, st.data())
 def test_taking_and_concatenating(labels, data):
-    packed = ImageLabels.from_lists(labels)
+    packed = InstanceLabels.from_lists(labels)
     indices = data.draw(st.lists(st.integers(0, len(labels) - 1))) if labels else []
     taken = packed.take(indices)
     assert [taken[i].tolist() for i in range(len(taken))] == [labels[i] for i in indices]
-    both = ImageLabels.concatenate([packed, taken])
+    both = InstanceLabels.concatenate([packed, taken])
     assert [both[i].tolist() for i in range(len(both))] == labels + [labels[i] for i in indices]
 
 
@@ -50,7 +50,7 @@ def test_wrappers(dataset):
         dataset.get_subset([4, 1]),
     ]
     for wrapper in wrapped:
-        labels = image_labels_of(wrapper)
+        labels = instance_labels_of(wrapper)
         assert len(labels) == len(wrapper)
         indices = range(len(wrapper))
         if isinstance(wrapper, Subset):
@@ -65,12 +65,12 @@ def test_wrappers(dataset):
 
 def test_a_dataset_without_labels_is_refused():
     with pytest.raises(UserError, match="list does not tell the categories"):
-        image_labels_of([1, 2])
+        instance_labels_of([1, 2])
 
 
 def test_labels_follow_the_selected_classes(minilvis, dataset):
     names = dataset.metainfo["classes"][:3]
     part = build_dataset(minilvis, metainfo=dict(classes=names))
-    labels = image_labels_of(part)
+    labels = instance_labels_of(part)
     assert len(labels) == len(part)
     assert set(np.unique(labels.labels)) <= {0, 1, 2}
