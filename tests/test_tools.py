@@ -197,7 +197,7 @@ def test_a_config_that_is_not_python(tool, tmp_path):
 
 def test_missing_annotations_and_images(tool, minilvis, tmp_path):
     assert_one_sentence(
-        tool("train.py", *train_on(tmp_path / "nowhere")), "nowhere", "no such annotation file"
+        tool("train.py", *train_on(tmp_path / "nowhere")), "nowhere", "ann_file", "does not exist"
     )
     folder = copy_of(minilvis, tmp_path)
     shutil.rmtree(folder / "train")

@@ -4,7 +4,7 @@ import argparse
 import os.path as osp
 
 from mmdet_eql.engine import launch
-from mmdet_eql.engine.build_errors import build_errors
+from mmdet_eql.engine.config_check import check_config
 from mmdet_eql.utils.errors import UserError, exit_on_user_error
 
 
@@ -33,11 +33,11 @@ def main() -> None:
     launch.set_visualization(cfg, args.show, args.show_dir, args.wait_time)
     if args.out is not None and not args.out.endswith((".pkl", ".pickle")):
         raise UserError(f"--out {args.out}: the file must end in .pkl or .pickle.")
-    with build_errors(cfg):
-        runner = launch.build_runner(cfg)
-        if args.out is not None:
-            launch.dump_predictions(runner, args.out)
-        runner.test()
+    check_config(cfg, ["test"])
+    runner = launch.build_runner(cfg, "test")
+    if args.out is not None:
+        launch.dump_predictions(runner, args.out)
+    runner.test()
 
 
 if __name__ == "__main__":

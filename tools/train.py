@@ -3,7 +3,7 @@
 import argparse
 
 from mmdet_eql.engine import launch
-from mmdet_eql.engine.build_errors import build_errors
+from mmdet_eql.engine.config_check import check_config
 from mmdet_eql.utils.errors import UserError, exit_on_user_error
 
 
@@ -48,8 +48,8 @@ def main() -> None:
     if args.auto_scale_lr:
         launch.enable_auto_scale_lr(cfg)
     launch.set_resume(cfg, args.resume)
-    with build_errors(cfg):
-        launch.build_runner(cfg).train()
+    check_config(cfg)
+    launch.build_runner(cfg, "train", "val").train()
 
 
 if __name__ == "__main__":

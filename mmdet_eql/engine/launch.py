@@ -12,7 +12,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmdet_eql.engine.resume.last_checkpoint import find_last_checkpoint
-from mmdet_eql.utils.errors import UserError
+from mmdet_eql.utils.errors import FULL_DISK, UserError
 
 #: What mmengine raises for configs that are none.
 _CONFIG_ERRORS = (
@@ -109,35 +109,48 @@ def merge_options(cfg: Config, options: dict | None) -> None:
     """
     try:
         cfg.merge_from_dict(options or {})
-    except (TypeError, KeyError, IndexError, AssertionError) as error:
+    except (TypeError, KeyError, IndexError, AttributeError, AssertionError) as error:
         raise UserError(
             f"--cfg-options does not fit {cfg.filename} ({error}); see its keys with "
             f"`python tools/misc/print_config.py {cfg.filename}`."
         ) from None
 
 
-def build_runner(cfg: Config) -> Runner:
+def build_runner(cfg: Config, *loops: str) -> Runner:
     """Build the runner, with gloo instead of NCCL where there is no GPU.
 
     Where ``cfg.resume`` names no checkpoint, it is the last one that is whole.
 
     Args:
         cfg (Config): The whole config.
+        *loops (str): Which of ``"train"``, ``"val"`` and ``"test"`` to build, with their datasets.
 
     Returns:
         Runner: Ready to ``train()`` or ``test()``.
 
     Raises:
-        UserError: If all checkpoints to resume from are damaged.
+        UserError: If it cannot be built, or all checkpoints to resume from are damaged.
     """
     if cfg.get("resume") and cfg.get("load_from") is None:
         cfg.load_from = find_last_checkpoint(cfg)
         cfg.resume = cfg.load_from is not None
     if cfg.launcher != "none" and not torch.cuda.is_available():
         _init_cpu_processes(cfg)
-    if "runner_type" in cfg:
-        return RUNNERS.build(cfg)
-    return Runner.from_cfg(cfg)
+    try:
+        runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+        for loop in loops:
+            getattr(runner, f"{loop}_loop")  # is built when it is first asked for
+    except UserError:
+        raise
+    except Exception as error:  # a constructor raises whatever it comes upon
+        if isinstance(error, OSError) and error.errno in FULL_DISK:
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(
+            f"{cfg.filename or 'the config'}: the runner cannot be built ({reason}); correct the "
+            "values that it is built from."
+        ) from error
+    return runner
 
 
 def _init_cpu_processes(cfg: Config) -> None:

@@ -6,6 +6,8 @@ import os
 import sys
 from collections.abc import Callable
 
+#: ``errno`` of an OSError when no more can be written.
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 #: Characters of a sentence; the middle of longer ones is left out.
 _LONGEST = 1500
 
@@ -59,7 +61,7 @@ def exit_on_user_error(main: Callable[[], None]) -> Callable[[], None]:
         except UserError as error:
             _exit_with(error)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in FULL_DISK:
                 raise
             _exit_with(
                 f"{error.filename or 'writing'}: {error.strerror}; free some space and, if this "

@@ -32,7 +32,7 @@ from mmengine.visualization import Visualizer
 from mmdet_eql.annotations.reader import read_annotations
 from mmdet_eql.datasets.image_loading import LoadVerifiedImage
 from mmdet_eql.engine import load_checkpoint_file
-from mmdet_eql.engine.build_errors import build_errors
+from mmdet_eql.engine.config_check import check_config
 from mmdet_eql.engine.launch import build_runner, load_config, read_config
 from mmdet_eql.evaluation.lvis_results import evaluate_files
 from mmdet_eql.frequency import ClassFrequency
@@ -254,10 +254,10 @@ def start_training(path: Path) -> None:
         Namespace(config=str(path), cfg_options=None, launcher="none", work_dir="w", local_rank=0)
     )
     try:
-        with build_errors(cfg):
-            runner = build_runner(cfg)
-            runner.register_hook(StopBeforeTraining())
-            runner.train()
+        check_config(cfg)
+        runner = build_runner(cfg, "train", "val")
+        runner.register_hook(StopBeforeTraining())
+        runner.train()
     finally:
         for logger in MMLogger._instance_dict.values():
             for handler in logger.handlers:

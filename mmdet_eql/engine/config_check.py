@@ -1,0 +1,211 @@
+"""Checks of a config before anything is trained, for the launchers and for sweeps."""
+
+import functools
+import inspect
+import os.path as osp
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from mmdet.registry import DATASETS, HOOKS, METRICS, MODELS, TASK_UTILS, TRANSFORMS
+from mmengine.config import Config, ConfigDict
+from mmengine.dataset import BaseDataset, InfiniteSampler
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import (
+    DATA_SAMPLERS,
+    LOOPS,
+    OPTIMIZERS,
+    PARAM_SCHEDULERS,
+    Registry,
+    init_default_scope,
+)
+from mmengine.utils import import_modules_from_strings
+
+from mmdet_eql.utils.errors import UserError
+
+#: Where the types of nested parts are looked up, after the registry of the part that they are in.
+_NESTED = (MODELS, TASK_UTILS, TRANSFORMS, DATASETS, OPTIMIZERS)
+
+
+def check_config(cfg: Config, splits: Sequence[str] = ("train", "val")) -> None:
+    """Build the parts of a config that need no data, and look for the files that it names.
+
+    The model, hooks, schedules, metrics and datasets (without reading their annotations) are built
+    and dropped. Of samplers and loops, which cannot be built alone, the arguments are checked.
+
+    Args:
+        cfg (Config): The merged config; it is not changed.
+        splits (Sequence[str]): Which of ``"train"``, ``"val"`` and ``"test"`` will be run.
+
+    Raises:
+        UserError: If a part is missing or cannot be built, a file does not exist, or the loop does
+            not fit the sampler or the schedules. The message names the dotted key.
+    """
+    cfg = Config(cfg.to_dict())
+    if cfg.get("custom_imports"):
+        import_modules_from_strings(**cfg.custom_imports)
+    init_default_scope(cfg.get("default_scope", "mmdet"))
+    for key in ("model", f"{splits[0]}_dataloader", f"{splits[0]}_cfg"):
+        if not _dict(cfg, key):
+            raise UserError(f"{key} is missing in the config; add it, or inherit it from _base_.")
+    model = _build(MODELS, cfg.model, "model")
+    for key, hook in _items(cfg, "custom_hooks").items():
+        _build(HOOKS, hook, key)
+    for name, hook in _dict(cfg, "default_hooks").items():
+        # The hook that draws needs the visualizer of a run.
+        _check_arguments(HOOKS, hook, f"default_hooks.{name}")
+    for split in splits:
+        loader = _dict(cfg, f"{split}_dataloader")
+        if isinstance(loader.get("dataset"), dict):
+            _check_dataset(loader["dataset"], f"{split}_dataloader.dataset")
+        for name in ("sampler", "batch_sampler"):
+            _check_arguments(DATA_SAMPLERS, loader.get(name), f"{split}_dataloader.{name}")
+        for key, metric in _items(cfg, f"{split}_evaluator").items():
+            _check_file(metric.get("ann_file"), f"{key}.ann_file")
+            _build(METRICS, metric, key)
+    _check_file(cfg.get("load_from"), "load_from")
+    if "train" in splits:
+        _check_training(cfg, model)
+
+
+def _check_dataset(dataset: dict, key: str) -> None:
+    for name in ("dataset", "datasets"):  # of a wrapper
+        inner = dataset.get(name)
+        if isinstance(inner, dict):
+            _check_dataset(inner, f"{key}.{name}")
+        for index, part in enumerate(inner if isinstance(inner, (list, tuple)) else ()):
+            _check_dataset(part, f"{key}.{name}.{index}")
+    if not _is_subclass(_class_of(DATASETS, dataset), BaseDataset):
+        # Others may read all of their data when they are built.
+        _check_arguments(DATASETS, dataset, key)
+        return
+    built = _build(DATASETS, dict(dataset, lazy_init=True), key)
+    _check_file(built.ann_file, f"{key}.ann_file")
+
+
+def _check_training(cfg: Config, model: Any) -> None:
+    loop = cfg.train_cfg
+    _check_arguments(LOOPS, loop, "train_cfg")
+    for name in ("max_iters", "max_epochs", "val_interval"):
+        if name in loop and not (isinstance(loop[name], int) and loop[name] > 0):
+            raise UserError(
+                f"train_cfg (type {loop.get('type')!r}): {name} is {loop[name]!r}; give an integer "
+                "of at least 1."
+            )
+    by_epoch = loop.get("by_epoch", "max_epochs" in loop)
+    sampler = _dict(cfg.train_dataloader, "sampler")
+    is_infinite = _is_subclass(_class_of(DATA_SAMPLERS, sampler), InfiniteSampler)
+    if by_epoch and (is_infinite or sampler.get("infinite")):
+        raise UserError(
+            f"train_dataloader.sampler: {sampler['type']} never ends an epoch, which "
+            "train_cfg.type='EpochBasedTrainLoop' waits for; remove 'infinite' from the sampler, "
+            "use one such as 'DefaultSampler', or train with 'IterBasedTrainLoop'."
+        )
+    wrapper, optimizer = _dict(cfg, "optim_wrapper"), None
+    if isinstance(wrapper.get("optimizer"), dict):
+        # A plain wrapper: mixed precision may be for another machine.
+        keys = ("optimizer", "paramwise_cfg", "constructor")
+        plain = ConfigDict({key: wrapper[key] for key in keys if key in wrapper})
+        optimizer = _try(lambda: build_optim_wrapper(model, plain), plain, "optim_wrapper")
+    for key, schedule in _items(cfg, "param_scheduler").items():
+        if optimizer is not None:
+            defaults = dict(optimizer=optimizer, epoch_length=1)
+            build = functools.partial(PARAM_SCHEDULERS.build, schedule, default_args=defaults)
+            _try(build, schedule, key)
+        if not by_epoch and schedule.get("by_epoch", True):
+            raise UserError(
+                f"{key}: counts epochs, but train_cfg iterations, so that the learning rate would "
+                "never change; set its by_epoch to False, and give it in iterations."
+            )
+
+
+def _build(registry: Registry, part: Any, key: str) -> Any:
+    return _try(lambda: registry.build(part), part, key, registry)
+
+
+def _try(build: Callable[[], Any], part: Any, key: str, registry: Registry | None = None) -> Any:
+    """Build a part; if that fails, name the innermost part that fails alike when built alone."""
+    try:
+        return build()
+    except UserError:
+        raise
+    except Exception as error:  # a constructor raises whatever it comes upon
+        reason = _reason(error)
+    for inner_key, inner in _typed_parts(part, key):
+        places = [place for place in (registry, *_NESTED) if _class_of(place, inner) is not None]
+        place = places[0] if places else registry
+        if inner is not part and place is not None:
+            try:
+                place.build(inner)
+            except Exception as error:
+                if _reason(error) == reason:
+                    key, part = inner_key, inner
+    kind = f" (type {part['type']!r})" if isinstance(part, dict) and "type" in part else ""
+    raise UserError(f"{key}{kind} cannot be built ({reason}); correct its values.")
+
+
+def _check_arguments(registry: Registry, part: Any, key: str) -> None:
+    """Check the type of a part that cannot be built alone, and the names of its arguments."""
+    if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+        return
+    kind = _class_of(registry, part)
+    if kind is None:
+        raise UserError(
+            f"{key}: {part['type']} is not in the {registry.scope}::{registry.name} registry; "
+            "correct its type, or name the module that registers it in custom_imports."
+        )
+    parameters = inspect.signature(kind).parameters
+    unknown = [name for name in part if name not in (*parameters, "type", "_scope_")]
+    if unknown and all(p.kind != p.VAR_KEYWORD for p in parameters.values()):
+        raise UserError(
+            f"{key} (type {part['type']!r}) has no argument {unknown[0]!r}; its arguments are "
+            f"{', '.join(parameters)}."
+        )
+
+
+def _check_file(path: Any, key: str) -> None:
+    if isinstance(path, str) and path and "://" not in path and not osp.exists(path):
+        raise UserError(f"{key}: {path} does not exist; correct the path.")
+
+
+def _reason(error: Exception) -> str:
+    # A KeyError is shown in quotes; mmengine appends where its documentation is.
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    return f"{type(error).__name__}: {' '.join(text.split())}".partition(". Please check")[0]
+
+
+def _class_of(registry: Registry | None, part: dict) -> Any:
+    known = registry is not None and isinstance(part.get("type"), str)
+    return registry.get(part["type"]) if known else None
+
+
+def _is_subclass(kind: Any, base: type) -> bool:
+    return isinstance(kind, type) and issubclass(kind, base)
+
+
+def _typed_parts(part: Any, key: str) -> Iterator[tuple[str, dict]]:
+    """All dicts with a type in a part, each before those in it."""
+    if isinstance(part, dict) and isinstance(part.get("type"), str):
+        yield key, part
+    items = part.items() if isinstance(part, dict) else ()
+    items = enumerate(part) if isinstance(part, (list, tuple)) else items
+    for name, inner in items:
+        yield from _typed_parts(inner, f"{key}.{name}")
+
+
+def _dict(cfg: Any, key: str) -> dict:
+    value = cfg.get(key) or {}
+    if not isinstance(value, dict):
+        raise UserError(f"{key} is {value!r}; give a dict.")
+    return value
+
+
+def _items(cfg: Any, key: str) -> dict[str, dict]:
+    """The dicts of a key that holds a dict or a list of them."""
+    value = cfg.get(key) or []
+    items = {key: value}
+    if isinstance(value, list):
+        items = {f"{key}.{index}": item for index, item in enumerate(value)}
+    for name, item in items.items():
+        if not isinstance(item, dict):
+            raise UserError(f"{name} is {item!r}; give a dict with 'type'.")
+    return items

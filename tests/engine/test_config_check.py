@@ -1,0 +1,83 @@
+"""What cannot be built or found is named by its dotted key before a run is started."""
+
+import pytest
+
+from mmdet_eql.engine.config_check import check_config
+from mmdet_eql.engine.launch import build_runner
+from mmdet_eql.utils.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            {"model.roi_head.bbox_head.fc_out_channels": "many"},
+            ["model.roi_head.bbox_head (type 'Shared2FCBBoxHead')", "TypeError"],
+        ),
+        (
+            {"model.roi_head.bbox_head.loss_cls.lambada": 1},
+            ["model.roi_head.bbox_head.loss_cls (type 'EqualizationLoss')", "lambada"],
+        ),
+        (
+            {"model.roi_head.bbox_head.loss_cls.type": "NoLoss"},
+            ["model.roi_head.bbox_head.loss_cls (type 'NoLoss')", "is not in the mmdet::model"],
+        ),
+        ({"model": None}, ["model is missing"]),
+        ({"custom_hooks.1.every": 3}, ["custom_hooks.1 (type 'Resume", "arguments"]),
+        ({"custom_hooks": ["FiniteLossHook"]}, ["custom_hooks.0 is 'FiniteLossHook'"]),
+        ({"default_hooks.logger.every": 3}, ["default_hooks.logger (type 'LoggerHook')", "every"]),
+        ({"train_dataloader": None}, ["train_dataloader is missing"]),
+        (
+            {"train_dataloader.dataset.pipeline.3.prob": "often"},
+            ["train_dataloader.dataset.pipeline.3 (type 'RandomFlip')"],
+        ),
+        (
+            {"train_dataloader.dataset.ann_file": "gone.json"},
+            ["train_dataloader.dataset.ann_file: ", "gone.json does not exist"],
+        ),
+        ({"train_dataloader.sampler.threshold": 1}, ["sampler (type 'InfiniteSampler')"]),
+        ({"train_dataloader.sampler.type": "Some"}, ["sampler: Some is not in the"]),
+        ({"val_evaluator.ann_file": "gone.json"}, ["val_evaluator.ann_file: gone.json does not"]),
+        ({"val_evaluator.figures": 3}, ["val_evaluator (type 'LVISFastMetric')", "figures"]),
+        ({"load_from": "gone.pth"}, ["load_from: gone.pth does not exist"]),
+        ({"optim_wrapper.optimizer.rate": 1}, ["optim_wrapper.optimizer", "rate"]),
+        ({"param_scheduler.0.begin": "late"}, ["param_scheduler.0 (type 'LinearLR')"]),
+        ({"param_scheduler.1.by_epoch": True}, ["param_scheduler.1: counts epochs"]),
+        ({"train_cfg.max_iters": 2.5}, ["train_cfg (type 'IterBasedTrainLoop')", "integer"]),
+        ({"train_cfg.max_items": 2}, ["train_cfg (type 'IterBasedTrainLoop')", "max_items"]),
+    ],
+)
+def test_the_key_is_named(tiny_config, options, words):
+    cfg = tiny_config("eql")
+    check_config(cfg)
+    before = cfg.pretty_text
+    cfg.merge_from_dict(options)
+    if options == {"model": None}:
+        cfg.pop("model")
+    with pytest.raises(UserError) as caught:
+        check_config(cfg)
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    for word in words:
+        assert word in sentence
+    assert before != cfg.pretty_text
+
+
+@pytest.mark.parametrize("sampler", ["RepeatFactorSampler", "InfiniteSampler"])
+def test_an_endless_sampler_in_an_epoch_based_loop(tiny_config, sampler):
+    cfg = tiny_config("eql")
+    cfg.train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=2)
+    cfg.train_dataloader.sampler = dict(type=sampler, infinite=True)
+    if sampler == "InfiniteSampler":
+        del cfg.train_dataloader.sampler["infinite"]
+    with pytest.raises(UserError, match=f"sampler: {sampler} never ends an epoch"):
+        check_config(cfg)
+
+
+def test_what_only_the_runner_builds(tiny_config):
+    cfg = tiny_config("eql")
+    cfg.launcher = "none"
+    cfg.log_level = "LOUD"
+    check_config(cfg)
+    with pytest.raises(UserError, match=r"the runner cannot be built .*LOUD"):
+        build_runner(cfg)
