@@ -15,19 +15,17 @@ import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor
 
+from mmdet_eql.losses.base import SoftmaxLoss
 from mmdet_eql.losses.class_statistics import CountAware
-from mmdet_eql.losses.classifier import full_precision
-from mmdet_eql.losses.reduction import check_reduction
 from mmdet_eql.losses.rivals.class_balanced import class_balanced_weights
-from mmdet_eql.losses.softmax_classifier import SoftmaxClassifierLoss
 from mmdet_eql.utils.errors import UserError
 
 
-class _CountAwareSoftmax(CountAware, SoftmaxClassifierLoss):
+class _CountAwareSoftmax(CountAware, SoftmaxLoss):
     def __init__(self, num_classes: int | None, reduction: str, loss_weight: float) -> None:
-        super().__init__(num_classes, has_background=False)
-        self.reduction = check_reduction(reduction)
-        self.loss_weight = loss_weight
+        super().__init__(
+            num_classes, has_background=False, reduction=reduction, loss_weight=loss_weight
+        )
 
 
 @MODELS.register_module()
@@ -66,9 +64,8 @@ class BalancedSoftmaxLoss(_CountAwareSoftmax):
             raise UserError(f"loss_cls.tau is {tau}; it must be a finite number.")
         self.tau = tau
 
-    def row_losses(self, cls_score: Tensor, labels: Tensor) -> Tensor:
+    def row_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """See the base class; needs counts. A class without images is taken to have one."""
-        logits = full_precision(cls_score)
         shift = self.tau * self.known_class_counts().clamp(min=1).log()
         return F.cross_entropy(logits + shift.to(logits.dtype), labels, reduction="none")
 
@@ -134,9 +131,8 @@ class LDAMLoss(_CountAwareSoftmax):
         margins = self.known_class_counts().clamp(min=1) ** -0.25
         return margins * (self.max_margin / margins.max())
 
-    def row_losses(self, cls_score: Tensor, labels: Tensor) -> Tensor:
+    def row_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """See the base class; needs counts and, to re-weight, the epoch."""
-        logits = full_precision(cls_score)
         margin = self.scale * self.margins().to(logits.dtype)[labels]
         shifted = logits.scatter_add(1, labels[:, None], -margin[:, None])
         losses = F.cross_entropy(shifted, labels, reduction="none")

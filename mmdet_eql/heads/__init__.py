@@ -16,6 +16,7 @@ from mmdet_eql.heads.mask_cascade import SelectiveMaskCascadeRoIHead, SelectiveM
 from mmdet_eql.heads.mask_head import SelectiveFCNMaskHead, SelectiveHTCMaskHead
 from mmdet_eql.heads.mask_pasting import paste_as_rle
 from mmdet_eql.heads.multiclass_nms import multiclass_nms
+from mmdet_eql.heads.prior_linear import PriorLinear
 from mmdet_eql.heads.roi_align import SeparableRoIAlign, SeparableRoIExtractor
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "PrefixNMSHeadMixin",
     "PrefixNMSShared2FCBBoxHead",
     "PrefixNMSShared4Conv1FCBBoxHead",
+    "PriorLinear",
     "SelectiveFCNMaskHead",
     "SelectiveHTCMaskHead",
     "SelectiveMaskCascadeRoIHead",

@@ -1,5 +1,16 @@
-"""Classification losses for long-tailed detection."""
+"""Classification losses for long-tailed detection.
 
+base                  what a box head asks of a loss; sigmoids, softmax, reduction
+class_statistics      f_j and n_j of the training set, in buffers of a loss
+equalization          EQL
+tail_weighting        T(f), the tail of EQL
+softmax_equalization  SEQL, EQL on a softmax
+equalization_v2       EQL v2
+rivals                what they are compared with
+"""
+
+from mmdet_eql.losses.base import ClassificationLoss, SigmoidLoss, SoftmaxLoss, one_hot_targets
+from mmdet_eql.losses.class_statistics import CountAware, FrequencyAware
 from mmdet_eql.losses.equalization import EqualizationLoss, equalization_loss
 from mmdet_eql.losses.equalization_v2 import EqualizationLossV2
 from mmdet_eql.losses.rivals.balanced_group_softmax import BalancedGroupSoftmaxLoss
@@ -11,8 +22,6 @@ from mmdet_eql.losses.rivals.class_balanced import (
 from mmdet_eql.losses.rivals.federated import FederatedLoss, federated_loss
 from mmdet_eql.losses.rivals.focal import SigmoidFocalLoss, sigmoid_focal_loss
 from mmdet_eql.losses.rivals.logit_adjustment import LogitAdjustedSoftmaxLoss
-from mmdet_eql.losses.sigmoid_classifier import PriorLinear, SigmoidClassifierLoss
-from mmdet_eql.losses.softmax_classifier import SoftmaxClassifierLoss
 from mmdet_eql.losses.softmax_equalization import (
     SoftmaxEqualizationLoss,
     softmax_equalization_loss,
@@ -29,22 +38,25 @@ __all__ = [
     "BalancedGroupSoftmaxLoss",
     "ClassBalancedSigmoidLoss",
     "ClassBalancedSoftmaxLoss",
+    "ClassificationLoss",
+    "CountAware",
     "EqualizationLoss",
     "EqualizationLossV2",
     "ExponentialDecayTail",
     "FederatedLoss",
+    "FrequencyAware",
     "GompertzDecayTail",
     "LogitAdjustedSoftmaxLoss",
-    "PriorLinear",
-    "SigmoidClassifierLoss",
     "SigmoidFocalLoss",
-    "SoftmaxClassifierLoss",
+    "SigmoidLoss",
     "SoftmaxEqualizationLoss",
+    "SoftmaxLoss",
     "ThresholdTail",
     "class_balanced_weights",
     "equalization_loss",
     "federated_loss",
     "lambda_for_tail_ratio",
+    "one_hot_targets",
     "sigmoid_focal_loss",
     "softmax_equalization_loss",
     "threshold_tail",

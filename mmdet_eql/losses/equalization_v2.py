@@ -27,8 +27,7 @@ from mmdet.models.losses import accuracy
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from mmdet_eql.losses.classifier import ClassifierLoss, foreground_accuracy, full_precision
-from mmdet_eql.losses.reduction import check_reduction, reduce_rows
+from mmdet_eql.losses.base import ClassificationLoss, foreground_accuracy, full_precision
 from mmdet_eql.utils.errors import UserError
 
 #: As in the authors' code: a category that met no negatives has the ratio pos / 1e-10.
@@ -36,17 +35,16 @@ _RATIO_EPS = 1e-10
 
 
 @MODELS.register_module()
-class EqualizationLossV2(ClassifierLoss):
+class EqualizationLossV2(ClassificationLoss):
     """Equalization Loss v2 for the box heads of mmdet.
 
-    The running sums are persistent buffers: a resumed run goes on as if it had not stopped. They
-    are the one thing that ``forward`` writes, in training mode with gradients enabled only, so that
-    a loss on validation data changes nothing. Each forward pass adds to them: with accumulated
-    gradients the weights move with every small batch, as if each were an iteration of its own, and
-    a forward pass that is repeated (activation checkpointing around the loss) counts twice.
+    The running sums are persistent buffers, so that a resumed run continues with its weights.
+    ``forward`` changes them in training mode with gradients enabled only. Each forward pass adds to
+    them: with accumulated gradients the weights change with every small batch, and a repeated
+    forward pass (activation checkpointing around the loss) counts twice.
 
-    The sums of all ranks are added up in every forward pass, which therefore has to happen on every
-    rank. All computation is in float32 or better, the sums in float64.
+    The sums are added up over all ranks in every forward pass, which therefore has to happen on
+    every rank. All computation is in float32 or better, the sums are in float64.
 
     Start the classifier at a small probability, as the authors do for all C + 1 outputs:
     ``bbox_head=dict(cls_predictor_cfg=dict(type="PriorLinear"))``.
@@ -58,9 +56,7 @@ class EqualizationLossV2(ClassifierLoss):
         alpha (float): Largest extra weight of the positives.
         test_with_objectness (bool): Whether the scores of the categories are multiplied by
             1 - p(background) at test time.
-        reduction (str): ``"none"``, ``"mean"`` or ``"sum"`` over the proposals; over the logits the
-            loss is always summed.
-        loss_weight (float): Factor on the loss; the sums leave it out.
+        **kwargs: ``reduction`` and ``loss_weight``; the sums do not depend on them.
 
     Raises:
         UserError: If an argument is out of range.
@@ -74,6 +70,7 @@ class EqualizationLossV2(ClassifierLoss):
         ([0.5, 0.0], [0.5, 1.0])
     """
 
+    extra_logits = 1
     pos_grad: Tensor
     neg_grad: Tensor
     num_seen: Tensor
@@ -85,10 +82,9 @@ class EqualizationLossV2(ClassifierLoss):
         mu: float = 0.8,
         alpha: float = 4.0,
         test_with_objectness: bool = True,
-        reduction: str = "mean",
-        loss_weight: float = 1.0,
+        **kwargs,
     ) -> None:
-        super().__init__(num_classes)
+        super().__init__(num_classes, **kwargs)
         for name, value in (("gamma", gamma), ("alpha", alpha)):
             if not (0 <= value < math.inf):
                 raise UserError(f"loss_cls.{name} is {value}; it must be a number of at least 0.")
@@ -98,19 +94,13 @@ class EqualizationLossV2(ClassifierLoss):
         self.mu = mu
         self.alpha = alpha
         self.test_with_objectness = test_with_objectness
-        self.reduction = check_reduction(reduction)
-        self.loss_weight = loss_weight
         self._reset_sums(num_classes or 0)
 
     def _reset_sums(self, num_classes: int) -> None:
-        # Over a whole training, float32 would swallow the small terms of a rare category.
+        # Over a whole training, float32 would lose the small terms of a rare category.
         for name in ("pos_grad", "neg_grad"):
             self.register_buffer(name, torch.zeros(num_classes, dtype=torch.float64))
         self.register_buffer("num_seen", torch.zeros((), dtype=torch.int64))
-
-    def num_logits(self) -> int:
-        """C + 1."""
-        return self.num_classes + 1
 
     def get_cls_channels(self, num_classes: int) -> int:
         """See the base class; also gives the sums their shape."""
@@ -120,55 +110,32 @@ class EqualizationLossV2(ClassifierLoss):
         return channels
 
     def get_activation(self, cls_score: Tensor) -> Tensor:
-        """Scores at test time.
-
-        Args:
-            cls_score (Tensor): Logits of shape (N, C + 1).
-
-        Returns:
-            Tensor: Sigmoids, those of the categories multiplied by 1 - p(background), shape
-            (N, C + 1).
-        """
+        """Return the scores: sigmoids, those of the categories multiplied by 1 - p(background),
+        shape (N, C + 1)."""
         self.check_logits(cls_score)
-        scores = cls_score.sigmoid()
-        categories, background = scores[:, :-1], scores[:, -1:]
+        categories, background = cls_score.sigmoid().tensor_split([self.num_classes], dim=1)
         if self.test_with_objectness:
             categories = categories * (1 - background)
         return torch.cat([categories, background], dim=1)
 
     def get_accuracy(self, cls_score: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Accuracy that is logged during training.
-
-        Args:
-            cls_score (Tensor): Logits of shape (N, C + 1).
-            labels (Tensor): Labels of shape (N,).
-
-        Returns:
-            dict[str, Tensor]: ``acc_objectness``, the percentage of proposals that are rightly told
-            objects from background, and ``acc_classes``, that of foreground proposals whose highest
-            category is theirs.
-        """
+        """Return ``acc_objectness``, the percentage of rows whose last output tells background from
+        objects correctly, and ``acc_classes``, see ``foreground_accuracy``."""
         background = cls_score[:, -1]
         objectness = torch.stack([-background, background], dim=1)
         return {
             "acc_objectness": accuracy(objectness, (labels == self.num_classes).long()),
-            "acc_classes": foreground_accuracy(cls_score[:, :-1], labels, self.num_classes),
+            "acc_classes": foreground_accuracy(cls_score[:, :-1], labels),
         }
 
     def gradient_ratio(self) -> Tensor:
-        """g_j = pos_j / neg_j so far.
-
-        Returns:
-            Tensor: Shape (C,), float64; 0 for a category without positives.
-        """
+        """Return g_j = pos_j / neg_j so far, float64 of shape (C,)."""
         return self.pos_grad / (self.neg_grad + _RATIO_EPS)
 
     def class_weights(self) -> tuple[Tensor, Tensor]:
-        """q_j and r_j for the next forward pass.
+        """Return q_j and r_j for the next forward pass, each float64 of shape (C + 1,).
 
-        Returns:
-            tuple[Tensor, Tensor]: Weights of positives and of negatives, each float64 of shape
-            (C + 1,). All are 1 before the first proposals, and the last are always 1.
+        All are 1 before the first proposals, and those of background always are.
         """
         negative = torch.sigmoid(self.gamma * (self.gradient_ratio() - self.mu))
         negative = torch.where(self.num_seen > 0, negative, torch.ones_like(negative))
@@ -183,48 +150,26 @@ class EqualizationLossV2(ClassifierLoss):
         avg_factor: float | None = None,
         reduction_override: str | None = None,
     ) -> Tensor:
-        """Compute the loss, and in training add its gradients to the running sums.
-
-        Args:
-            cls_score (Tensor): Logits of shape (N, C + 1).
-            labels (Tensor): Labels of shape (N,).
-            label_weights (Tensor, optional): Weight of each proposal, shape (N,), in the loss and
-                in the sums.
-            avg_factor (float, optional): What the sum is divided by under ``"mean"``; the number
-                of proposals by default.
-            reduction_override (str, optional): Replaces ``reduction`` for this call.
-
-        Returns:
-            Tensor: A scalar, or shape (N,) under ``"none"``.
-
-        Raises:
-            UserError: If the logits are not of shape (N, C + 1).
-        """
+        """Compute the loss as the base class does, and in training add to the running sums;
+        ``label_weights`` enter both."""
         self.check_logits(cls_score)
         logits = full_precision(cls_score)
-        targets = torch.zeros_like(logits).scatter_(1, labels.unsqueeze(1), 1)
+        targets = torch.zeros_like(logits).scatter_(1, labels[:, None], 1)
         positive, negative = (weights.to(logits.dtype) for weights in self.class_weights())
         weights = torch.where(targets > 0, positive, negative)
         losses = F.binary_cross_entropy_with_logits(logits, targets, weights, reduction="none")
         if self.training and torch.is_grad_enabled():
-            self._add_gradients(logits.detach(), targets, weights, label_weights)
-        reduction = reduction_override or self.reduction
-        return self.loss_weight * reduce_rows(
-            losses.sum(dim=1), label_weights, reduction, avg_factor
-        )
+            gradient = (logits.detach().sigmoid() - targets).abs() * weights
+            if label_weights is not None:
+                gradient = gradient * label_weights[:, None]
+            self._add_gradients(gradient, targets)
+        return self.reduce(losses.sum(dim=1), label_weights, avg_factor, reduction_override)
 
-    @torch.no_grad()
-    def _add_gradients(
-        self, logits: Tensor, targets: Tensor, weights: Tensor, label_weights: Tensor | None
-    ) -> None:
-        gradient = (logits.sigmoid() - targets).abs() * weights
-        if label_weights is not None:
-            gradient = gradient * label_weights[:, None]
-        # One message per step: the two sums, and whether anyone saw a proposal at all.
+    def _add_gradients(self, gradient: Tensor, targets: Tensor) -> None:
+        # One message per step: the two sums, and whether any rank had a proposal at all.
         positive = (gradient * targets)[:, :-1].sum(dim=0, dtype=torch.float64)
         negative = (gradient * (1 - targets))[:, :-1].sum(dim=0, dtype=torch.float64)
-        seen = positive.new_full((1,), len(logits))
-        step = torch.cat([positive, negative, seen])
+        step = torch.cat([positive, negative, positive.new_full((1,), len(gradient))])
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             dist.all_reduce(step)
         positive, negative, seen = step.split([self.num_classes, self.num_classes, 1])

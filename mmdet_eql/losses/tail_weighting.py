@@ -1,9 +1,8 @@
 """T(f): how strongly a category of frequency f is protected from discouraging gradients.
 
-Each design is a small class, built from a config, whose objects map the frequencies (C,) to
-weights (C,) in [0, 1]: 1 protects a category fully, 0 not at all. The EQL paper studies the three
-here (arXiv 2003.05176). To try another, register a class, or a function that returns such a
-callable:
+A design of T is a callable that maps the frequencies (C,) to weights (C,) in [0, 1]: 1 protects a
+category fully, 0 not at all. The EQL paper studies the three here (arXiv 2003.05176). To try
+another, register a class, or a function that returns such a callable:
 
     @TASK_UTILS.register_module()
     def LinearTail(slope):
@@ -14,9 +13,8 @@ and name it in the config: ``tail_weighting=dict(type="LinearTail", slope=500)``
 Glossary:
     f_j: frequency, the share of the training images that contain category j, shape (C,).
     lambda: the frequency below which a category belongs to the tail.
-    TR(lambda): tail ratio, the share of the image counts that belongs to the tail,
-        sum_j T(f_j) N_j / sum_j N_j = sum_j T(f_j) f_j / sum_j f_j, as N_j and f_j differ by the
-        number of images only.
+    TR(lambda): tail ratio, the share of the image counts N_j that belongs to the tail,
+        sum_j T(f_j) N_j / sum_j N_j = sum_j T(f_j) f_j / sum_j f_j.
 """
 
 import math
@@ -27,35 +25,23 @@ import torch
 from mmdet.registry import TASK_UTILS
 from torch import Tensor
 
-from mmdet_eql.losses.class_statistics import UnchangedTensor
 from mmdet_eql.utils.errors import UserError
 
-#: Room for the rounding of f_j = N_j / images, so that a ratio that a set of categories reaches
-#: exactly is reached.
+#: For the rounding of f_j = N_j / images: a ratio that a set of categories reaches exactly fits.
 _RATIO_TOLERANCE = 1e-9
 
 
 def threshold_tail(frequency: Tensor, lambda_: float | Tensor) -> Tensor:
-    """The threshold function of the EQL paper (section 4.1): T(f) = 1 if f < lambda else 0.
-
-    Args:
-        frequency (Tensor): f_j, shape (C,).
-        lambda_ (float | Tensor): The frequency below which a category belongs to the tail.
-
-    Returns:
-        Tensor: T(f_j) in {0, 1}, shape (C,), dtype of ``frequency``.
-    """
+    """Return T(f_j) = 1 if f_j < lambda else 0 (section 4.1), shape (C,), type of the input."""
     return (frequency < lambda_).to(frequency.dtype)
 
 
 def lambda_for_tail_ratio(freq: Tensor | np.ndarray, tail_ratio: float) -> float:
-    """The largest lambda whose tail ratio does not exceed the wanted one.
+    """Return the largest lambda with TR(lambda) <= ``tail_ratio``.
 
     TR(lambda) is a staircase that rises just after each frequency that occurs, so that the largest
-    lambda is itself the frequency of a category: the first one that no longer fits into the tail.
-    With it TR(lambda) <= ``tail_ratio``, and any larger lambda exceeds ``tail_ratio``. Categories
-    of equal frequency fit together or not at all. At ``tail_ratio=0`` the tail holds at most
-    categories that never occur. A ratio of 1 has no largest lambda and is refused.
+    lambda is the frequency of the first category that no longer fits into the tail. Categories of
+    equal frequency fit together or not at all.
 
     Args:
         freq (Tensor | np.ndarray): f_j, or anything proportional to it such as the image counts
@@ -100,10 +86,10 @@ def _check_tail_ratio(tail_ratio: float) -> None:
         )
 
 
-def _check_positive(where: str, **parameters: float) -> None:
+def _check_positive(**parameters: float) -> None:
     for name, value in parameters.items():
         if not (0 < value < math.inf):
-            raise UserError(f"{where}.{name} is {value}; it must be a number greater than 0.")
+            raise UserError(f"tail_weighting.{name} is {value}; it must be greater than 0.")
 
 
 @TASK_UTILS.register_module()
@@ -142,7 +128,7 @@ class ThresholdTail:
         self.tail_ratio = tail_ratio
 
     def __call__(self, frequency: Tensor) -> Tensor:
-        """Map frequencies (C,) to T(f_j) in {0, 1}, shape (C,)."""
+        """Return T(f_j) in {0, 1} for frequencies of shape (C,)."""
         if self.lambda_ is not None:
             return threshold_tail(frequency, self.lambda_)
         return threshold_tail(frequency, _lambda_for_tail_ratio(frequency, self.tail_ratio))
@@ -153,11 +139,8 @@ class ExponentialDecayTail:
     """T(f) = 1 - (a f)^n, clipped to [0, 1]: full protection at f = 0, none from f = 1 / a on.
 
     Args:
-        a (float): Scale, greater than 0.
-        n (float): Power, greater than 0.
-
-    Raises:
-        UserError: If a parameter is not greater than 0.
+        a (float): Scale, greater than 0; a UserError otherwise.
+        n (float): Power, greater than 0; a UserError otherwise.
 
     Example:
         >>> ExponentialDecayTail(a=2.0, n=2.0)(torch.tensor([0.0, 0.25, 0.5, 1.0]))
@@ -165,12 +148,12 @@ class ExponentialDecayTail:
     """
 
     def __init__(self, a: float, n: float) -> None:
-        _check_positive("tail_weighting", a=a, n=n)
+        _check_positive(a=a, n=n)
         self.a = a
         self.n = n
 
     def __call__(self, frequency: Tensor) -> Tensor:
-        """Map frequencies (C,) to T(f_j) in [0, 1], shape (C,)."""
+        """Return T(f_j) in [0, 1] for frequencies of shape (C,)."""
         return (1 - (self.a * frequency) ** self.n).clamp(0, 1)
 
 
@@ -181,10 +164,7 @@ class GompertzDecayTail:
     Args:
         a (float): Depth of the decay, greater than 0; 1 ends without protection.
         b (float): Shift along f, greater than 0; the larger, the later the decay begins.
-        c (float): Steepness, greater than 0.
-
-    Raises:
-        UserError: If a parameter is not greater than 0.
+        c (float): Steepness, greater than 0. A UserError if one of the three is not.
 
     Example:
         >>> GompertzDecayTail(a=1.0, b=80.0, c=3000.0)(torch.tensor([0.0, 1e-3, 1e-2]))
@@ -192,26 +172,21 @@ class GompertzDecayTail:
     """
 
     def __init__(self, a: float, b: float, c: float) -> None:
-        _check_positive("tail_weighting", a=a, b=b, c=c)
+        _check_positive(a=a, b=b, c=c)
         self.a = a
         self.b = b
         self.c = c
 
     def __call__(self, frequency: Tensor) -> Tensor:
-        """Map frequencies (C,) to T(f_j) in [0, 1], shape (C,)."""
+        """Return T(f_j) in [0, 1] for frequencies of shape (C,)."""
         decay = torch.exp(-self.b * torch.exp(-self.c * frequency))
         return (1 - self.a * decay).clamp(0, 1)
 
 
 def build_tail_weighting(tail_weighting: dict | Callable[[Tensor], Tensor]) -> Callable:
-    """Build T from its config.
+    """Build T from its config, ``dict(type="ThresholdTail", lambda_=1e-3)`` and the like.
 
-    Args:
-        tail_weighting (dict | Callable): ``dict(type="ThresholdTail", lambda_=1e-3)`` and the like,
-            or the callable itself.
-
-    Returns:
-        Callable: From frequencies (C,) to T(f_j), shape (C,).
+    A callable is returned as it is.
 
     Raises:
         UserError: If the config has no known type or wrong parameters.
@@ -236,46 +211,17 @@ def build_tail_weighting(tail_weighting: dict | Callable[[Tensor], Tensor]) -> C
         raise UserError(f"loss_cls.tail_weighting: {error}; correct its parameters.") from error
 
 
-class CheckedTail:
-    """T, whose weights are checked.
-
-    A look at their values waits for the GPU, so that it is taken once for the same frequencies.
-
-    Args:
-        weighting (Callable): T.
-    """
-
-    def __init__(self, weighting: Callable[[Tensor], Tensor]) -> None:
-        self.weighting = weighting
-        self._checked = UnchangedTensor()
-
-    def __call__(self, frequency: Tensor) -> Tensor:
-        """Evaluate T.
-
-        Args:
-            frequency (Tensor): f_j, float64 of shape (C,).
-
-        Returns:
-            Tensor: T(f_j) in [0, 1], shape (C,).
-
-        Raises:
-            UserError: If T gives another shape, or a value outside of [0, 1].
-        """
-        weights = self.weighting(frequency)
-        if not isinstance(weights, Tensor) or weights.shape != frequency.shape:
-            raise UserError(
-                f"loss_cls.tail_weighting: {self._name} must return a tensor of shape "
-                f"{tuple(frequency.shape)}, one weight per category; correct its code."
-            )
-        if not self._checked.is_(frequency):
-            if not bool(((weights >= 0) & (weights <= 1)).all()):
-                raise UserError(
-                    f"loss_cls.tail_weighting: {self._name} returned a weight outside of 0..1; "
-                    "clip it."
-                )
-            self._checked.remember(frequency)
-        return weights
-
-    @property
-    def _name(self) -> str:
-        return getattr(self.weighting, "__name__", type(self.weighting).__name__)
+def checked_tail(weighting: Callable[[Tensor], Tensor], frequency: Tensor) -> Tensor:
+    """Return T(f_j) of frequencies (C,); a UserError if it is not one weight in [0, 1] for each."""
+    weights = weighting(frequency)
+    name = getattr(weighting, "__name__", type(weighting).__name__)
+    if not isinstance(weights, Tensor) or weights.shape != frequency.shape:
+        raise UserError(
+            f"loss_cls.tail_weighting: {name} must return a tensor of shape "
+            f"{tuple(frequency.shape)}, one weight per category; correct its code."
+        )
+    if not bool(((weights >= 0) & (weights <= 1)).all()):
+        raise UserError(
+            f"loss_cls.tail_weighting: {name} returned a weight outside of 0..1; clip it."
+        )
+    return weights

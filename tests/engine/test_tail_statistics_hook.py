@@ -43,7 +43,7 @@ def test_the_share_is_that_of_the_gradients(name):
     if "image" in name:
         verified = torch.rand(len(LABELS), C, generator=torch.Generator().manual_seed(0)) < 0.5
         options = dict(verified=verified)
-    logits = torch.zeros(len(LABELS), loss.num_logits(), requires_grad=True)
+    logits = torch.zeros(len(LABELS), loss.get_cls_channels(C), requires_grad=True)
     loss(logits, LABELS, **options).backward()
     plain = build(
         dict(LOSSES[name], lambda_=0, tail_weighting=None, image_level_labels=False)

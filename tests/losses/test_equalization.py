@@ -3,7 +3,6 @@
 import json
 import math
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,8 +12,7 @@ from hypothesis import strategies as st
 from mmdet.registry import MODELS
 
 from mmdet_eql.frequency import ClassFrequency
-from mmdet_eql.losses import EqualizationLoss, equalization_loss, fused_equalization
-from mmdet_eql.losses.fused_equalization import fused_equalization_loss
+from mmdet_eql.losses import EqualizationLoss, equalization_loss
 from mmdet_eql.utils.errors import UserError
 
 LVIS_COUNTS = Path(__file__).parents[3] / "shared" / "lvis_v0.5_image_counts.json"
@@ -105,8 +103,7 @@ def test_thresholds_of_the_paper_on_lvis():
     assert int(make_loss(freq.frequency, lambda_=1.76e-3).tail_weights().sum()) == 915
 
 
-@pytest.mark.parametrize("loss", [equalization_loss, fused_equalization_loss])
-def test_gradcheck(loss):
+def test_gradcheck():
     torch.manual_seed(0)
     logits = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
     tail = torch.tensor([1.0, 0, 0.3, 0], dtype=torch.float64)
@@ -114,11 +111,8 @@ def test_gradcheck(loss):
     verified = torch.rand(5, 4) < 0.3
     for known in (None, verified):
         assert torch.autograd.gradcheck(
-            lambda z, known=known: loss(z, labels, tail, labels < 4, known), (logits,)
+            lambda z, known=known: equalization_loss(z, labels, tail, labels < 4, known), (logits,)
         )
-
-
-# --- the gradient that is written out beside autograd's -------------------------------------------
 
 
 @settings(max_examples=200, deadline=None)
@@ -127,116 +121,70 @@ def test_gradcheck(loss):
     num_classes=st.integers(1, 7),
     scale=st.sampled_from([0.1, 3, 100]),
     dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16]),
-    fractional=st.booleans(),
     with_verified=st.booleans(),
     exclude_background=st.booleans(),
     label_weights=st.booleans(),
-    reduction=st.sampled_from(["none", "mean", "sum"]),
     avg_factor=st.sampled_from([None, 3.0]),
-    block=st.sampled_from([1, 10, 2**17]),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_fused_equals_autograd(
+def test_fractional_tails_and_verified_categories_equal_the_equation(
     num_rows,
     num_classes,
     scale,
     dtype,
-    fractional,
     with_verified,
     exclude_background,
     label_weights,
-    reduction,
     avg_factor,
-    block,
     seed,
 ):
+    """w_j = 1 - E(r) T(f_j) (1 - y_j) with T(f) = f, and 1 where the category is verified."""
     torch.manual_seed(seed)
     frequency = torch.rand(num_classes, dtype=torch.float64)
     labels = torch.randint(num_classes + 1, (num_rows,))
-    logits = (scale * torch.randn(num_rows, num_classes)).to(dtype)
+    logits = (scale * torch.randn(num_rows, num_classes)).to(dtype).requires_grad_()
     weights = torch.rand(num_rows) if label_weights else None
     verified = torch.rand(num_rows, num_classes) < 0.3 if with_verified else None
-    values, gradients = [], []
-    for fused in (True, False):
-        loss = make_loss(
-            frequency,
-            lambda_=0.5,
-            tail_weighting=(lambda f: f) if fractional else None,
-            exclude_background=exclude_background,
-            image_level_labels=with_verified,
-            loss_weight=1.5,
-            fused=fused,
-        )
-        leaf = logits.clone().requires_grad_()
-        with mock.patch.object(fused_equalization, "_BLOCK", block):
-            value = loss(
-                leaf,
-                labels,
-                weights,
-                avg_factor=avg_factor if reduction == "mean" else None,
-                reduction_override=reduction,
-                verified=verified,
-            )
-            value.sum().backward()
-        values.append(value.detach())
-        gradients.append(leaf.grad)
-    assert gradients[0].dtype == dtype
-    torch.testing.assert_close(values[0], values[1])
-    torch.testing.assert_close(gradients[0], gradients[1])
-
-
-def test_fused_in_several_blocks_at_the_scale_of_lvis():
-    torch.manual_seed(0)
-    logits = (3 * torch.randn(260, 1230) - 4).requires_grad_()
-    labels = torch.randint(1231, (260,))
-    labels[100:] = 1230
-    arguments = (labels, (torch.rand(1230) < 0.7).double(), labels < 1230)
-    assert logits.numel() > 2 * fused_equalization._BLOCK
-    value, expected = (
-        fused_equalization_loss(logits, *arguments),
-        equalization_loss(logits, *arguments),
+    loss = make_loss(
+        frequency,
+        tail_weighting=lambda f: f,
+        exclude_background=exclude_background,
+        image_level_labels=with_verified,
+        loss_weight=1.5,
     )
-    torch.testing.assert_close(value, expected)
-    upstream = torch.rand(260)
+    value = loss(logits, labels, weights, avg_factor=avg_factor, verified=verified)
+    value.backward()
+
+    z = logits.detach().double()
+    y = torch.nn.functional.one_hot(labels, num_classes + 1)[:, :-1].double()
+    w = torch.ones_like(z)
+    for r, j in np.ndindex(*z.shape):
+        excluded = labels[r] < num_classes or not exclude_background
+        known = with_verified and verified[r, j]
+        if excluded and not known and y[r, j] == 0:
+            w[r, j] = 1 - frequency[j]
+    of_row = 1.5 * (weights.double() if label_weights else torch.ones(num_rows).double())
+    of_row = of_row / (avg_factor or max(num_rows, 1))
+    losses = w * torch.nn.functional.softplus(torch.where(y > 0, -z, z), threshold=50)
+    tolerance = {torch.float64: 1e-9, torch.float32: 1e-5}.get(dtype, 1e-2)
     torch.testing.assert_close(
-        torch.autograd.grad(value, logits, upstream),
-        torch.autograd.grad(expected, logits, upstream),
+        value.double(), (of_row[:, None] * losses).sum(), rtol=1e-5, atol=1e-5
+    )
+    torch.testing.assert_close(
+        logits.grad.double(), of_row[:, None] * w * (z.sigmoid() - y), rtol=tolerance, atol=1e-6
     )
 
 
-def test_fused_keeps_the_digits_of_a_small_loss():
-    logits = torch.tensor([[25.0, -30.0]])
-    value = fused_equalization_loss(logits, torch.tensor([0]), torch.zeros(2), torch.tensor([True]))
-    torch.testing.assert_close(value.item(), math.exp(-25) + math.exp(-30), rtol=1e-6, atol=0)
-
-
-def test_fused_keeps_nothing_of_the_size_of_the_logits_but_them():
-    loss = make_loss(torch.rand(50))
-    logits = torch.randn(8, 50, requires_grad=True)
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(
-        lambda tensor: (kept.append(tensor), tensor)[1], lambda tensor: tensor
-    ):
-        loss(logits, torch.randint(51, (8,)))
-    large = [tensor for tensor in kept if tensor.numel() >= logits.numel()]
-    assert [tensor.data_ptr() for tensor in large] == [logits.data_ptr()]
-
-
-def test_second_derivatives_take_autograd():
-    frequency = torch.tensor([0.5, 0.001], dtype=torch.float64)
+def test_second_derivatives():
+    loss = make_loss(torch.tensor([0.5, 0.001], dtype=torch.float64))
     logits = torch.randn(4, 2, dtype=torch.float64, requires_grad=True)
     labels = torch.tensor([0, 1, 2, 2])
-    by_autograd = make_loss(frequency, fused=False)
-    assert torch.autograd.gradgradcheck(lambda z: by_autograd(z, labels), (logits,))
-    value = make_loss(frequency)(logits, labels)
-    with pytest.raises(UserError, match=r"loss_cls\.fused to False"):
-        torch.autograd.grad(value, logits, create_graph=True)
+    assert torch.autograd.gradgradcheck(lambda z: loss(z, labels), (logits,))
 
 
-@pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("label", [-1, 4])
-def test_a_label_that_does_not_exist_is_refused(fused, label):
-    loss = make_loss(torch.rand(3), fused=fused)
+def test_a_label_that_does_not_exist_is_refused(label):
+    loss = make_loss(torch.rand(3))
     with pytest.raises((IndexError, RuntimeError)):
         loss(torch.zeros(1, 3), torch.tensor([label]))
 

@@ -302,7 +302,7 @@ def test_number_of_classes_comes_from_the_box_head():
         ),
         (
             lambda: SoftmaxEqualizationLoss(2, lambda_count=5).set_class_counts(np.zeros(3)),
-            ["3 class counts", "2 logits"],
+            ["3 class counts", "2 categories"],
         ),
         (
             lambda: SoftmaxEqualizationLoss(2, lambda_count=5).set_class_counts(np.array([0.5, 2])),

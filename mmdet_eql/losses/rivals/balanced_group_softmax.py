@@ -27,22 +27,18 @@ from mmdet.models.losses import accuracy
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from mmdet_eql.losses.class_statistics import CountAware, UnchangedTensor
-from mmdet_eql.losses.classifier import ClassifierLoss, full_precision
-from mmdet_eql.losses.reduction import reduce_rows
+from mmdet_eql.losses.base import ClassificationLoss, full_precision
+from mmdet_eql.losses.class_statistics import CountAware
 from mmdet_eql.utils.errors import UserError
 
 
 @MODELS.register_module()
-class BalancedGroupSoftmaxLoss(CountAware, ClassifierLoss):
+class BalancedGroupSoftmaxLoss(CountAware, ClassificationLoss):
     """Balanced group softmax for the box heads of mmdet.
 
-    The counts are handed over once, before training, and live in a persistent buffer: a checkpoint
-    keeps its groups. The draw of the others comes from torch's generator of the device of the
-    logits.
-
-    The mean is taken within each group over the proposals chosen for it, as the paper defines it,
-    so that there is no other reduction and the head's ``avg_factor`` does not apply.
+    The draw of the others comes from torch's generator of the device of the logits. The mean is
+    taken within each group over the proposals chosen for it, as the paper defines it, so that there
+    is no other reduction and the head's ``avg_factor`` does not apply.
 
     Args:
         num_classes (int, optional): C. Taken from the box head by default.
@@ -70,7 +66,7 @@ class BalancedGroupSoftmaxLoss(CountAware, ClassifierLoss):
         beta: float = 8.0,
         loss_weight: float = 1.0,
     ) -> None:
-        super().__init__(num_classes)
+        super().__init__(num_classes, reduction="sum", loss_weight=loss_weight)
         bins = tuple(bins)
         if list(bins) != sorted(set(bins)) or any(limit < 1 for limit in bins):
             raise UserError(
@@ -80,43 +76,16 @@ class BalancedGroupSoftmaxLoss(CountAware, ClassifierLoss):
             raise UserError(f"loss_cls.beta is {beta}; it must be a number of at least 0.")
         self.bins = bins
         self.beta = beta
-        self.loss_weight = loss_weight
-        self._grouped_counts = UnchangedTensor()
-        self._members: list[Tensor] = []
-
-    @property
-    def num_groups(self) -> int:
-        """G."""
-        return len(self.bins) + 1
-
-    def num_logits(self) -> int:
-        """C + G + 2."""
-        return self.num_classes + self.num_groups + 2
+        self.num_groups = len(bins) + 1
+        self.extra_logits = self.num_groups + 2
 
     def groups(self) -> Tensor:
-        """The group of each category.
-
-        Returns:
-            Tensor: int64 of shape (C,), in [0, G).
-
-        Raises:
-            UserError: If the counts are missing.
-        """
+        """Return the group of each category, int64 of shape (C,), in [0, G)."""
         counts = self.known_class_counts()
         return torch.bucketize(counts, counts.new_tensor(self.bins), right=True)
 
     def get_activation(self, cls_score: Tensor) -> Tensor:
-        """Scores at test time.
-
-        Args:
-            cls_score (Tensor): Logits of shape (N, C + G + 2).
-
-        Returns:
-            Tensor: Probabilities of the categories and of background, shape (N, C + 1).
-
-        Raises:
-            UserError: If the logits are of another shape, or the counts are missing.
-        """
+        """Return the scores: probabilities of the categories and of background, (N, C + 1)."""
         self.check_logits(cls_score)
         *groups, last = self._split(cls_score)
         foreground = last[0].softmax(dim=1)
@@ -128,17 +97,9 @@ class BalancedGroupSoftmaxLoss(CountAware, ClassifierLoss):
         return scores
 
     def get_accuracy(self, cls_score: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Accuracy that is logged during training.
-
-        Args:
-            cls_score (Tensor): Logits of shape (N, C + G + 2).
-            labels (Tensor): Labels of shape (N,).
-
-        Returns:
-            dict[str, Tensor]: ``acc_objectness``, the percentage of proposals that are rightly told
-            objects from background, and ``acc_classes``, that of foreground proposals whose highest
-            score among the categories is theirs.
-        """
+        """Return ``acc_objectness``, the percentage of rows whose last two outputs tell background
+        from objects correctly, and ``acc_classes``, that of foreground rows whose highest score
+        among the categories is their label."""
         is_background = labels == self.num_classes
         foreground = (~is_background).nonzero().squeeze(1)
         scores = self.get_activation(cls_score[foreground].detach())[:, :-1]
@@ -148,15 +109,10 @@ class BalancedGroupSoftmaxLoss(CountAware, ClassifierLoss):
         }
 
     def choose_proposals(self, labels: Tensor) -> Tensor:
-        """Choose the proposals that each group learns from.
+        """Return which proposals each group learns from, boolean of shape (N, G + 1).
 
-        Args:
-            labels (Tensor): Labels of shape (N,).
-
-        Returns:
-            Tensor: Boolean of shape (N, G + 1). A group of categories gets all proposals of its
-            categories and a random choice of beta times as many others, none if it has no
-            proposal; the last, the background group, gets all.
+        A group of categories gets all proposals of its categories and a random choice of beta times
+        as many others, none if it has no proposal; the last, the background group, gets all.
         """
         group_of_label = labels.new_full((self.num_classes + 1,), -1)
         for group, members in enumerate(self._members_of_groups()[:-1]):
@@ -166,7 +122,6 @@ class BalancedGroupSoftmaxLoss(CountAware, ClassifierLoss):
         # The others of each group come first, in their order.
         order = own.sort(dim=0, stable=True).indices
         chosen = labels.new_ones(len(labels), self.num_groups + 1, dtype=torch.bool)
-        # The only wait for the GPU.
         for group, num_own in enumerate(own.sum(dim=0).tolist()):
             others = order[: len(labels) - num_own, group]
             num_others = int(num_own * self.beta)
@@ -182,23 +137,8 @@ class BalancedGroupSoftmaxLoss(CountAware, ClassifierLoss):
         avg_factor: float | None = None,
         reduction_override: str | None = None,
     ) -> Tensor:
-        """Compute the loss.
-
-        Args:
-            cls_score (Tensor): Logits of shape (N, C + G + 2).
-            labels (Tensor): Labels of shape (N,).
-            label_weights (Tensor, optional): Weight of each proposal, shape (N,), in the sums and
-                in the numbers that they are divided by.
-            avg_factor (float, optional): Not used: each group has its own.
-            reduction_override (str, optional): ``"none"`` gives each proposal's share of the loss;
-                other values change nothing.
-
-        Returns:
-            Tensor: A scalar, or shape (N,) under ``"none"``.
-
-        Raises:
-            UserError: If the logits are of another shape, or the counts are missing.
-        """
+        """Compute the loss as the base class does; ``label_weights`` enter the sums and the numbers
+        that they are divided by, and ``avg_factor`` is not used."""
         self.check_logits(cls_score)
         logits = full_precision(cls_score)
         weights = self.choose_proposals(labels).to(logits.dtype)
@@ -212,8 +152,7 @@ class BalancedGroupSoftmaxLoss(CountAware, ClassifierLoss):
             position[members] = torch.arange(1, len(members) + 1, device=labels.device)
             entropy = F.cross_entropy(group_logits, position[labels], reduction="none")
             losses = losses + weights[:, group] * entropy
-        reduction = "none" if reduction_override == "none" else "sum"
-        return self.loss_weight * reduce_rows(losses, None, reduction)
+        return self.reduce(losses, override="none" if reduction_override == "none" else "sum")
 
     def _split(self, cls_score: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """The logits of each group, "others" first, and the labels of the rest."""
@@ -224,13 +163,7 @@ class BalancedGroupSoftmaxLoss(CountAware, ClassifierLoss):
         yield cls_score[:, -2:], background
 
     def _members_of_groups(self) -> list[Tensor]:
-        """The labels of each group, and of the background group; found once for the same counts."""
-        counts = self.known_class_counts()
-        if not self._grouped_counts.is_(counts):
-            groups = self.groups()
-            self._members = [
-                (groups == group).nonzero().squeeze(1) for group in range(self.num_groups)
-            ]
-            self._members.append(groups.new_tensor([self.num_classes]))
-            self._grouped_counts.remember(counts)
-        return self._members
+        """The labels of each group, and of the background group."""
+        groups = self.groups()
+        members = [(groups == group).nonzero().squeeze(1) for group in range(self.num_groups)]
+        return [*members, groups.new_tensor([self.num_classes])]

@@ -4,9 +4,9 @@ The weight of a sample of category j is the inverse of the effective number of s
 
     E_j = (1 - beta^n_j) / (1 - beta),
 
-scaled such that the weights of all categories sum up to C (arXiv 1901.05555). It
-multiplies the whole loss of the sample, whether that is a softmax or C sigmoids. The paper knows no
-background; a background proposal weighs 1, the mean over the categories.
+scaled such that the weights of all categories sum up to C (arXiv 1901.05555). It multiplies the
+whole loss of the sample, a softmax or C sigmoids. The paper knows no background; a background
+proposal weighs 1, the mean over the categories.
 
 Glossary:
     N: number of proposals (RoIs) of a batch.
@@ -20,25 +20,19 @@ import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor
 
+from mmdet_eql.losses.base import SigmoidLoss, SoftmaxLoss, one_hot_targets
 from mmdet_eql.losses.class_statistics import CountAware
-from mmdet_eql.losses.classifier import full_precision
-from mmdet_eql.losses.reduction import check_reduction
-from mmdet_eql.losses.sigmoid_classifier import SigmoidClassifierLoss, one_hot_targets
-from mmdet_eql.losses.softmax_classifier import SoftmaxClassifierLoss
 from mmdet_eql.utils.errors import UserError
 
 
 def class_balanced_weights(counts: Tensor, beta: float) -> Tensor:
-    """The weight of a sample of each category.
+    """Return the weight of a sample of each category, shape (C,), with sum C.
 
     Args:
         counts (Tensor): n_j, float64 of shape (C,). A category without instances is taken to have
-            one: it has no finite weight of its own, and no sample that would ask for it.
+            one: it has no finite weight of its own, and no sample that would need it.
         beta (float): In [0, 1): 0 weighs all categories alike, towards 1 the weight becomes that of
             the inverse count.
-
-    Returns:
-        Tensor: Shape (C,), with sum C.
     """
     # expm1 keeps 1 - beta^n exact for beta close to 1.
     log_beta = torch.tensor(beta, dtype=counts.dtype, device=counts.device).log()
@@ -48,45 +42,25 @@ def class_balanced_weights(counts: Tensor, beta: float) -> Tensor:
 
 
 class _ClassBalanced(CountAware):
-    """What the two share: the weights, and the way from losses to their mean."""
-
-    def __init__(
-        self,
-        num_classes: int | None = None,
-        beta: float = 0.9999,
-        reduction: str = "mean",
-        loss_weight: float = 1.0,
-        **kwargs,
-    ) -> None:
+    def __init__(self, num_classes: int | None = None, beta: float = 0.9999, **kwargs) -> None:
         super().__init__(num_classes, **kwargs)
         if not 0 <= beta < 1:
             raise UserError(f"loss_cls.beta is {beta}; it must be at least 0 and below 1.")
         self.beta = beta
-        self.reduction = check_reduction(reduction)
-        self.loss_weight = loss_weight
 
-    def row_losses(self, cls_score: Tensor, labels: Tensor) -> Tensor:
-        """See the base class; needs counts."""
-        losses = self.unbalanced_losses(full_precision(cls_score), labels)
+    def _balance(self, losses: Tensor, labels: Tensor) -> Tensor:
         weights = class_balanced_weights(self.known_class_counts(), self.beta)
         return losses * F.pad(weights, (0, 1), value=1.0).to(losses.dtype)[labels]
 
 
 @MODELS.register_module()
-class ClassBalancedSigmoidLoss(_ClassBalanced, SigmoidClassifierLoss):
+class ClassBalancedSigmoidLoss(_ClassBalanced, SigmoidLoss):
     """Class-balanced loss on C sigmoids without a background output.
-
-    The counts are handed over once, before training, and live in a persistent buffer.
 
     Args:
         num_classes (int, optional): C. Taken from the box head by default.
-        beta (float): In [0, 1); see :func:`class_balanced_weights`.
-        reduction (str): ``"none"``, ``"mean"`` or ``"sum"`` over the proposals; over the
-            categories the loss is always summed.
-        loss_weight (float): Factor on the loss.
-
-    Raises:
-        UserError: If an argument is out of range.
+        beta (float): In [0, 1), a UserError otherwise; see :func:`class_balanced_weights`.
+        **kwargs: ``reduction`` and ``loss_weight``.
 
     Example:
         >>> loss = ClassBalancedSigmoidLoss(num_classes=2, beta=0.0)
@@ -96,29 +70,21 @@ class ClassBalancedSigmoidLoss(_ClassBalanced, SigmoidClassifierLoss):
         tensor(True)
     """
 
-    def unbalanced_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Sigmoid cross-entropy of each proposal, shape (N,)."""
-        targets = one_hot_targets(labels, logits.shape[1], logits.dtype)
+    def row_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """See the base class; needs counts."""
+        targets = one_hot_targets(labels, logits)
         losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-        return losses.sum(dim=1)
+        return self._balance(losses.sum(dim=1), labels)
 
 
 @MODELS.register_module()
-class ClassBalancedSoftmaxLoss(_ClassBalanced, SoftmaxClassifierLoss):
-    """Class-balanced loss on a softmax with a background output.
-
-    The counts are handed over once, before training, and live in a persistent buffer.
+class ClassBalancedSoftmaxLoss(_ClassBalanced, SoftmaxLoss):
+    """Class-balanced loss on a softmax.
 
     Args:
         num_classes (int, optional): C. Taken from the box head by default.
-        beta (float): In [0, 1); see :func:`class_balanced_weights`.
-        reduction (str): ``"none"``, ``"mean"`` or ``"sum"`` over the proposals.
-        loss_weight (float): Factor on the loss.
-        has_background (bool): Whether the last of C + 1 outputs is background, as box heads need
-            it. A plain classifier has C outputs.
-
-    Raises:
-        UserError: If an argument is out of range.
+        beta (float): In [0, 1), a UserError otherwise; see :func:`class_balanced_weights`.
+        **kwargs: ``has_background``, ``reduction`` and ``loss_weight``.
 
     Example:
         >>> loss = ClassBalancedSoftmaxLoss(num_classes=2, beta=0.9)
@@ -128,6 +94,6 @@ class ClassBalancedSoftmaxLoss(_ClassBalanced, SoftmaxClassifierLoss):
         tensor(True)
     """
 
-    def unbalanced_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Softmax cross-entropy of each proposal, shape (N,)."""
-        return F.cross_entropy(logits, labels, reduction="none")
+    def row_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """See the base class; needs counts."""
+        return self._balance(F.cross_entropy(logits, labels, reduction="none"), labels)

@@ -19,37 +19,33 @@ import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor
 
+from mmdet_eql.losses.base import SigmoidLoss, one_hot_targets
 from mmdet_eql.losses.class_statistics import FrequencyAware
-from mmdet_eql.losses.classifier import full_precision
-from mmdet_eql.losses.reduction import check_reduction
-from mmdet_eql.losses.sigmoid_classifier import SigmoidClassifierLoss, one_hot_targets
 from mmdet_eql.utils.errors import UserError
 
 
-def federated_loss(cls_score: Tensor, labels: Tensor, chosen: Tensor) -> Tensor:
-    """The loss of each proposal, summed over the chosen categories.
+def federated_loss(logits: Tensor, labels: Tensor, chosen: Tensor) -> Tensor:
+    """Return the loss of each proposal, summed over the chosen categories.
 
     Args:
-        cls_score (Tensor): Logits of shape (N, C), float.
-        labels (Tensor): Labels of shape (N,).
+        logits (Tensor): Shape (N, C), float32 or float64.
+        labels (Tensor): Shape (N,).
         chosen (Tensor): Boolean of shape (C,).
 
     Returns:
-        Tensor: Loss of shape (N,), float32, or float64 for float64 logits.
+        Tensor: Shape (N,).
     """
-    logits = full_precision(cls_score)
-    targets = one_hot_targets(labels, logits.shape[1], logits.dtype)
+    targets = one_hot_targets(labels, logits)
     losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     return (losses * chosen.to(losses.dtype)).sum(dim=1)
 
 
 @MODELS.register_module()
-class FederatedLoss(FrequencyAware, SigmoidClassifierLoss):
+class FederatedLoss(FrequencyAware, SigmoidLoss):
     """Federated loss on C sigmoids without a background output.
 
-    The frequencies are handed over once, before training, and live in a persistent buffer. The
-    draw comes from torch's generator of the device of the logits: ``torch.manual_seed`` makes it
-    reproducible, and ranks draw for their own images.
+    The draw comes from torch's generator of the device of the logits: ``torch.manual_seed`` makes
+    it reproducible, and ranks draw for their own images.
 
     Args:
         num_classes (int, optional): C. Taken from the box head by default.
@@ -57,9 +53,7 @@ class FederatedLoss(FrequencyAware, SigmoidClassifierLoss):
             chosen, and others up to this number. detectron2 counts background as one of them.
         freq_power (float): Others are drawn in proportion to f_j to this power, without
             replacement; a category that never occurs in training is not drawn, unless it is 0.
-        reduction (str): ``"none"``, ``"mean"`` or ``"sum"`` over the proposals; over the chosen
-            categories the loss is always summed.
-        loss_weight (float): Factor on the loss.
+        **kwargs: ``reduction`` and ``loss_weight``.
 
     Raises:
         UserError: If an argument is out of range.
@@ -76,10 +70,9 @@ class FederatedLoss(FrequencyAware, SigmoidClassifierLoss):
         num_classes: int | None = None,
         num_chosen: int = 50,
         freq_power: float = 0.5,
-        reduction: str = "mean",
-        loss_weight: float = 1.0,
+        **kwargs,
     ) -> None:
-        super().__init__(num_classes)
+        super().__init__(num_classes, **kwargs)
         if not num_chosen >= 0:
             raise UserError(
                 f"loss_cls.num_chosen is {num_chosen}; it is a number of categories, at least 0."
@@ -90,32 +83,20 @@ class FederatedLoss(FrequencyAware, SigmoidClassifierLoss):
             )
         self.num_chosen = num_chosen
         self.freq_power = freq_power
-        self.reduction = check_reduction(reduction)
-        self.loss_weight = loss_weight
 
     def choose_categories(self, labels: Tensor) -> Tensor:
-        """Choose the categories that a batch teaches.
-
-        Args:
-            labels (Tensor): Labels of shape (N,).
-
-        Returns:
-            Tensor: Boolean of shape (C,).
-
-        Raises:
-            UserError: If the frequencies are missing.
-        """
+        """Return which categories a batch with labels (N,) teaches, boolean of shape (C,)."""
         probability = self.known_class_frequency() ** self.freq_power
         occurs = probability.new_zeros(self.num_classes + 1, dtype=torch.bool)
         occurs = occurs.index_fill(0, labels, True)[: self.num_classes]
-        # What torch.multinomial() draws without replacement are the greatest of these keys; taking
-        # them here needs no number on the host, for which it would have to wait for the GPU.
+        # The greatest of these keys are what torch.multinomial() draws without replacement, which
+        # would need the number of draws on the host.
         keys = probability / torch.empty_like(probability).exponential_()
         best = keys.masked_fill(occurs, 0).topk(min(self.num_chosen, self.num_classes))
         place = torch.arange(len(best.indices), device=keys.device)
         drawn = (place < self.num_chosen - occurs.sum()) & (best.values > 0)
         return occurs.scatter(0, best.indices, occurs[best.indices] | drawn)
 
-    def row_losses(self, cls_score: Tensor, labels: Tensor) -> Tensor:
+    def row_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """See the base class; needs frequencies."""
-        return federated_loss(cls_score, labels, self.choose_categories(labels))
+        return federated_loss(logits, labels, self.choose_categories(labels))

@@ -18,29 +18,24 @@ import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from mmdet_eql.losses.classifier import full_precision
-from mmdet_eql.losses.reduction import check_reduction
-from mmdet_eql.losses.sigmoid_classifier import SigmoidClassifierLoss, one_hot_targets
+from mmdet_eql.losses.base import SigmoidLoss, one_hot_targets
 from mmdet_eql.utils.errors import UserError
 
 
-def sigmoid_focal_loss(
-    cls_score: Tensor, labels: Tensor, gamma: float, alpha: float | None
-) -> Tensor:
-    """The focal loss of each proposal, summed over the categories.
+def sigmoid_focal_loss(logits: Tensor, labels: Tensor, gamma: float, alpha: float | None) -> Tensor:
+    """Return the focal loss of each proposal, summed over the categories.
 
     Args:
-        cls_score (Tensor): Logits of shape (N, C), float.
-        labels (Tensor): Labels of shape (N,).
+        logits (Tensor): Shape (N, C), float32 or float64.
+        labels (Tensor): Shape (N,).
         gamma (float): Focusing parameter.
         alpha (float, optional): Weight of the positives, 1 - alpha that of the negatives; without
             it both are 1.
 
     Returns:
-        Tensor: Loss of shape (N,), float32, or float64 for float64 logits.
+        Tensor: Shape (N,).
     """
-    logits = full_precision(cls_score)
-    targets = one_hot_targets(labels, logits.shape[1], logits.dtype)
+    targets = one_hot_targets(labels, logits)
     signed = logits * (2 * targets - 1)
     # (1 - q)^gamma in the logarithm: the power of a zero has no finite derivative for gamma < 1.
     losses = -(gamma * F.logsigmoid(-signed)).exp() * F.logsigmoid(signed)
@@ -50,16 +45,14 @@ def sigmoid_focal_loss(
 
 
 @MODELS.register_module()
-class SigmoidFocalLoss(SigmoidClassifierLoss):
+class SigmoidFocalLoss(SigmoidLoss):
     """Focal loss on C sigmoids without a background output.
 
     Args:
         num_classes (int, optional): C. Taken from the box head by default.
         gamma (float): Focusing parameter, at least 0; 0 is a weighted cross-entropy.
         alpha (float, optional): Weight of the positives in [0, 1]; None weighs nothing.
-        reduction (str): ``"none"``, ``"mean"`` or ``"sum"`` over the proposals; over the
-            categories the loss is always summed.
-        loss_weight (float): Factor on the loss.
+        **kwargs: ``reduction`` and ``loss_weight``.
 
     Raises:
         UserError: If an argument is out of range.
@@ -77,10 +70,9 @@ class SigmoidFocalLoss(SigmoidClassifierLoss):
         num_classes: int | None = None,
         gamma: float = 2.0,
         alpha: float | None = 0.25,
-        reduction: str = "mean",
-        loss_weight: float = 1.0,
+        **kwargs,
     ) -> None:
-        super().__init__(num_classes)
+        super().__init__(num_classes, **kwargs)
         if not 0 <= gamma < math.inf:
             raise UserError(f"loss_cls.gamma is {gamma}; it must be a number of at least 0.")
         if alpha is not None and not 0 <= alpha <= 1:
@@ -89,9 +81,7 @@ class SigmoidFocalLoss(SigmoidClassifierLoss):
             )
         self.gamma = gamma
         self.alpha = alpha
-        self.reduction = check_reduction(reduction)
-        self.loss_weight = loss_weight
 
-    def row_losses(self, cls_score: Tensor, labels: Tensor) -> Tensor:
+    def row_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """See the base class."""
-        return sigmoid_focal_loss(cls_score, labels, self.gamma, self.alpha)
+        return sigmoid_focal_loss(logits, labels, self.gamma, self.alpha)

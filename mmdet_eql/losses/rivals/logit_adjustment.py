@@ -22,15 +22,13 @@ import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor
 
+from mmdet_eql.losses.base import SoftmaxLoss, full_precision
 from mmdet_eql.losses.class_statistics import FrequencyAware
-from mmdet_eql.losses.classifier import full_precision
-from mmdet_eql.losses.reduction import check_reduction
-from mmdet_eql.losses.softmax_classifier import SoftmaxClassifierLoss
 from mmdet_eql.utils.errors import UserError
 
 
 @MODELS.register_module()
-class LogitAdjustedSoftmaxLoss(FrequencyAware, SoftmaxClassifierLoss):
+class LogitAdjustedSoftmaxLoss(FrequencyAware, SoftmaxLoss):
     """Softmax cross-entropy in training, adjusted scores in evaluation.
 
     Adjustment happens in ``eval()`` mode only: a cascade that refines boxes during training uses
@@ -40,10 +38,7 @@ class LogitAdjustedSoftmaxLoss(FrequencyAware, SoftmaxClassifierLoss):
     Args:
         num_classes (int, optional): C. Taken from the box head by default.
         tau (float): Strength of the adjustment.
-        has_background (bool): Whether the last of C + 1 outputs is background, as box heads need
-            it. A plain classifier has C outputs.
-        reduction (str): ``"none"``, ``"mean"`` or ``"sum"`` over the proposals.
-        loss_weight (float): Factor on the loss.
+        **kwargs: ``has_background``, ``reduction`` and ``loss_weight``.
 
     Raises:
         UserError: If an argument is out of range.
@@ -58,27 +53,16 @@ class LogitAdjustedSoftmaxLoss(FrequencyAware, SoftmaxClassifierLoss):
     #: Asks ClassFrequencyHook to count the training set if a checkpoint has no frequencies.
     scores_need_class_frequency = True
 
-    def __init__(
-        self,
-        num_classes: int | None = None,
-        tau: float = 1.0,
-        has_background: bool = True,
-        reduction: str = "mean",
-        loss_weight: float = 1.0,
-    ) -> None:
-        super().__init__(num_classes, has_background=has_background)
+    def __init__(self, num_classes: int | None = None, tau: float = 1.0, **kwargs) -> None:
+        super().__init__(num_classes, **kwargs)
         if not math.isfinite(tau):
             raise UserError(f"loss_cls.tau is {tau}; it must be a finite number.")
         self.tau = tau
-        self.reduction = check_reduction(reduction)
-        self.loss_weight = loss_weight
 
     def adjustment(self) -> Tensor:
-        """tau log pi_j of each category.
+        """Return tau log pi_j of each category, float64 of shape (C,).
 
-        Returns:
-            Tensor: Shape (C,), float64. A category that never occurs in training is taken to be as
-            common as the rarest that does: nothing was learnt that could be balanced.
+        A category that never occurs in training is taken to be as common as the rarest that does.
 
         Raises:
             UserError: If the frequencies are missing, or no category occurs.
@@ -92,13 +76,7 @@ class LogitAdjustedSoftmaxLoss(FrequencyAware, SoftmaxClassifierLoss):
         return self.tau * freq.clamp(min=freq[freq > 0].min()).log()
 
     def get_activation(self, cls_score: Tensor) -> Tensor:
-        """Scores: adjusted in evaluation, a plain softmax in training.
-
-        Args:
-            cls_score (Tensor): Logits of shape (N, K).
-
-        Returns:
-            Tensor: Probabilities of shape (N, K).
+        """Return the scores of shape (N, K): adjusted in evaluation, a plain softmax in training.
 
         Raises:
             UserError: If the logits are of another shape, or the frequencies are missing.
@@ -111,6 +89,6 @@ class LogitAdjustedSoftmaxLoss(FrequencyAware, SoftmaxClassifierLoss):
         foreground, background = scores.tensor_split([self.num_classes], dim=1)
         return torch.cat([adjusted * foreground.sum(dim=1, keepdim=True), background], dim=1)
 
-    def row_losses(self, cls_score: Tensor, labels: Tensor) -> Tensor:
-        """Softmax cross-entropy; needs no frequencies."""
-        return F.cross_entropy(full_precision(cls_score), labels, reduction="none")
+    def row_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return softmax cross-entropy; needs no frequencies."""
+        return F.cross_entropy(logits, labels, reduction="none")

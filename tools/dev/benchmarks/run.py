@@ -34,7 +34,6 @@ PARTS = {
     "lvis-evaluation": "lvis_evaluation",
     "start-up": "start_up",
     "test-step": "test_step",
-    "equalization-loss": "equalization_loss",
     "training-step": "training_step",
     "gradient-record": "gradient_record",
 }
