@@ -1,8 +1,12 @@
-"""Datasets and samplers that know how often each category occurs."""
+"""Datasets that know how often each category occurs, and their samplers and pipeline steps.
+
+lvis         any dataset in LVIS or COCO format
+open_images  Open Images Challenge 2019
+transforms   pipeline steps: checked images, image-level labels
+samplers     repeat factors, class-aware sampling, mixtures
+"""
 
 from mmdet_eql.annotations.instance_labels import InstanceLabels, instance_labels_of
-from mmdet_eql.datasets.image_level_labels import MixImageLevelLabels, PackLVISInputs
-from mmdet_eql.datasets.image_loading import LoadVerifiedImage
 from mmdet_eql.datasets.lvis import LVISFormatDataset
 from mmdet_eql.datasets.open_images import CountedOpenImagesChallengeDataset
 from mmdet_eql.datasets.samplers import (
@@ -11,6 +15,7 @@ from mmdet_eql.datasets.samplers import (
     RepeatFactorSampler,
     ResumableAspectRatioBatchSampler,
 )
+from mmdet_eql.datasets.transforms import LoadVerifiedImage, MixImageLevelLabels, PackLVISInputs
 
 __all__ = [
     "CategoryAwareSampler",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmdet_eql.annotations.checks import FEDERATED_FIELDS, load_lvis_json
+from mmdet_eql.annotations import AnnotationColumns, read_annotations
 from mmdet_eql.minilvis.config import SPLITS
 from mmdet_eql.minilvis.folder import annotation_path, read_marker
 from mmdet_eql.utils.errors import UserError
@@ -32,21 +32,30 @@ def write_as_coco(source: str | os.PathLike, out: str | os.PathLike) -> None:
     Raises:
         UserError: If the source holds no such set, or the folder cannot be written.
     """
-    for split, data in _read(source).items():
-        images = [
-            {
-                key: image[key]
-                for key in image
-                if key not in (*FEDERATED_FIELDS, "coco_url", "flickr_url")
-            }
-            | {"file_name": Path(image["file_name"]).name}
-            for image in data["images"]
-        ]
+    for split, columns in _read(source).items():
+        image_ids, category_ids = columns.image_id.tolist(), columns.category_id.tolist()
         content = {
-            "images": images,
-            "annotations": [{**annotation, "iscrowd": 0} for annotation in data["annotations"]],
+            "images": [
+                {"id": image_id, "height": height, "width": width, "file_name": name}
+                for image_id, (height, width), name in zip(
+                    image_ids, columns.image_size.tolist(), _names(columns), strict=True
+                )
+            ],
+            "annotations": [
+                {
+                    "id": int(columns.annotation_id[number]),
+                    "image_id": image_ids[image],
+                    "category_id": category_ids[columns.category[number]],
+                    "bbox": columns.box[number].tolist(),
+                    "area": float(columns.area[number]),
+                    "segmentation": columns.segmentation(number),
+                    "iscrowd": 0,
+                }
+                for number, image in enumerate(columns.annotation_image.tolist())
+            ],
             "categories": [
-                {key: category[key] for key in ("id", "name")} for category in data["categories"]
+                {"id": category_id, "name": name}
+                for category_id, name in zip(category_ids, columns.category_name, strict=True)
             ],
         }
         write_text(Path(out) / "annotations" / f"{split}.json", json.dumps(content))
@@ -67,55 +76,57 @@ def write_as_open_images(source: str | os.PathLike, out: str | os.PathLike) -> N
         UserError: If the source holds no such set, or the folder cannot be written.
     """
     out = Path(out)
-    for split, data in _read(source).items():
-        categories = sorted(category["id"] for category in data["categories"])
-        label_of = {identifier: label for label, identifier in enumerate(categories, start=1)}
-        name = _CHALLENGE_SPLITS[split]
-        # As in the challenge's files, images for validation are named with their folder.
-        folder = "" if split == "train" else f"{name}/"
-        boxes: dict[int, list[str]] = {image["id"]: [] for image in data["images"]}
-        present: dict[int, set[int]] = {image["id"]: set() for image in data["images"]}
-        sizes = {image["id"]: (image["width"], image["height"]) for image in data["images"]}
-        for annotation in data["annotations"]:
-            image_id, label = annotation["image_id"], label_of[annotation["category_id"]]
-            left, top, width, height = annotation["bbox"]
-            corners = np.array([left, top, left + width, top + height]) / np.tile(
-                sizes[image_id], 2
-            )
-            boxes[image_id].append(f"{label} {' '.join(f'{value:.6f}' for value in corners)} 0")
-            present[image_id].add(label)
-
+    for split, columns in _read(source).items():
+        folder = _CHALLENGE_SPLITS[split]
         lines, shapes, verified = [], [], [("ImageID", "LabelName", "Confidence")]
-        for image in data["images"]:
-            path = folder + Path(image["file_name"]).name
-            lines += [path, "#", str(len(boxes[image["id"]])), *boxes[image["id"]]]
-            shapes.append({"filename": path, "ori_shape": (image["height"], image["width"], 3)})
-            absent = {label_of[category] for category in image["neg_category_ids"]}
-            for confidence, labels in ((1, present[image["id"]]), (0, absent)):
-                verified += [(Path(path).stem, _mid(label), confidence) for label in sorted(labels)]
-        write_text(out / f"{_CHALLENGE}-{name}-detection-bbox.txt", "\n".join(lines) + "\n")
-        write_text(out / f"{_CHALLENGE}-{name}-detection-human-imagelabels.csv", _csv(verified))
-        with atomic_write(out / f"{_CHALLENGE}-{name}-metas.pkl") as unfinished:
+        for image, name in enumerate(_names(columns)):
+            # As in the challenge's files, images for validation are named with their folder.
+            path = name if split == "train" else f"{folder}/{name}"
+            here = columns.annotations(image)
+            height, width = columns.image_size[image].tolist()
+            # Labels count from 1.
+            labels = (columns.category[here] + 1).tolist()
+            corners = columns.box[here].copy()
+            corners[:, 2:] += corners[:, :2]
+            corners /= (width, height, width, height)
+            lines += [path, "#", str(len(labels))]
+            for label, box in zip(labels, corners.tolist(), strict=True):
+                lines.append(f"{label} {' '.join(f'{value:.6f}' for value in box)} 0")
+            shapes.append({"filename": path, "ori_shape": (height, width, 3)})
+            absent = (columns.negatives(image) + 1).tolist()
+            for confidence, of_image in ((1, set(labels)), (0, absent)):
+                verified += [
+                    (Path(path).stem, _mid(label), confidence) for label in sorted(of_image)
+                ]
+        write_text(out / f"{_CHALLENGE}-{folder}-detection-bbox.txt", "\n".join(lines) + "\n")
+        write_text(out / f"{_CHALLENGE}-{folder}-detection-human-imagelabels.csv", _csv(verified))
+        with atomic_write(out / f"{_CHALLENGE}-{folder}-metas.pkl") as unfinished:
             unfinished.write_bytes(pickle.dumps(shapes))
-        _link(Path(source) / split, out / "OpenImages" / name)
+        _link(Path(source) / split, out / "OpenImages" / folder)
 
-    names = {category["id"]: category["name"] for category in data["categories"]}
-    rows = [(_mid(label), names[identifier], label) for identifier, label in label_of.items()]
+    rows = [(_mid(label), name, label) for label, name in enumerate(columns.category_name, start=1)]
     write_text(out / "challenge2019" / "cls-label-description.csv", _csv(rows))
     with (
         atomic_write(out / "challenge2019" / "class_label_tree.np") as unfinished,
         open(unfinished, "wb") as file,
     ):
-        np.save(file, np.eye(len(names) + 1))
+        np.save(file, np.eye(len(rows) + 1))
 
 
-def _read(source: str | os.PathLike) -> dict[str, dict]:
-    """The annotation files of a set by their splits."""
+def _read(source: str | os.PathLike) -> dict[str, AnnotationColumns]:
+    """The annotations of a set by their splits."""
     if read_marker(source) is None:
         raise UserError(
             f"{source}: holds no MiniLVIS set; make one with tools/datasets/make_minilvis.py first."
         )
-    return {split: load_lvis_json(str(Path(source) / annotation_path(split))) for split in SPLITS}
+    return {
+        split: read_annotations(str(Path(source) / annotation_path(split)), cache=False)
+        for split in SPLITS
+    }
+
+
+def _names(columns: AnnotationColumns) -> list[str]:
+    return [Path(columns.path(image)).name for image in range(columns.num_images)]
 
 
 def _mid(label: int) -> str:

@@ -1,10 +1,11 @@
-"""Figures of a finished MiniLVIS set."""
+"""Statistics of a finished MiniLVIS set."""
 
-import json
 import os
-from collections import Counter
 from pathlib import Path
 
+import numpy as np
+
+from mmdet_eql.annotations import AnnotationColumns, read_annotations
 from mmdet_eql.minilvis.config import SPLITS
 from mmdet_eql.minilvis.folder import annotation_path, read_marker
 from mmdet_eql.utils.errors import UserError
@@ -12,26 +13,15 @@ from mmdet_eql.utils.errors import UserError
 GROUPS = ("r", "c", "f")
 
 
-def summarize_minilvis(folder: str | os.PathLike) -> dict[str, dict[str, float]]:
+def summarize_minilvis(folder: str | os.PathLike) -> dict[str, dict[str, float | str]]:
     """Count what the annotation files hold.
 
     Args:
         folder (str | os.PathLike): Folder of a finished set.
 
     Returns:
-        dict: Of ``"train"`` and ``"val"``, the figures by their names:
-
-        - ``categories (r / c / f)``: number of categories per frequency group, as a string;
-        - ``images``;
-        - ``images without annotations``;
-        - ``labelled images per category``: least, median and greatest number, as a string;
-        - ``annotated instances per image``;
-        - ``labelled categories per image``;
-        - ``negative categories per image``;
-        - ``negatives (r / c / f)``: shares of the frequency groups in them in %, as a string;
-        - ``not exhaustive categories per image``;
-        - ``unannotated objects``: share of the objects, in %;
-        - ``median instance area``: px.
+        dict: Of ``"train"`` and ``"val"``, the statistics by their names: numbers, or several in a
+        string, such as the shares of the groups r / c / f, or least / median / greatest.
 
     Raises:
         UserError: If the folder holds no finished set.
@@ -39,58 +29,44 @@ def summarize_minilvis(folder: str | os.PathLike) -> dict[str, dict[str, float]]
     marker = read_marker(folder)
     if marker is None:
         raise UserError(f"{folder}: holds no MiniLVIS set; make one first.")
-    summary = {}
-    for split in SPLITS:
-        path = Path(folder) / annotation_path(split)
-        with open(path, encoding="utf-8") as file:
-            data = json.load(file)
-        summary[split] = _figures(data, marker["num_objects"][split])
-    return summary
+    return {
+        split: _statistics(
+            read_annotations(str(Path(folder) / annotation_path(split)), cache=False),
+            marker["num_objects"][split],
+        )
+        for split in SPLITS
+    }
 
 
-def format_summary(summary: dict[str, dict[str, float]]) -> str:
-    """Lay a summary out as a table.
-
-    Args:
-        summary (dict): What :func:`summarize_minilvis` returns.
-
-    Returns:
-        str: One line per figure, one column per split.
-    """
+def format_summary(summary: dict[str, dict[str, float | str]]) -> str:
+    """Lay a summary out as a table: one line per statistic, one column per split."""
     lines = [f"{'':38}" + "".join(f"{split:>18}" for split in summary)]
     for name in next(iter(summary.values())):
-        values = (figures[name] for figures in summary.values())
+        values = (statistics[name] for statistics in summary.values())
         cells = (f"{value:.2f}" if isinstance(value, float) else str(value) for value in values)
         lines.append(f"{name:38}" + "".join(f"{cell:>18}" for cell in cells))
     return "\n".join(lines)
 
 
-def _figures(data: dict, num_objects: int) -> dict[str, float | int | str]:
-    images, annotations = data["images"], data["annotations"]
-    group = {category["id"]: category["frequency"] for category in data["categories"]}
-    groups = Counter(group.values())
-    pairs = {(record["image_id"], record["category_id"]) for record in annotations}
-    per_category = Counter(dict.fromkeys(group, 0))
-    per_category.update(category for _, category in pairs)
-    counts = sorted(per_category.values())
-    negatives = Counter(group[i] for image in images for i in image["neg_category_ids"])
-    num_negatives = sum(negatives.values())
-    areas = sorted(record["area"] for record in annotations)
+def _statistics(columns: AnnotationColumns, num_objects: int) -> dict[str, float | str]:
+    num_images, num_annotations = columns.num_images, len(columns.category)
+    num_categories = len(columns.category_id)
+    group = np.array(columns.category_frequency)
+    pairs = np.unique(columns.annotation_image * num_categories + columns.category)
+    counts = np.sort(np.bincount(pairs % num_categories, minlength=num_categories)).tolist()
+    negatives = group[columns.negative]
     return {
-        "categories (r / c / f)": " / ".join(str(groups[name]) for name in GROUPS),
-        "images": len(images),
-        "images without annotations": len(images) - len({image for image, _ in pairs}),
+        "categories (r / c / f)": " / ".join(str((group == name).sum()) for name in GROUPS),
+        "images": num_images,
+        "images without annotations": int((np.diff(columns.annotation_start) == 0).sum()),
         "labelled images per category": f"{counts[0]} / {counts[len(counts) // 2]} / {counts[-1]}",
-        "annotated instances per image": len(annotations) / len(images),
-        "labelled categories per image": len(pairs) / len(images),
-        "negative categories per image": num_negatives / len(images),
+        "annotated instances per image": num_annotations / num_images,
+        "labelled categories per image": len(pairs) / num_images,
+        "negative categories per image": len(negatives) / num_images,
         "negatives (r / c / f) in %": " / ".join(
-            f"{100 * negatives[name] / max(num_negatives, 1):.0f}" for name in GROUPS
+            f"{100 * (negatives == name).sum() / max(len(negatives), 1):.0f}" for name in GROUPS
         ),
-        "not exhaustive categories per image": sum(
-            len(image["not_exhaustive_category_ids"]) for image in images
-        )
-        / len(images),
-        "unannotated objects in %": 100 * (1 - len(annotations) / num_objects),
-        "median instance area in px": areas[len(areas) // 2],
+        "not exhaustive categories per image": len(columns.not_exhaustive) / num_images,
+        "unannotated objects in %": 100 * (1 - num_annotations / num_objects),
+        "median instance area in px": np.sort(columns.area)[num_annotations // 2].item(),
     }

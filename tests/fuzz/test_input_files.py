@@ -30,7 +30,7 @@ from mmengine.registry import init_default_scope
 from mmengine.visualization import Visualizer
 
 from mmdet_eql.annotations.reader import read_annotations
-from mmdet_eql.datasets.image_loading import LoadVerifiedImage
+from mmdet_eql.datasets.transforms import LoadVerifiedImage
 from mmdet_eql.engine import load_checkpoint_file
 from mmdet_eql.engine.config_check import check_config
 from mmdet_eql.engine.launch import build_runner, load_config, read_config

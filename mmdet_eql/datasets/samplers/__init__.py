@@ -1,4 +1,11 @@
-"""Samplers that know how often each category occurs."""
+"""Samplers that know how often each category occurs.
+
+stream          their base: one order of indices for all ranks, from any position on
+repeat_factor   images with rare categories come several times an epoch
+category_aware  all categories equally often
+mixed           several samplers in shares, which may shift over the epochs
+aspect_ratio    batches of images of a similar shape, from any batch on
+"""
 
 from mmdet_eql.datasets.samplers.aspect_ratio import ResumableAspectRatioBatchSampler
 from mmdet_eql.datasets.samplers.category_aware import CategoryAwareSampler
