@@ -1,0 +1,149 @@
+"""The contract between the rooms of the package: who may import whom, how large a file may be, and
+that each room lists its files."""
+
+import ast
+import re
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+#: What each room (a folder or a file of the package) may import, from the lowest to the highest.
+MAY_IMPORT = {
+    "utils": "",
+    "frequency": "utils",
+    "annotations": "utils frequency",
+    "datasets": "utils frequency annotations",
+    "evaluation": "utils frequency annotations",
+    "minilvis": "utils frequency annotations",
+    "losses": "utils",
+    "heads": "utils losses",
+    "gradient_record": "utils frequency",
+    "engine": "utils frequency gradient_record losses",
+    "runs": "utils frequency annotations minilvis engine",
+    "analysis": "utils frequency annotations datasets evaluation gradient_record engine runs",
+    "classification": "utils frequency datasets minilvis losses engine",
+}
+#: Not for evaluation, but for the metrics that a config names (``*_metric.py``).
+FRAMEWORKS = {"torch", "mmdet", "mmcv", "mmengine"}
+MOST_LINES = 400
+
+#: PENDING: what breaks the contract today. Delete an entry with its violation; add none.
+PENDING = {
+    "import: mmdet_eql.evaluation.open_images_metric -> datasets",
+    "import: mmdet_eql.runs.minilvis_comparison -> analysis",
+    "framework: mmdet_eql.evaluation.lvis_evaluation -> mmengine",
+    "framework: mmdet_eql.evaluation.lvis_results -> mmengine",
+    "long: mmdet_eql.evaluation.lvis_evaluation",
+    "long: mmdet_eql.evaluation.lvis_metric",
+    "long: mmdet_eql.evaluation.lvis_results",
+    "list: mmdet_eql",
+    "list: mmdet_eql.analysis",
+    "list: mmdet_eql.datasets",
+    "list: mmdet_eql.datasets.samplers",
+    "list: mmdet_eql.engine",
+    "list: mmdet_eql.engine.resume",
+    "list: mmdet_eql.evaluation",
+    "list: mmdet_eql.heads",
+    "list: mmdet_eql.losses",
+    "list: mmdet_eql.runs",
+    "list: mmdet_eql.utils",
+}
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+FILES = {module_name(path): path for path in sorted((ROOT / "mmdet_eql").rglob("*.py"))}
+
+
+def imports(path: Path) -> set[str]:
+    """Return the modules that a file imports, those of the package as far as they are files."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: import by the full name"
+            # `from a import b` imports a.b if that is a module.
+            full = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {name if name in FILES else node.module for name in full}
+    return names
+
+
+IMPORTS = {name: imports(path) for name, path in FILES.items()}
+
+
+def room(name: str) -> str:
+    return name.split(".")[1]
+
+
+def check(violations: set[str], kind: str) -> None:
+    """Fail for each violation that is not pending."""
+    new = sorted({f"{kind}: {violation}" for violation in violations} - PENDING)
+    assert not new, "\n".join(new)
+
+
+def test_the_contract_goes_down_only():
+    rooms = list(MAY_IMPORT)
+    for index, (name, allowed) in enumerate(MAY_IMPORT.items()):
+        assert set(allowed.split()) <= set(rooms[:index]), name
+    assert set(rooms) == {room(name) for name in FILES if "." in name}
+
+
+def test_rooms_import_what_the_contract_allows():
+    check(
+        {
+            f"{name} -> {room(target)}"
+            for name, targets in IMPORTS.items()
+            for target in targets
+            if name.startswith("mmdet_eql.")
+            and target.startswith("mmdet_eql.")
+            and room(target) not in (room(name), *MAY_IMPORT[room(name)].split())
+        },
+        "import",
+    )
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    graph = {name: {t for t in targets if t in FILES} for name, targets in IMPORTS.items()}
+    list(TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+def test_the_package_needs_neither_tools_nor_tests():
+    for name, targets in IMPORTS.items():
+        assert not {target.split(".")[0] for target in targets} & {"tools", "tests"}, name
+
+
+def test_evaluation_needs_no_framework():
+    check(
+        {
+            f"{name} -> {target.split('.')[0]}"
+            for name, targets in IMPORTS.items()
+            for target in targets
+            if name.startswith("mmdet_eql.evaluation.")
+            and not name.endswith("_metric")
+            and target.split(".")[0] in FRAMEWORKS
+        },
+        "framework",
+    )
+
+
+def test_no_file_is_too_long():
+    lines = {name: len(path.read_text("utf-8").splitlines()) for name, path in FILES.items()}
+    check({name for name, number in lines.items() if number > MOST_LINES}, "long")
+
+
+def test_each_room_lists_its_files():
+    """In the docstring of its ``__init__``, as ``file  subject`` and ``folder/  subject``."""
+    wrong = set()
+    for name, path in FILES.items():
+        if path.name != "__init__.py":
+            continue
+        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        listed = re.findall(r"^ *(\w+/?)  +\S", text, re.MULTILINE)
+        files = [item.stem for item in path.parent.glob("*.py") if item != path]
+        folders = [f"{item.parent.name}/" for item in path.parent.glob("*/__init__.py")]
+        if sorted(listed) != sorted(files + folders):
+            wrong.add(name)
+    check(wrong, "list")
