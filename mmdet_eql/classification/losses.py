@@ -1,6 +1,5 @@
-"""Losses on a softmax that plain classifiers are trained with, and box heads are not.
-
-Both shift the logits by what is known of each class's count, which background has not.
+"""Softmax losses of image classification that shift the logits by the class counts; the other
+losses of the configs are those of :mod:`mmdet_eql.losses`.
 
 Glossary:
     N: number of images of a batch.
@@ -21,16 +20,9 @@ from mmdet_eql.losses.rivals.class_balanced import class_balanced_weights
 from mmdet_eql.utils.errors import UserError
 
 
-class _CountAwareSoftmax(CountAware, SoftmaxLoss):
-    def __init__(self, num_classes: int | None, reduction: str, loss_weight: float) -> None:
-        super().__init__(
-            num_classes, has_background=False, reduction=reduction, loss_weight=loss_weight
-        )
-
-
 @MODELS.register_module()
-class BalancedSoftmaxLoss(_CountAwareSoftmax):
-    """Cross-entropy of the shifted logits z_j + tau log n_j; scores are a softmax of z.
+class BalancedSoftmaxLoss(CountAware, SoftmaxLoss):
+    """Cross-entropy of the shifted logits z_j + tau log n_j; the scores are the softmax of z.
 
     With tau = 1 this is balanced softmax (Ren et al., arXiv 2007.10740, equation 4), with another
     tau the logit-adjusted loss (Menon et al., arXiv 2007.07314, equation 10). Logit adjustment
@@ -39,8 +31,7 @@ class BalancedSoftmaxLoss(_CountAwareSoftmax):
     Args:
         num_classes (int, optional): C. Taken from the head by default.
         tau (float): Strength of the shift; 0 is softmax cross-entropy.
-        reduction (str): ``"none"``, ``"mean"`` or ``"sum"`` over the images.
-        loss_weight (float): Factor on the loss.
+        **kwargs: ``reduction`` and ``loss_weight``.
 
     Raises:
         UserError: If an argument is out of range.
@@ -52,43 +43,36 @@ class BalancedSoftmaxLoss(_CountAwareSoftmax):
         tensor(0.9000)
     """
 
-    def __init__(
-        self,
-        num_classes: int | None = None,
-        tau: float = 1.0,
-        reduction: str = "mean",
-        loss_weight: float = 1.0,
-    ) -> None:
-        super().__init__(num_classes, reduction, loss_weight)
+    def __init__(self, num_classes: int | None = None, tau: float = 1.0, **kwargs) -> None:
+        super().__init__(num_classes, has_background=False, **kwargs)
         if not math.isfinite(tau):
             raise UserError(f"loss_cls.tau is {tau}; it must be a finite number.")
         self.tau = tau
 
     def row_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """See the base class; needs counts. A class without images is taken to have one."""
+        """See the base class; needs counts. A class without images counts as if it had one."""
         shift = self.tau * self.known_class_counts().clamp(min=1).log()
         return F.cross_entropy(logits + shift.to(logits.dtype), labels, reduction="none")
 
 
 @MODELS.register_module()
-class LDAMLoss(_CountAwareSoftmax):
+class LDAMLoss(CountAware, SoftmaxLoss):
     """Label-distribution-aware margins, with deferred re-weighting (Cao et al., arXiv 1906.07413,
     equations 12 and 13, algorithm 1).
 
-    The label's cosine is lowered by a margin Delta_j = C / n_j^(1/4), with C such that the largest
-    is ``max_margin``: cross-entropy of z - s Delta_y at the label. The classifier is a
-    ``CosineClassifier`` with the same scale s. From epoch ``reweight_from`` on (DRW), images are
-    weighed by the class-balanced weight of their class, divided by its mean over the batch as in
-    the official code. ``EpochHook`` tells the epoch.
+    Cross-entropy of the logits z with z_y - s Delta_y at the label y. The margin Delta_j is
+    proportional to n_j^(-1/4), the largest is ``max_margin``. The classifier is a
+    ``CosineClassifier`` of the same scale s. From epoch ``reweight_from`` on (DRW), the loss of an
+    image is multiplied by the class-balanced weight of its class over the mean of the batch, as in
+    the official code; ``EpochHook`` sets the epoch.
 
     Args:
         num_classes (int, optional): C. Taken from the head by default.
-        max_margin (float): Margin of the smallest class, in units of cosine.
+        max_margin (float): Margin of the smallest class, as a cosine.
         scale (float): s of the classifier.
-        reweight_from (int, optional): First epoch, counted from 0, with weights. None never weighs.
+        reweight_from (int, optional): First epoch with weights, counted from 0; None for never.
         beta (float): Of the class-balanced weights; see :func:`class_balanced_weights`.
-        reduction (str): ``"none"``, ``"mean"`` or ``"sum"`` over the images.
-        loss_weight (float): Factor on the loss.
+        **kwargs: ``reduction`` and ``loss_weight``.
 
     Raises:
         UserError: If an argument is out of range.
@@ -101,10 +85,9 @@ class LDAMLoss(_CountAwareSoftmax):
         scale: float = 30.0,
         reweight_from: int | None = None,
         beta: float = 0.9999,
-        reduction: str = "mean",
-        loss_weight: float = 1.0,
+        **kwargs,
     ) -> None:
-        super().__init__(num_classes, reduction, loss_weight)
+        super().__init__(num_classes, has_background=False, **kwargs)
         if not 0 <= max_margin < math.inf or not 0 < scale < math.inf:
             raise UserError(
                 f"loss_cls.max_margin is {max_margin} and loss_cls.scale {scale}; they must be at "
@@ -119,15 +102,11 @@ class LDAMLoss(_CountAwareSoftmax):
         self.epoch: int | None = None
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch begins, counted from 0."""
+        """Set the epoch that begins, counted from 0."""
         self.epoch = epoch
 
     def margins(self) -> Tensor:
-        """Delta_j of each class.
-
-        Returns:
-            Tensor: Shape (C,), float64, the greatest of them ``max_margin``.
-        """
+        """Return Delta_j, float64 of shape (C,)."""
         margins = self.known_class_counts().clamp(min=1) ** -0.25
         return margins * (self.max_margin / margins.max())
 
@@ -140,8 +119,8 @@ class LDAMLoss(_CountAwareSoftmax):
             return losses
         if self.epoch is None:
             raise UserError(
-                "LDAMLoss re-weights from an epoch on, and is told none; add "
-                "dict(type='EpochHook') to custom_hooks, or set reweight_from=None."
+                "LDAMLoss: reweight_from needs the epoch; add dict(type='EpochHook') to "
+                "custom_hooks, or set reweight_from=None."
             )
         if self.epoch < self.reweight_from:
             return losses
