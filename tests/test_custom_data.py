@@ -1,5 +1,7 @@
 """Data of one's own: MiniLVIS as a COCO file, without what only LVIS has, trains and evaluates."""
 
+import csv
+import importlib
 import json
 import logging
 
@@ -272,3 +274,40 @@ def test_training_without_masks(custom, tmp_path):
     figures = evaluate_after(runner)
     assert "lvis/bbox_APr" in figures
     assert not [name for name in figures if "segm" in name]
+
+
+def test_the_documented_dataset_class_trains(custom, tmp_path, monkeypatch):
+    """The very code of docs/custom-data.md, on a table of the same boxes."""
+    text = (CONFIGS.parent / "docs" / "custom-data.md").read_text()
+    code = text.partition("## A data set class of your own")[2].partition("```python\n")[2]
+    code = code.partition("```")[0]
+    assert len(code.splitlines()) <= 30
+    (tmp_path / "box_table.py").write_text(code)
+    data = read(custom, "train")
+    images = {image["id"]: image for image in data["images"]}
+    names = {category["id"]: category["name"] for category in data["categories"]}
+    with open(tmp_path / "boxes.csv", "w", newline="") as file:
+        for annotation in data["annotations"]:
+            image, (x, y, width, height) = images[annotation["image_id"]], annotation["bbox"]
+            row = [image["file_name"], image["width"], image["height"]]
+            row += [x, y, x + width, y + height, names[annotation["category_id"]]]
+            csv.writer(file).writerow(row)
+
+    cfg = tiny("faster-rcnn", custom, tmp_path / "work_dir")
+    cfg.train_cfg.max_iters = 2
+    cfg.train_dataloader.sampler = dict(type="RepeatFactorSampler", infinite=True)
+    cfg.train_dataloader.dataset = dict(
+        type="BoxTable",
+        ann_file=str(tmp_path / "boxes.csv"),
+        metainfo=dict(classes=dataset_of(custom).metainfo["classes"]),
+        data_prefix=dict(img=str(custom / "train")),
+        pipeline=cfg.train_dataloader.dataset.pipeline,
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("box_table")
+    runner = Runner.from_cfg(cfg)
+    assert "lvis/bbox_APr" in evaluate_after(runner)
+    with_boxes = len({annotation["image_id"] for annotation in data["annotations"]})
+    expected = dataset_of(custom).class_frequency.image_count / with_boxes
+    counted = runner.model.roi_head.bbox_head.loss_cls.class_frequency
+    np.testing.assert_allclose(counted.numpy(), expected, rtol=1e-6)
