@@ -1,7 +1,4 @@
-"""Time and memory of recording gradients: a training step with GradientRecordHook and without.
-
-    python tools/dev/benchmarks/gradient_record.py
-    python tools/dev/benchmarks/gradient_record.py --num-classes 5000
+"""Recording gradients: a training step with GradientRecordHook and without.
 
 The step is that of training_step.py: a small Mask R-CNN with EQL, whose other work is little, so
 that what the hook adds weighs more than in a ResNet-50.
@@ -11,16 +8,7 @@ import tempfile
 from types import SimpleNamespace
 
 import numpy as np
-from side_by_side import (
-    LVIS_CATEGORIES,
-    Comparison,
-    Target,
-    Workload,
-    argument_parser,
-    compare,
-    set_threads,
-    table,
-)
+from side_by_side import LVIS_CATEGORIES, Comparison, Target, Workload, compare
 from training_step import make_model, step_of
 
 from mmdet_eql.engine import GradientRecordHook
@@ -29,12 +17,6 @@ from mmdet_eql.frequency import ClassFrequency
 PART = "gradient record"
 CONFIG = "mask-rcnn_r18_fpn_eql_1xb4_minilvis.py"
 PROPOSALS = 512
-
-
-def main() -> None:
-    args = argument_parser(__doc__, quick="fewer turns").parse_args()
-    set_threads(1)
-    print(table(measure(args.quick, args.num_classes)))
 
 
 def measure(quick: bool, num_classes: int = LVIS_CATEGORIES) -> list[Comparison]:
@@ -75,7 +57,3 @@ def recorded(num_classes: int, num_proposals: int = PROPOSALS) -> Workload:
         return hook
 
     return recorded_step
-
-
-if __name__ == "__main__":
-    main()

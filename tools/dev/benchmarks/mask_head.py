@@ -1,15 +1,10 @@
 """Time and memory of a class-specific mask head, forward, loss and backward.
 
-    python tools/dev/benchmarks/mask_head.py                      # 128 RoIs, 1,230 categories
-    python tools/dev/benchmarks/mask_head.py --num-classes 5000 --rois 32
-    python tools/dev/benchmarks/mask_head.py --quick
-
 SelectiveFCNMaskHead beside MMDetection's FCNMaskHead, once with a mask of every category, which has
 the same result, and once class-agnostic, which has the same cost. The heads are those of Mask R-CNN
 R50-FPN: four convolutions of 256 channels at 14x14 cells, masks of 28x28.
 """
 
-import argparse
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,12 +21,8 @@ from side_by_side import (
     Point,
     Target,
     Workload,
-    argument_parser,
     compare,
     growth,
-    positive,
-    set_threads,
-    table,
 )
 
 import mmdet_eql  # noqa: F401 (registers its parts)
@@ -46,23 +37,9 @@ HEADS = {
 }
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argument_parser(__doc__, quick="16 RoIs, fewer turns")
-    parser.add_argument("--rois", type=positive, default=NUM_ROIS, help="default: %(default)s")
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse_args()
-    set_threads(1)
-    print(table(measure(args.quick, args.num_classes, args.rois)))
-
-
-def measure(
-    quick: bool, num_classes: int = LVIS_CATEGORIES, num_rois: int = NUM_ROIS
-) -> list[Comparison]:
+def measure(quick: bool, num_classes: int = LVIS_CATEGORIES) -> list[Comparison]:
     """Compare the head with MMDetection's, class-specific and class-agnostic."""
-    num_rois = min(num_rois, 16) if quick else num_rois
+    num_rois = 16 if quick else NUM_ROIS
     workloads = {name: make_step(name, num_classes, num_rois) for name in HEADS}
     return compare(
         PART,
@@ -81,10 +58,9 @@ def measure(
 def measure_growth(quick: bool) -> list[Point]:
     """Time for several numbers of categories, 8 RoIs."""
 
-    def maker(name):
-        return lambda num_classes: make_step(name, num_classes, num_rois=8)
-
-    return growth(PART, {name: maker(name) for name in HEADS}, repeats=3 if quick else 7)
+    return growth(
+        PART, lambda *sizes: make_step(*sizes, num_rois=8), HEADS, repeats=3 if quick else 7
+    )
 
 
 def make_step(name: str, num_classes: int, num_rois: int) -> Workload:
@@ -117,7 +93,3 @@ def make_ground_truth(num_rois: int, num_classes: int) -> tuple[list, list[Insta
     )
     bitmaps = BitmapMasks(rng.integers(0, 2, (12, 240, 240), dtype=np.uint8), 240, 240)
     return [sample], [InstanceData(masks=bitmaps)]
-
-
-if __name__ == "__main__":
-    main()

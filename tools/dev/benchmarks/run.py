@@ -6,8 +6,8 @@
 
 A row compares a part with one rival: seconds of both, the rival's time over ours (the median and
 the range over the turns, of wall-clock time and of processor time), the extra memory of both at
-its peak, and the target with whether it was met. Rivals that are not installed are named. The
-module side_by_side.py says how it is measured; each part is a script of its own, too.
+its peak, and the target with whether it was met. Rivals that are not installed are named.
+side_by_side.py says how it is measured; the module of each part says what.
 """
 
 import argparse
@@ -15,14 +15,14 @@ import importlib
 import json
 import os
 import platform
-import sys
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 
-from side_by_side import Comparison, Point, positive, set_threads, table
+from side_by_side import set_threads, table
 
 from mmdet_eql.utils.errors import UserError, exit_on_user_error
 from mmdet_eql.utils.files import atomic_write
@@ -33,6 +33,7 @@ PARTS = {
     "mask-head": "mask_head",
     "lvis-evaluation": "lvis_evaluation",
     "start-up": "start_up",
+    "samplers": "samplers",
     "test-step": "test_step",
     "training-step": "training_step",
     "gradient-record": "gradient_record",
@@ -53,7 +54,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="smaller sizes and fewer turns")
     parser.add_argument(
-        "--threads", type=positive, default=1, help="of PyTorch (default: %(default)s, steadiest)"
+        "--threads", type=int, default=1, help="of PyTorch (default: %(default)s, steadiest)"
     )
     parser.add_argument("--markdown", metavar="FILE", help="write the table as Markdown")
     parser.add_argument("--json", metavar="FILE", help="write all figures as JSON")
@@ -73,10 +74,35 @@ def main() -> None:
     machine = describe_machine(args.threads)
     print("\n".join(f"{name}: {value}" for name, value in machine.items()), flush=True)
     modules = load_parts(args.parts)
-    comparisons = measure_parts(modules, args.quick)
+    growing = [module for module in modules.values() if hasattr(module, "measure_growth")]
+    if args.growth and not growing:
+        raise UserError("--growth: no part among --parts depends on the number of categories.")
+    comparisons = []
+    for name, module in modules.items():
+        start = time.perf_counter()
+        print(f"{name} ...", end=" ", flush=True)
+        comparisons += module.measure(args.quick)
+        print(f"{time.perf_counter() - start:.0f} s", flush=True)
     print(f"\n{table(comparisons)}", flush=True)
-    points = measure_growths(modules, args.quick) if args.growth else []
-    write_reports(machine, comparisons, points, args)
+    points = [
+        point
+        for module in (growing if args.growth else ())
+        for point in module.measure_growth(args.quick)
+    ]
+    if args.markdown:
+        lines = [f"- {name}: {value}" for name, value in machine.items()]
+        write(args.markdown, "\n".join([table(comparisons, markdown=True), "", *lines]))
+    if args.json:
+        figures = {
+            "machine": machine,
+            "comparisons": [comparison.figures() for comparison in comparisons],
+            "growth": [asdict(point) for point in points],
+        }
+        write(args.json, json.dumps(figures, indent=2))
+    if args.growth:
+        from growth_plot import plot_growth
+
+        plot_growth(points, args.growth)
 
 
 def load_parts(names: Sequence[str]) -> dict[str, ModuleType]:
@@ -96,68 +122,14 @@ def load_parts(names: Sequence[str]) -> dict[str, ModuleType]:
     return modules
 
 
-def measure_parts(modules: dict[str, ModuleType], quick: bool) -> list[Comparison]:
-    """Measure parts one after the other, and say how far it is."""
-    comparisons = []
-    for name, module in modules.items():
-        start = time.perf_counter()
-        print(f"{name} ...", end=" ", flush=True)
-        comparisons += module.measure(quick)
-        print(f"{time.perf_counter() - start:.0f} s", flush=True)
-    return comparisons
-
-
-def measure_growths(modules: dict[str, ModuleType], quick: bool) -> list[Point]:
-    """Measure those parts whose time depends on the number of categories.
-
-    Raises:
-        UserError: If none of them does.
-    """
-    modules = {
-        name: module for name, module in modules.items() if hasattr(module, "measure_growth")
-    }
-    if not modules:
-        raise UserError("--growth: no part among --parts depends on the number of categories.")
-    points = []
-    for name, module in modules.items():
-        print(f"{name} for several numbers of categories ...", flush=True)
-        points += module.measure_growth(quick)
-    return points
-
-
-def write_reports(
-    machine: dict[str, str],
-    comparisons: Sequence[Comparison],
-    points: Sequence[Point],
-    args: argparse.Namespace,
-) -> None:
-    """Write the files that ``args`` names.
-
-    Raises:
-        UserError: If one cannot be written.
-    """
-    if args.markdown:
-        lines = [f"- {name}: {value}" for name, value in machine.items()]
-        with atomic_write(args.markdown) as unfinished:
-            unfinished.write_text(
-                "\n".join([table(comparisons, markdown=True), "", *lines, ""]), encoding="utf-8"
-            )
-    if args.json:
-        figures = {
-            "machine": machine,
-            "comparisons": [comparison.figures() for comparison in comparisons],
-            "growth": [asdict(point) for point in points],
-        }
-        with atomic_write(args.json) as unfinished:
-            unfinished.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    if args.growth:
-        from growth_plot import plot_growth
-
-        plot_growth(points, args.growth)
+def write(path: str, text: str) -> None:
+    """Write a text file whole or not at all; UserError if it cannot be written."""
+    with atomic_write(path) as unfinished:
+        unfinished.write_text(text + "\n", encoding="utf-8")
 
 
 def describe_machine(threads: int) -> dict[str, str]:
-    """What the figures depend on, by name."""
+    """What the results depend on, by name."""
     import mmcv
     import mmdet
     import mmengine
@@ -168,20 +140,15 @@ def describe_machine(threads: int) -> dict[str, str]:
 
     versions = {"mmdet-eql": mmdet_eql, "PyTorch": torch, "mmdet": mmdet, "mmcv": mmcv}
     versions |= {"mmengine": mmengine, "NumPy": numpy}
+    cpuinfo = Path("/proc/cpuinfo")  # Linux only
+    models = re.findall(r"model name\s*: (.+)", cpuinfo.read_text() if cpuinfo.exists() else "")
+    processor = [*models, platform.processor(), platform.machine()][0]
     return {
-        "processor": f"{_processor()}, {os.cpu_count()} cores, {threads} thread(s) used",
+        "processor": f"{processor}, {os.cpu_count()} cores, {threads} thread(s) used",
         "load": f"{os.getloadavg()[0]:.2f} over the last minute, before the measurements",
         "system": f"{platform.platform()}, Python {platform.python_version()}",
         "versions": ", ".join(f"{name} {module.__version__}" for name, module in versions.items()),
     }
-
-
-def _processor() -> str:
-    if sys.platform == "linux":
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

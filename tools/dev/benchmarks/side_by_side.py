@@ -1,39 +1,34 @@
 """Measuring a part of the package beside its rivals.
 
 A benchmark module has a function ``measure(quick: bool) -> list[Comparison]``, which ``run.py``
-collects, and, where the number of categories matters, ``measure_growth(quick: bool) ->
+calls, and, where time depends on the number of categories, ``measure_growth(quick: bool) ->
 list[Point]``. In most of them everything happens in one process:
 
     comparisons = compare(
-        "EqualizationLoss",
-        "1,024 x 1,230 logits, forward and backward",
-        ours=lambda: step(loss),
-        rivals={"cross-entropy": lambda: step(cross_entropy)},
-        targets={"cross-entropy": Target(ratio=1 / 1.05)},
+        "mask head",
+        "128 RoIs, 1,230 categories, forward + loss + backward",
+        ours=step("ours"),
+        rivals={"class-agnostic": step("class-agnostic")},
+        targets={"class-agnostic": Target(ratio=1 / 1.15)},
     )
 
-What needs a process of its own, as start-up does, is compared by :func:`compare_runs` with
-:func:`run_command`.
+What needs a process of its own, as start-up does, measures itself (:func:`reported_by`).
 
 Time is measured in turns (ours, rival, ours, rival, ...), so that a neighbour who uses the machine
 disturbs both; the ratio is the median over the turns. Wall-clock time is what a user waits for,
-processor time is steadier on a busy machine. Memory is the most that was held beyond what was held
-before, measured apart in a process of each one's own (Linux with glibc only; elsewhere it is
-unknown). For the processor only: nothing here waits for a GPU.
+processor time is steadier on a busy machine. Memory is the peak above what was held before, in a
+process of each one's own (Linux with glibc only). Nothing here waits for a GPU.
 """
 
-import argparse
-import contextlib
 import ctypes
 import gc
 import json
 import math
+import multiprocessing
 import os
 import statistics
 import subprocess
-import sys
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -50,13 +45,7 @@ LVIS_CATEGORIES = 1230
 
 @dataclass(frozen=True)
 class Run:
-    """What one run took.
-
-    Args:
-        wall (float): Seconds.
-        cpu (float): Processor time in seconds, of all threads.
-        memory (float, optional): Most memory held beyond that before the run, in MiB.
-    """
+    """Wall-clock and processor seconds of one run, and its peak of extra memory in MiB if known."""
 
     wall: float
     cpu: float
@@ -65,11 +54,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Absent:
-    """In place of a rival that cannot run here.
-
-    Args:
-        reason (str): For the reader, e.g. ``"faster-coco-eval is not installed"``.
-    """
+    """In place of a rival that cannot run here, with the reason."""
 
     reason: str
 
@@ -80,80 +65,50 @@ class Target:
 
     Args:
         ratio (float, optional): Least time of the rival over ours.
-        memory (float, optional): Most extra memory of ours in MiB.
         memory_ratio (float, optional): Least extra memory of the rival over ours.
     """
 
     ratio: float | None = None
-    memory: float | None = None
     memory_ratio: float | None = None
 
     def __str__(self) -> str:
-        wanted = []
-        if self.ratio is not None:
-            wanted.append(f"time >= {self.ratio:.3g}x")
-        if self.memory is not None:
-            wanted.append(f"memory <= {self.memory:,.0f} MiB")
-        if self.memory_ratio is not None:
-            wanted.append(f"memory >= {self.memory_ratio:.3g}x")
-        return ", ".join(wanted)
+        wanted = {"time": self.ratio, "memory": self.memory_ratio}
+        return ", ".join(f"{name} >= {v:.3g}x" for name, v in wanted.items() if v is not None)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Ours beside one rival.
+    """Ours beside one rival."""
 
-    Args:
-        part (str): Part of the package, e.g. ``"multiclass NMS"``.
-        description (str): Sizes and what is done with them.
-        rival (str): Its name.
-        ours (list[Run]): One run for each turn.
-        theirs (list[Run]): Likewise; empty if the rival is absent.
-        target (Target): What is wanted.
-        note (str): For the reader, such as why the rival is absent.
-    """
-
-    part: str
-    description: str
+    part: str  #: Part of the package, e.g. "multiclass NMS".
+    description: str  #: Sizes and what is done with them.
     rival: str
-    ours: list[Run]
-    theirs: list[Run]
+    ours: list[Run]  #: One for each turn.
+    theirs: list[Run]  #: Likewise; empty if the rival is absent.
     target: Target = field(default_factory=Target)
-    note: str = ""
+    note: str = ""  #: Such as why the rival is absent.
 
-    def seconds(self) -> tuple[float | None, float | None]:
-        """Median wall-clock seconds of ours and of the rival."""
-        return _median_of(self.ours, "wall"), _median_of(self.theirs, "wall")
+    def medians(self, quantity: str) -> tuple[float | None, float | None]:
+        """Median wall, cpu or memory of ours and of the rival; None if unknown."""
+        values = [[getattr(run, quantity) for run in runs] for runs in (self.ours, self.theirs)]
+        return tuple(None if not v or None in v else statistics.median(v) for v in values)
 
-    def memory(self) -> tuple[float | None, float | None]:
-        """Median extra memory of ours and of the rival, in MiB."""
-        return _median_of(self.ours, "memory"), _median_of(self.theirs, "memory")
-
-    def ratio(self, quantity: str = "wall") -> tuple[float, float, float] | None:
-        """The rival over ours, turn by turn.
-
-        Args:
-            quantity (str): ``"wall"`` or ``"cpu"``.
-
-        Returns:
-            tuple[float, float, float], optional: Lowest, median and highest; None without a rival.
-        """
-        if not self.theirs:
-            return None
+    def ratio(self, quantity: str = "wall") -> dict[str, float] | None:
+        """Low, median and high of the rival over ours, turn by turn; None without a rival."""
         ratios = [
             getattr(theirs, quantity) / getattr(ours, quantity)
-            for ours, theirs in zip(self.ours, self.theirs, strict=True)
+            for ours, theirs in zip(self.ours, self.theirs, strict=False)
         ]
-        return min(ratios), statistics.median(ratios), max(ratios)
+        if not ratios:
+            return None
+        return {"low": min(ratios), "median": statistics.median(ratios), "high": max(ratios)}
 
     def met(self) -> bool | None:
         """Whether the target was met; None if there is none or it could not be measured."""
-        ratio, (ours, theirs) = self.ratio(), self.memory()
+        ratio, (ours, theirs) = self.ratio(), self.medians("memory")
         verdicts = []
         if self.target.ratio is not None:
-            verdicts.append(None if ratio is None else ratio[1] >= self.target.ratio)
-        if self.target.memory is not None:
-            verdicts.append(None if ours is None else ours <= self.target.memory)
+            verdicts.append(ratio and ratio["median"] >= self.target.ratio)
         if self.target.memory_ratio is not None:
             known = ours is not None and theirs is not None
             verdicts.append(theirs >= self.target.memory_ratio * ours if known else None)
@@ -163,60 +118,20 @@ class Comparison:
 
     def figures(self) -> dict:
         """Everything in plain types, for JSON."""
-        (our_seconds, their_seconds), (our_memory, their_memory) = self.seconds(), self.memory()
+        seconds, memory = self.medians("wall"), self.medians("memory")
         return {
             "part": self.part,
             "description": self.description,
             "rival": self.rival,
-            "seconds": {"ours": our_seconds, "rival": their_seconds},
-            "memory_mib": {"ours": our_memory, "rival": their_memory},
-            "ratio": _by_name(self.ratio("wall")),
-            "processor_ratio": _by_name(self.ratio("cpu")),
+            "seconds": dict(zip(("ours", "rival"), seconds, strict=True)),
+            "memory_mib": dict(zip(("ours", "rival"), memory, strict=True)),
+            "ratio": self.ratio("wall"),
+            "processor_ratio": self.ratio("cpu"),
             "turns": len(self.ours),
             "target": str(self.target),
             "met": self.met(),
             "note": self.note,
         }
-
-
-# --- set-up ---------------------------------------------------------------------------------------
-
-
-def set_threads(number: int) -> None:
-    """Let PyTorch and OpenCV use so many threads in this process; one gives the steadiest times."""
-    import cv2
-    import torch
-
-    torch.set_num_threads(number)
-    cv2.setNumThreads(number)
-
-
-def argument_parser(description: str, quick: str) -> argparse.ArgumentParser:
-    """The command line of a benchmark of one part, with ``--num-classes`` and ``--quick``.
-
-    Args:
-        description (str): Docstring of the script.
-        quick (str): What ``--quick`` makes smaller.
-
-    Returns:
-        argparse.ArgumentParser: To which the script adds what is its own.
-    """
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--num-classes", type=positive, default=LVIS_CATEGORIES, help="default: %(default)s"
-    )
-    parser.add_argument("--quick", action="store_true", help=quick)
-    return parser
-
-
-def positive(text: str) -> int:
-    """A whole number of at least 1, as the type of an argument of a command line."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not at least 1")
-    return number
 
 
 # --- comparing ------------------------------------------------------------------------------------
@@ -231,35 +146,21 @@ def compare(
     repeats: int = 5,
     memory: bool = True,
 ) -> list[Comparison]:
-    """Measure workloads in this process, in turns.
+    """Measure workloads in this process, in turns, after one or two runs to warm up.
 
-    Every workload runs once or twice to warm up first.
-
-    Args:
-        part (str): See :class:`Comparison`.
-        description (str): See :class:`Comparison`.
-        ours (Workload): Our part.
-        rivals (Mapping[str, Workload | Absent]): By name, what it is compared with.
-        targets (Mapping[str, Target], optional): By name of the rival.
-        repeats (int): Number of turns.
-        memory (bool): Whether to measure memory as well, which runs each workload three times more.
-
-    Returns:
-        list[Comparison]: One for each rival.
+    ``rivals`` and ``targets`` are by name; ``repeats`` is the number of turns. ``memory`` runs each
+    workload three times more. Returns a comparison for each rival.
     """
-    workloads = [ours, *(rival for rival in rivals.values() if not isinstance(rival, Absent))]
+    works = {None: ours, **{name: r for name, r in rivals.items() if not isinstance(r, Absent)}}
     # Before anything ran here: the children then start from the same state.
-    peaks = {id(work): peak_memory(work) if memory else None for work in workloads}
-    numbers = {id(work): _repetitions(work) for work in workloads}
+    peaks = {name: peak_memory(work) if memory else None for name, work in works.items()}
+    numbers = {name: _repetitions(work) for name, work in works.items()}
 
-    def runner(work: Workload) -> Callable[[], Run]:
-        return lambda: _time(work, numbers[id(work)], peaks[id(work)])
+    def runner(name: str | None) -> Callable[[], Run]:
+        return lambda: _time(works[name], numbers[name], peaks[name])
 
-    runners = {
-        name: rival if isinstance(rival, Absent) else runner(rival)
-        for name, rival in rivals.items()
-    }
-    return compare_runs(part, description, runner(ours), runners, targets, repeats)
+    runners = {name: runner(name) if name in works else r for name, r in rivals.items()}
+    return compare_runs(part, description, runner(None), runners, targets, repeats)
 
 
 def compare_runs(
@@ -270,46 +171,24 @@ def compare_runs(
     targets: Mapping[str, Target] | None = None,
     repeats: int = 5,
 ) -> list[Comparison]:
-    """Compare what measures itself, such as a process that :func:`run_command` starts, in turns.
-
-    Args:
-        part (str): See :class:`Comparison`.
-        description (str): See :class:`Comparison`.
-        ours (Callable[[], Run]): Runs our part once.
-        rivals (Mapping[str, Callable[[], Run] | Absent]): Likewise, by name.
-        targets (Mapping[str, Target], optional): By name of the rival.
-        repeats (int): Number of turns.
-
-    Returns:
-        list[Comparison]: One for each rival.
-    """
+    """Compare what measures itself, in turns; arguments and result as of :func:`compare`."""
     our_runs: list[Run] = []
     runs: dict[str, list[Run]] = {name: [] for name in rivals}
+    notes = {name: rival.reason for name, rival in rivals.items() if isinstance(rival, Absent)}
     for _ in range(repeats):
         our_runs.append(ours())
         for name, rival in rivals.items():
-            if not isinstance(rival, Absent):
+            if name not in notes:
                 runs[name].append(rival())
+    targets = {name: (targets or {}).get(name, Target()) for name in rivals}
     return [
-        Comparison(
-            part,
-            description,
-            name,
-            our_runs,
-            runs[name],
-            (targets or {}).get(name, Target()),
-            rival.reason if isinstance(rival, Absent) else "",
-        )
-        for name, rival in rivals.items()
+        Comparison(part, description, name, our_runs, of, targets[name], notes.get(name, ""))
+        for name, of in runs.items()
     ]
 
 
-# --- time -----------------------------------------------------------------------------------------
-
-
-def _time(work: Workload, number: int, memory: float | None) -> Run:
+def _time(work: Workload, number: int = 1, memory: float | None = None) -> Run:
     gc.collect()
-    collects = gc.isenabled()
     gc.disable()
     try:
         wall, cpu = time.perf_counter(), time.process_time()
@@ -317,71 +196,62 @@ def _time(work: Workload, number: int, memory: float | None) -> Run:
             work()
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     finally:
-        if collects:
-            gc.enable()
+        gc.enable()
     return Run(wall / number, cpu / number, memory)
 
 
 def _repetitions(work: Workload) -> int:
     """Warm up, and find how often a workload runs in a sample."""
-    if _time(work, 1, None).wall > 10 * SHORTEST_SAMPLE:
+    if _time(work).wall > 10 * SHORTEST_SAMPLE:
         return 1
-    return math.ceil(SHORTEST_SAMPLE / max(_time(work, 1, None).wall, 1e-6))
+    return math.ceil(SHORTEST_SAMPLE / max(_time(work).wall, 1e-6))
+
+
+def reported_by(command: Sequence[str]) -> dict:
+    """Run a command on one thread and return what its last line of output holds, in JSON.
+
+    Raises:
+        RuntimeError: It fails; with what it wrote to the standard error.
+    """
+    env = dict(os.environ, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 # --- memory ---------------------------------------------------------------------------------------
 
 
 def peak_memory(work: Workload) -> float | None:
-    """The most memory that a workload holds beyond what was held before it.
+    """Return the most memory in MiB that a workload holds beyond what was held before it.
 
     It runs three times in a forked process on one thread: once to load and to allocate what stays,
-    and twice measured, of which the lower figure counts. Freed memory is handed back in between,
-    and the C library is told to map every large block by itself, so that memory which it keeps for
-    later hides nothing.
-
-    Args:
-        work (Workload): What to run.
-
-    Returns:
-        float, optional: MiB; None where the system does not tell (it takes Linux and glibc).
+    and twice measured, of which the lower value counts. None without Linux and glibc.
 
     Raises:
-        RuntimeError: If the workload fails.
+        RuntimeError: The workload fails.
     """
-    libc = _glibc()
-    if libc is None or not os.path.exists("/proc/self/clear_refs"):
+    libc = ctypes.CDLL(None)
+    if not os.path.exists("/proc/self/clear_refs") or not hasattr(libc, "malloc_trim"):
         return None
-    reader, writer = os.pipe()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            os.close(reader)
-            with os.fdopen(writer, "w") as pipe:
-                pipe.write(repr(_peak_memory_here(work, libc)))
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(status)
-    os.close(writer)
-    with os.fdopen(reader) as pipe:
-        answer = pipe.read()
-    if os.waitpid(child, 0)[1] != 0:
-        raise RuntimeError("a workload failed while its memory was measured; see above")
-    return float(answer)
+    context = multiprocessing.get_context("fork")
+    reader, writer = context.Pipe(duplex=False)
+    child = context.Process(target=lambda: writer.send(_peak_memory_here(work, libc)))
+    child.start()
+    writer.close()
+    try:
+        return reader.recv()
+    except EOFError:
+        raise RuntimeError("a workload failed while its memory was measured; see above") from None
+    finally:
+        child.join()
 
 
 def _peak_memory_here(work: Workload, libc: ctypes.CDLL) -> float:
-    with contextlib.suppress(ImportError):
-        import torch
-
-        # Threads do not survive a fork.
-        torch.set_num_threads(1)
+    set_threads(1)  # threads do not survive a fork
+    # Every large block is mapped by itself, and freed memory is handed back in between, so that
+    # memory which the C library keeps for later hides nothing.
     m_mmap_threshold = -3
     libc.mallopt(m_mmap_threshold, 64 * 1024)
     work()
@@ -395,84 +265,27 @@ def _peak_memory_here(work: Workload, libc: ctypes.CDLL) -> float:
     return max(min(peaks), 0.0)
 
 
-def _glibc() -> ctypes.CDLL | None:
-    libc = ctypes.CDLL(None)
-    return libc if hasattr(libc, "malloc_trim") and hasattr(libc, "mallopt") else None
-
-
 def start_of_peak() -> float:
-    """Memory of this process in MiB; the system looks for its peak anew from here on."""
+    """Return the memory of this process in MiB; the system looks for its peak anew from here on."""
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")
     return held_memory("VmRSS")
 
 
 def held_memory(field: str) -> float:
-    """Memory of this process in MiB: ``"VmRSS"`` now, ``"VmHWM"`` at its peak."""
+    """Return the memory of this process in MiB: ``"VmRSS"`` now, ``"VmHWM"`` at its peak."""
     with open("/proc/self/status") as file:
         line = next(line for line in file if line.startswith(field))
     return int(line.split()[1]) / 1024
 
 
-# --- processes of their own -----------------------------------------------------------------------
+def set_threads(number: int) -> None:
+    """Let PyTorch and OpenCV use this many threads; one gives the steadiest times."""
+    import cv2
+    import torch
 
-# A small process stands between: the system counts the memory of the process that forks as the
-# child's, and this one may have grown large.
-_LAUNCHER = """
-import json, os, sys, time
-output = os.open(os.devnull, os.O_WRONLY)
-start = time.perf_counter()
-child = os.posix_spawn(
-    sys.argv[1], sys.argv[1:], os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, output, 1)]
-)
-_, status, usage = os.wait4(child, 0)
-wall = time.perf_counter() - start
-if status:
-    sys.exit(1)
-cpu = usage.ru_utime + usage.ru_stime
-print(json.dumps({"wall": wall, "cpu": cpu, "memory": usage.ru_maxrss / 1024}))
-"""
-
-
-def run_command(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Run:
-    """Run a command in a process and measure all of it.
-
-    Args:
-        command (Sequence[str]): Absolute path of a program, and its arguments. What it prints to
-            the standard output is dropped.
-        environment (Mapping[str, str], optional): Variables besides those of this process.
-
-    Returns:
-        Run: From start to exit; ``memory`` is all that the process held at its peak (on Linux).
-
-    Raises:
-        RuntimeError: If it fails, with what it wrote to the standard error.
-    """
-    report = reported_by([sys.executable, "-I", "-S", "-c", _LAUNCHER, *command], environment)
-    return Run(report["wall"], report["cpu"], report["memory"])
-
-
-def reported_by(command: Sequence[str], environment: Mapping[str, str] | None = None) -> dict:
-    """Run a command that measures itself.
-
-    Args:
-        command (Sequence[str]): Program and arguments.
-        environment (Mapping[str, str], optional): Variables besides those of this process. One
-            thread is the default.
-
-    Returns:
-        dict: What the last line of its standard output holds, in JSON.
-
-    Raises:
-        RuntimeError: If it fails, with what it wrote to the standard error.
-    """
-    variables = dict(os.environ, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
-    done = subprocess.run(
-        command, env={**variables, **(environment or {})}, capture_output=True, text=True
-    )
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    torch.set_num_threads(number)
+    cv2.setNumThreads(number)
 
 
 # --- growth with the number of categories ---------------------------------------------------------
@@ -480,14 +293,7 @@ def reported_by(command: Sequence[str], environment: Mapping[str, str] | None = 
 
 @dataclass(frozen=True)
 class Point:
-    """A point of a plot of time against the number of categories.
-
-    Args:
-        part (str): Part of the package.
-        name (str): ``"ours"`` or the name of a rival.
-        num_classes (int): Number of categories.
-        seconds (float): Median wall-clock seconds.
-    """
+    """Median seconds of a part by name (``"ours"`` or a rival) at a number of categories."""
 
     part: str
     name: str
@@ -497,36 +303,27 @@ class Point:
 
 def growth(
     part: str,
-    make: Mapping[str, Callable[[int], Workload]],
+    make: Callable[[str, int], Workload],
+    names: Sequence[str],
     numbers: Sequence[int] = NUMBERS_OF_CATEGORIES,
     repeats: int = 3,
     longest: float = 10.0,
 ) -> list[Point]:
-    """Time workloads at several numbers of categories.
+    """Time what ``make`` gives for a name (``"ours"`` or a rival) and a number of categories.
 
-    Args:
-        part (str): Part of the package.
-        make (Mapping[str, Callable[[int], Workload]]): By name, ``"ours"`` among them, what makes
-            a workload for a number of categories.
-        numbers (Sequence[int]): Numbers of categories, ascending.
-        repeats (int): Number of turns at each number.
-        longest (float): Once a run of a workload took longer, in seconds, greater numbers are left
-            out for it.
-
-    Returns:
-        list[Point]: The points.
+    Once a workload takes longer than ``longest`` seconds, it is left out at the greater numbers.
     """
     points: list[Point] = []
-    names = list(make)
+    names = list(names)
     for number in numbers:
-        workloads = {name: make[name](number) for name in names}
-        samples = {name: [] for name in names}
-        repetitions = {name: _repetitions(work) for name, work in workloads.items()}
-        for _ in range(repeats):
-            for name, work in workloads.items():
-                samples[name].append(_time(work, repetitions[name], None).wall)
-        for name in list(names):
-            seconds = statistics.median(samples[name])
+        works = {name: make(name, number) for name in names}
+        repetitions = {name: _repetitions(work) for name, work in works.items()}
+        turns = [
+            {name: _time(work, repetitions[name]).wall for name, work in works.items()}
+            for _ in range(repeats)
+        ]
+        for name in works:
+            seconds = statistics.median(turn[name] for turn in turns)
             points.append(Point(part, name, number, seconds))
             if seconds > longest:
                 names.remove(name)
@@ -539,66 +336,41 @@ _HEADER = ("part", "rival", "ours", "rival's", "ratio", "processor", "memory", "
 
 
 def table(comparisons: Sequence[Comparison], markdown: bool = False) -> str:
-    """Render comparisons, a row each.
+    """Return comparisons as a table of aligned text or Markdown, a row each, without final newline.
 
-    Args:
-        comparisons (Sequence[Comparison]): What was measured.
-        markdown (bool): Whether to write a Markdown table instead of aligned text.
-
-    Returns:
-        str: Lines without a final newline. Ratios are the rival's time over ours, the median and
-        the range over the turns.
+    Ratios are the rival's time over ours: the median and the range over the turns.
     """
     rows = [_HEADER, *map(_cells, comparisons)]
     if markdown:
         rows.insert(1, ("---",) * len(_HEADER))
         return "\n".join("| " + " | ".join(row) + " |" for row in rows)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+    line = "  ".join(f"{{:{width}}}" for width in widths)
+    return "\n".join(line.format(*row).rstrip() for row in rows)
 
 
 def _cells(comparison: Comparison) -> tuple[str, ...]:
-    ours, theirs = comparison.seconds()
-    our_memory, their_memory = comparison.memory()
-    memory = f"{_mib(our_memory)} : {_mib(their_memory)}"
-    met = {True: "yes", False: "no", None: ""}[comparison.met()]
+    memory = [f"{m:,.0f} MiB" for m in comparison.medians("memory") if m is not None]
     return (
         f"{comparison.part}, {comparison.description}",
         comparison.rival + (f" ({comparison.note})" if comparison.note else ""),
-        _duration(ours),
-        _duration(theirs),
+        *map(_duration, comparison.medians("wall")),
         _range(comparison.ratio("wall")),
         _range(comparison.ratio("cpu")),
-        "-" if memory == "- : -" else memory,
+        " : ".join(memory) or "-",
         str(comparison.target),
-        met,
+        {True: "yes", False: "no", None: ""}[comparison.met()],
     )
 
 
-def _range(ratio: tuple[float, float, float] | None) -> str:
+def _range(ratio: dict[str, float] | None) -> str:
     if ratio is None:
         return "-"
-    low, median, high = (f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in ratio)
-    return f"{median} ({low} to {high})"
+    text = {k: f"{v:,.0f}" if v >= 100 else f"{v:.3g}" for k, v in ratio.items()}
+    return f"{text['median']} ({text['low']} to {text['high']})"
 
 
 def _duration(seconds: float | None) -> str:
     if seconds is None:
         return "-"
     return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
-
-
-def _mib(memory: float | None) -> str:
-    return "-" if memory is None else f"{memory:,.0f} MiB"
-
-
-def _median_of(runs: Sequence[Run], quantity: str) -> float | None:
-    values = [getattr(run, quantity) for run in runs]
-    return None if not values or None in values else statistics.median(values)
-
-
-def _by_name(ratio: tuple[float, float, float] | None) -> dict[str, float] | None:
-    return None if ratio is None else dict(zip(("low", "median", "high"), ratio, strict=True))

@@ -1,16 +1,12 @@
-"""Time and memory to load an annotation file of the size of LVIS v1, beside MMDetection's dataset.
+"""Loading an annotation file of the size of LVIS v1, beside MMDetection's dataset.
 
-    python tools/dev/benchmarks/start_up.py  # 100,000 images, about a gigabyte; ten minutes
-    python tools/dev/benchmarks/start_up.py --quick    # 5,000 images
-
-The file has 12.7 instances per image, each a polygon of about 15 points, in 1,203 categories whose
-popularity falls off as a power law. LVISFormatDataset loads it without and with its cache, and
-LVISV1Dataset always in the same way, each in processes of its own and in turns. Time and memory are
-those of loading, beyond the imports. All have to give the same items, of which some are compared;
-reading these is timed, too.
+The file has 100,000 images (quick: 5,000), 12.7 instances per image, each a polygon of about 15
+points, in 1,203 categories whose popularity falls off as a power law. LVISFormatDataset loads it
+without and with its cache, and LVISV1Dataset always in the same way, each in processes of its own
+and in turns. Time and memory are those of loading, beyond the imports. All have to give the same
+items, of which some are compared; reading these is timed, too.
 """
 
-import argparse
 import hashlib
 import json
 import os
@@ -20,18 +16,7 @@ import tempfile
 import time
 
 import numpy as np
-from side_by_side import (
-    Comparison,
-    Run,
-    Target,
-    held_memory,
-    positive,
-    reported_by,
-    start_of_peak,
-    table,
-)
-
-from mmdet_eql.utils.errors import exit_on_user_error
+from side_by_side import Comparison, Run, Target, held_memory, reported_by, start_of_peak
 
 PART = "start-up"
 RIVAL = "LVISV1Dataset"
@@ -45,40 +30,18 @@ NUM_OBJECTS = 5000
 NUM_ITEMS = 2000
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--images", type=positive, default=100_000, help="default: %(default)s")
-    parser.add_argument("--runs", type=positive, help="runs of each (default: 5, quick: 2)")
-    parser.add_argument("--quick", action="store_true", help="at most 5,000 images, fewer runs")
-    # How this script calls itself.
-    parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
-    return parser.parse_args()
-
-
-@exit_on_user_error
-def main() -> None:
-    args = parse_args()
-    if args.measure:
-        print(json.dumps(measure_here(*args.measure)))
-    else:
-        print(table(measure(args.quick, args.images, args.runs)))
-
-
-def measure(quick: bool, num_images: int = 100_000, repeats: int | None = None) -> list[Comparison]:
+def measure(quick: bool) -> list[Comparison]:
     """Compare a first start, a start from the cache, and reading items."""
-    num_images = min(num_images, 5_000) if quick else num_images
+    num_images = 5_000 if quick else 100_000
     reports = {"first": [], "cached": [], RIVAL: []}
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "annotations.json")
         num_instances = write_annotations(path, num_images)
         cache = os.path.join(folder, "cache")
-        for _ in range(repeats or (2 if quick else 5)):
+        for _ in range(2 if quick else 5):
             shutil.rmtree(cache, ignore_errors=True)
             for name, of_name in reports.items():
-                command = [sys.executable, __file__, "--measure", name, path, cache]
-                of_name.append(reported_by(command))
+                of_name.append(reported_by([sys.executable, __file__, name, path, cache]))
     if len({report["items"] for of_name in reports.values() for report in of_name}) > 1:
         raise RuntimeError("the datasets give different items")
 
@@ -106,25 +69,29 @@ def measure_here(name: str, path: str, cache: str) -> dict:
 
     options = dict(ann_file=path, data_prefix=dict(img=os.path.dirname(path)))
     options.update(filter_cfg=dict(filter_empty_gt=True, min_size=32))
-    before = start_of_peak()
-    wall, cpu = time.perf_counter(), time.process_time()
+    before, start = start_of_peak(), clocks()
     if name == RIVAL:
         dataset = LVISV1Dataset(**options, metainfo=dict(classes=category_names()))
     else:
         dataset = LVISFormatDataset(**options, annotation_cache=cache)
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    wall, cpu = clocks() - start
     load = dict(wall=wall, cpu=cpu, memory=held_memory("VmHWM") - before)
 
     indices = np.random.default_rng(0).integers(0, len(dataset), NUM_ITEMS).tolist()
-    wall, cpu = time.perf_counter(), time.process_time()
+    start = clocks()
     infos = [dataset.get_data_info(index) for index in indices]
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    item = dict(wall=wall / NUM_ITEMS, cpu=cpu / NUM_ITEMS)
+    wall, cpu = (clocks() - start) / NUM_ITEMS
+    item = dict(wall=wall, cpu=cpu)
     for info in infos:
         for field in ("positive_labels", "negative_labels"):
             info.pop(field, None)
     text = json.dumps([len(dataset), infos], sort_keys=True)
     return dict(load=load, item=item, items=hashlib.sha256(text.encode()).hexdigest())
+
+
+def clocks() -> np.ndarray:
+    """Wall-clock and processor time in seconds."""
+    return np.array([time.perf_counter(), time.process_time()])
 
 
 def category_names() -> list[str]:
@@ -202,5 +169,5 @@ def draw_object(rng: np.random.Generator) -> str:
     return json.dumps(record)[1:-1]
 
 
-if __name__ == "__main__":
-    main()
+if __name__ == "__main__":  # as measure() calls it
+    print(json.dumps(measure_here(*sys.argv[1:])))

@@ -1,9 +1,5 @@
 """Time and memory of testing an image: Mask R-CNN with the parts of this package and MMDetection's.
 
-    python tools/dev/benchmarks/test_step.py
-    python tools/dev/benchmarks/test_step.py --num-classes 80 --proposals 300
-    python tools/dev/benchmarks/test_step.py --quick
-
 Mask R-CNN R50-FPN of configs/_base_/models with class-specific boxes and masks, from an image of
 480 x 640 pixels, scaled to 800 x 1,067, to 300 boxes and masks as RLE, which a metric keeps. The
 weights are random but for two things: scores are spread like those of a trained detector, which
@@ -12,7 +8,6 @@ nearly all categories are; and masks fill their boxes, since the masks of noise 
 than those of objects.
 """
 
-import argparse
 from pathlib import Path
 
 import torch
@@ -27,11 +22,7 @@ from side_by_side import (
     Comparison,
     Target,
     Workload,
-    argument_parser,
     compare,
-    positive,
-    set_threads,
-    table,
 )
 
 import mmdet_eql  # noqa: F401 (registers its parts)
@@ -45,23 +36,9 @@ SPREAD = {"trained": 4.0, "untrained": 0.1}
 NUM_PROPOSALS = 1000
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argument_parser(__doc__, quick="half the size of image, 200 proposals, fewer turns")
-    parser.add_argument("--proposals", type=positive, default=NUM_PROPOSALS, help="default: 1,000")
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse_args()
-    set_threads(1)
-    print(table(measure(args.quick, args.num_classes, args.proposals)))
-
-
-def measure(
-    quick: bool, num_classes: int = LVIS_CATEGORIES, num_proposals: int = NUM_PROPOSALS
-) -> list[Comparison]:
+def measure(quick: bool, num_classes: int = LVIS_CATEGORIES) -> list[Comparison]:
     """Compare the whole test step, with the scores of a trained and of an untrained detector."""
-    num_proposals = min(num_proposals, 200) if quick else num_proposals
+    num_proposals = 200 if quick else NUM_PROPOSALS
     size = (400, 533) if quick else (800, 1067)
     comparisons = []
     for scores in ("trained",) if quick else SPREAD:
@@ -132,7 +109,3 @@ def _spread_scores(model: torch.nn.Module, step: Workload, spread: float) -> Non
 
     with model.roi_head.bbox_head.fc_cls.register_forward_hook(scale_up):
         step()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,15 +1,11 @@
 """Time and memory of a training step: Mask R-CNN with EQL beside MMDetection's with softmax.
 
-    python tools/dev/benchmarks/training_step.py
-    python tools/dev/benchmarks/training_step.py --num-classes 5000 --proposals 256
-
 The small Mask R-CNN of configs/minilvis with the categories and the 512 sampled proposals per image
 of LVIS, on two images of noise with 12 objects each: losses, backward pass and step of the
 optimizer. Backbone and neck are small, so that what the two do differently weighs more than in a
 ResNet-50. Both draw the same proposals.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +22,7 @@ from side_by_side import (
     Comparison,
     Target,
     Workload,
-    argument_parser,
     compare,
-    positive,
-    set_threads,
-    table,
 )
 
 import mmdet_eql  # noqa: F401 (registers its parts)
@@ -40,20 +32,6 @@ CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "minilvis"
 IMAGE_SIZE = 160
 NUM_IMAGES = 2
 NUM_OBJECTS = 12
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argument_parser(__doc__, quick="fewer turns")
-    parser.add_argument(
-        "--proposals", type=positive, default=512, help="sampled per image (default: %(default)s)"
-    )
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse_args()
-    set_threads(1)
-    print(table(measure(args.quick, args.num_classes, args.proposals)))
 
 
 def measure(
@@ -149,7 +127,3 @@ def make_batch(num_classes: int) -> dict:
         )
         samples.append(sample)
     return dict(inputs=inputs, data_samples=samples)
-
-
-if __name__ == "__main__":
-    main()

@@ -18,7 +18,7 @@ environment variables:
 USAGE
 }
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../../.." && pwd)
 folder=$root/.cache/originals
 case ${1:-} in
   -h | --help)
@@ -31,23 +31,14 @@ case ${1:-} in
     ;;
 esac
 
-requirements=$root/requirements
-cache=${MMDET_EQL_CACHE:-$root/.cache}
-mkdir -p "$cache" "$root/.cache"
-log=$root/.cache/originals.log
 python=$folder/bin/python
-# All that is installed, also by tools/setup_env.sh --active, is what is pinned.
-export VIRTUAL_ENV=$folder PIP_CONSTRAINT=$requirements/constraints.txt
-
 unset PYTHONPATH PYTHONHOME
-[[ -x $python ]] || "${PYTHON:-python3}" -m venv "$folder"
-echo "==> OpenMMLab's own packages in $folder; the output of pip and the compiler goes to $log"
-{
-  "$python" -m pip install -r "$requirements/build.txt" -r "$requirements/torch.txt"
-  # Without its constraints: they have no hashes.
-  PIP_CONSTRAINT= "$python" -m pip install --no-deps --require-hashes \
-    -r "$requirements/originals.txt"
-} >"$log"
-"$python" "$root/tools/dev/env/install_mmcv.py" --cache "$cache" --log "$log" mmcv==2.1.0
+# All that is installed, also by tools/setup_env.sh --active, is what is pinned.
+export VIRTUAL_ENV=$folder PIP_CONSTRAINT=$root/requirements/constraints.txt MMCV_SPEC=mmcv==2.1.0
 
+[[ -x $python ]] || "${PYTHON:-python3}" -m venv "$folder"
+echo "==> OpenMMLab's own packages in $folder"
+# Without its constraints: they have no hashes.
+PIP_CONSTRAINT= "$python" -m pip install --quiet --no-deps --require-hashes \
+  -r "$root/requirements/originals.txt"
 bash "$root/tools/run_tests.sh" --active "$@"
