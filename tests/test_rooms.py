@@ -37,7 +37,6 @@ PENDING = {
     "long: mmdet_eql.evaluation.lvis_metric",
     "long: mmdet_eql.evaluation.lvis_results",
     "list: mmdet_eql",
-    "list: mmdet_eql.analysis",
     "list: mmdet_eql.datasets",
     "list: mmdet_eql.datasets.samplers",
     "list: mmdet_eql.engine",

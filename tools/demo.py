@@ -10,7 +10,7 @@ import argparse
 
 from mmengine.config import DictAction
 
-from mmdet_eql.analysis.demo import draw_images, find_images
+from mmdet_eql.analysis.drawing import draw_images, find_images
 from mmdet_eql.engine.launch import merge_options, read_config
 from mmdet_eql.utils.errors import exit_on_user_error
 

@@ -1,12 +1,12 @@
-"""What came out of training: figures of a run, tables, plots, pictures.
+"""Looking into data, configs and runs.
 
-    run_results            figures and progress of a run, from the logs in its work_dir
-    comparison_table       several runs in one table
-    frequency_plot         AP over the number of training images
-    drawing                predictions beside the ground truth
-    figure_file            writing matplotlib figures
-    scaled_config          a config with another number of iterations, on another dataset
-    minilvis_comparison    all of it, from configs to pictures, resumed where it stopped
+    class_frequency_report    how often each category of an annotation file occurs
+    config_files              the experiments of configs/
+    config_summary            one line of an experiment
+    gradient_plot             positive and negative gradients of each category
+    drawing                   detections in images, beside the annotations
+    category_errors           the errors of one category in a results file
+    error_page                these errors as an HTML page
 
 Nothing is imported here, so that training does not load matplotlib.
 """

@@ -1,61 +1,118 @@
-"""Predictions drawn: of a model in any image, and of several beside the ground truth."""
+"""Drawing detections: of one model in any image, or of several models beside the annotations.
+
+Objects have the colour of their category's frequency group. They are :class:`InstanceData` on the
+CPU, with ``bboxes`` (x1, y1, x2, y2 in pixels, shape (N, 4)), ``labels`` (shape (N,)), for
+detections ``scores`` (shape (N,)), and for models with masks ``masks`` (bool of shape (N, H, W)).
+"""
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import mmcv
 import numpy as np
-import pycocotools.mask as mask_utils
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from mmdet.apis import inference_detector
+from mmdet.datasets.transforms import LoadAnnotations
 from mmdet.registry import DATASETS, MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset, pseudo_collate
 from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
+from mmengine.structures import InstanceData
 from torch import nn
 
-from mmdet_eql.frequency import GROUP_COLOURS, GROUP_NAMES, ClassFrequency
+from mmdet_eql.frequency import GROUP_COLOURS, GROUP_NAMES, ClassFrequency, frequency_group
 from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.figure_file import save_figure
 from mmdet_eql.utils.rle import to_bitmaps
 
-#: Of a category whose group is not known.
+_IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+#: Colour of categories without a group.
 _OTHER_COLOUR = "#BBBBBB"
-#: Width of a panel in inches at 100 dots each; images are magnified to it.
+#: Width of a panel in inches, at 100 dots per inch; images are scaled to it.
 _PANEL = 5.0
 
 
-@dataclass(frozen=True)
-class Instances:
-    """Objects of an image, annotated or predicted.
+def find_images(paths: Sequence[str | os.PathLike]) -> list[Path]:
+    """Return the image files among files and folders.
 
     Args:
-        boxes (np.ndarray): x1, y1, x2, y2 in pixels, shape (N, 4).
-        labels (np.ndarray): Labels, shape (N,).
-        masks (np.ndarray, optional): bool of shape (N, H, W).
-        scores (np.ndarray, optional): Shape (N,); None for annotations.
+        paths (Sequence[str | os.PathLike]): Files and folders.
+
+    Returns:
+        list[Path]: Files in the order given, those of a folder sorted by name.
+
+    Raises:
+        UserError: If a path does not exist, or a folder has no image.
     """
+    images = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise UserError(f"{path}: no such image or folder; correct the path.")
+        found = [path]
+        if path.is_dir():
+            found = sorted(f for f in path.iterdir() if f.suffix.lower() in _IMAGE_SUFFIXES)
+        if not found:
+            raise UserError(
+                f"{path}: holds no image ({', '.join(_IMAGE_SUFFIXES)}); give a folder of them."
+            )
+        images += found
+    return images
 
-    boxes: np.ndarray
-    labels: np.ndarray
-    masks: np.ndarray | None
-    scores: np.ndarray | None = None
 
-    def best(self, number: int, score_thr: float) -> "Instances":
-        """The ``number`` best ones with a score of at least ``score_thr``, the best first."""
-        order = np.argsort(-self.scores, kind="stable")[:number]
-        order = order[self.scores[order] >= score_thr]
-        masks = None if self.masks is None else self.masks[order]
-        return Instances(self.boxes[order], self.labels[order], masks, self.scores[order])
+def draw_images(
+    images: Sequence[Path],
+    config: Config,
+    checkpoint: str | os.PathLike,
+    out_dir: str | os.PathLike,
+    score_thr: float = 0.3,
+    max_instances: int = 50,
+) -> list[Path]:
+    """Draw the detections of a model in image files.
+
+    Names and frequency groups of the categories are those of the checkpoint.
+
+    Args:
+        images (Sequence[Path]): Image files.
+        config (Config): Config of the model, whose test pipeline is used.
+        checkpoint (str | os.PathLike): Its checkpoint.
+        out_dir (str | os.PathLike): Folder for one PNG per image, named after its file.
+        score_thr (float): Least score of the drawn detections.
+        max_instances (int): Greatest number of drawn detections per image.
+
+    Returns:
+        list[Path]: The PNG files, in the order of the images.
+
+    Raises:
+        UserError: If the checkpoint or an image cannot be used, or a file not be written.
+    """
+    detector = load_detector(config, checkpoint)
+    names = detector.dataset_meta.get("classes")
+    if names is None:
+        raise UserError(
+            f"{checkpoint}: names no categories (meta['dataset_meta']['classes']); give a "
+            "checkpoint that a training wrote."
+        )
+    counts = detector.dataset_meta.get("image_count")
+    groups = [""] * len(names) if counts is None else list(frequency_group(counts))
+    drawn = []
+    for image in images:
+        found = detected_instances(inference_detector(detector, str(image)))
+        panel = {f"score ≥ {score_thr:g}": best_instances(found, max_instances, score_thr)}
+        path, number = Path(out_dir) / f"{image.stem}.png", 1
+        while path in drawn:
+            number += 1
+            path = path.with_name(f"{image.stem}_{number}.png")
+        draw_panels(mmcv.imread(image, channel_order="rgb"), panel, names, groups, path)
+        drawn.append(path)
+    return drawn
 
 
 def draw_predictions(
@@ -66,19 +123,19 @@ def draw_predictions(
     score_thr: float = 0.3,
     max_instances: int = 15,
 ) -> list[Path]:
-    """Draw what models find in a few validation images, beside the ground truth.
+    """Draw the detections of models in a few validation images, beside the annotations.
 
     The images are those that :func:`choose_images` takes from the ``val_dataloader`` of the first
-    config, whatever the models make of them.
+    config.
 
     Args:
         models (Mapping[str, tuple[Config, str]]): By name, the config and the checkpoint of models
             of the same classes.
-        class_frequency (ClassFrequency): Occurrences in the training set, for the colours.
+        class_frequency (ClassFrequency): Of the training set, for the colours.
         out_dir (str | os.PathLike): Folder for one PNG per image, named after its file.
         num_images (int): Number of images.
-        score_thr (float): Least score of the predictions that are drawn.
-        max_instances (int): Greatest number of predictions that are drawn in an image.
+        score_thr (float): Least score of the drawn detections.
+        max_instances (int): Greatest number of drawn detections per image.
 
     Returns:
         list[Path]: The PNG files.
@@ -86,39 +143,34 @@ def draw_predictions(
     Raises:
         UserError: If a checkpoint cannot be used, or a file not be written.
     """
-    dataset = _validation_set(next(iter(models.values()))[0])
     detectors = {name: load_detector(*source) for name, source in models.items()}
-    group_of = dict(zip(class_frequency.class_names, class_frequency.group.tolist(), strict=True))
+    dataset = DATASETS.build(next(iter(models.values()))[0].val_dataloader.dataset)
     names = dataset.metainfo["classes"]
+    group_of = dict(zip(class_frequency.class_names, class_frequency.group, strict=True))
     groups = [group_of.get(name, "c") for name in names]
-
     paths = []
     for index in choose_images(dataset, groups, num_images):
         info = dataset.get_data_info(index)
         panels = {"annotated": annotated_instances(info)}
         for name, detector in detectors.items():
-            found = predict(detector, dataset, index)
-            panels[f"{name}, score ≥ {score_thr:g}"] = found.best(max_instances, score_thr)
+            found = best_instances(detect(detector, dataset, index), max_instances, score_thr)
+            panels[f"{name}, score ≥ {score_thr:g}"] = found
         image = mmcv.imread(info["img_path"], channel_order="rgb")
-        path = Path(out_dir) / f"{Path(info['img_path']).stem}.png"
-        draw_panels(image, panels, names, groups, path)
-        paths.append(path)
+        paths.append(Path(out_dir) / f"{Path(info['img_path']).stem}.png")
+        draw_panels(image, panels, names, groups, paths[-1])
     return paths
 
 
 def choose_images(dataset: BaseDataset, groups: Sequence[str], num_images: int) -> list[int]:
-    """Choose images with annotations of many kinds.
+    """Return the indices of images with many kinds of annotations.
 
-    Images with rare, common and frequent categories come first, then those with more annotated
-    categories, then the order of the dataset. What models predict plays no part.
+    Images with more frequency groups come first, then those with more categories, then the order of
+    the dataset.
 
     Args:
         dataset (BaseDataset): A dataset with ``instances`` in its data infos.
         groups (Sequence[str]): Frequency group of each label.
-        num_images (int): Number of images; fewer are returned if there are not as many.
-
-    Returns:
-        list[int]: Indices into the dataset.
+        num_images (int): Greatest number of images.
     """
 
     def rank(index: int) -> tuple:
@@ -132,7 +184,7 @@ def choose_images(dataset: BaseDataset, groups: Sequence[str], num_images: int) 
 def load_detector(config: Config, checkpoint: str | os.PathLike) -> nn.Module:
     """Build a model and load its weights, onto the GPU if there is one.
 
-    As mmdet's ``init_detector``, but weights that do not fit are refused.
+    Like mmdet's ``init_detector``, but weights that do not fit are refused.
 
     Args:
         config (Config): Config of the model.
@@ -152,98 +204,62 @@ def load_detector(config: Config, checkpoint: str | os.PathLike) -> nn.Module:
             detector, str(checkpoint), map_location="cpu", strict=True, logger="silent"
         )
     except RuntimeError as error:
-        problem = str(error).strip().splitlines()
+        problem = str(error).strip().splitlines()[-1].strip()
         raise UserError(
-            f"{checkpoint}: does not fit the model of its config ({problem[-1].strip()}); give the "
-            "config that it was trained with."
+            f"{checkpoint}: does not fit the model of its config ({problem}); give the config that "
+            "it was trained with."
         ) from None
     detector.dataset_meta = loaded.get("meta", {}).get("dataset_meta", {})
     detector.cfg = config
     return detector.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
-def predict(detector: nn.Module, dataset: BaseDataset, index: int) -> Instances:
-    """Run a detector on an image of a dataset.
-
-    Args:
-        detector (nn.Module): What :func:`load_detector` returns.
-        dataset (BaseDataset): A dataset in test mode.
-        index (int): Index of the image.
-
-    Returns:
-        Instances: All detections, in pixels of the original image.
-    """
+def detect(detector: nn.Module, dataset: BaseDataset, index: int) -> InstanceData:
+    """Return the detections in an image of a dataset in test mode."""
     with torch.no_grad():
-        sample = detector.test_step(pseudo_collate([dataset[index]]))[0]
-    return predicted_instances(sample)
+        return detected_instances(detector.test_step(pseudo_collate([dataset[index]]))[0])
 
 
-def predicted_instances(sample: DetDataSample) -> Instances:
-    """What a detector found in an image.
-
-    Args:
-        sample (DetDataSample): With ``pred_instances``, whose masks are a tensor or RLE.
-
-    Returns:
-        Instances: All detections, in pixels of the original image.
-    """
+def detected_instances(sample: DetDataSample) -> InstanceData:
+    """Return ``pred_instances``, whose masks may be RLE, in pixels of the original image."""
     found = sample.pred_instances.cpu()
-    masks = None
-    if "masks" in found:
-        masks = found.masks
-        if isinstance(masks, torch.Tensor):
-            masks = masks.numpy().astype(bool)
-        else:
-            masks = to_bitmaps(masks, sample.ori_shape[:2])
-    return Instances(found.bboxes.numpy(), found.labels.numpy(), masks, found.scores.numpy())
+    if isinstance(found.get("masks"), list):
+        found.masks = torch.from_numpy(to_bitmaps(found.masks, sample.ori_shape[:2]))
+    return found
 
 
-def annotated_instances(info: dict) -> Instances:
-    """Objects that are annotated in an image.
+def best_instances(found: InstanceData, number: int, score_thr: float) -> InstanceData:
+    """Return at most ``number`` detections of at least ``score_thr``, the best first."""
+    order = found.scores.argsort(descending=True, stable=True)[:number]
+    return found[order[found.scores[order] >= score_thr]]
 
-    Args:
-        info (dict): The image's data info, with ``instances``, ``height`` and ``width``.
 
-    Returns:
-        Instances: Without scores.
-    """
-    instances, size = info["instances"], (info["height"], info["width"])
-    masks = [_annotated_mask(instance.get("mask"), size) for instance in instances]
-    return Instances(
-        boxes=np.array([instance["bbox"] for instance in instances]).reshape(-1, 4),
-        labels=np.array([instance["bbox_label"] for instance in instances], dtype=np.int64),
-        masks=np.stack(masks) if masks else None,
+def annotated_instances(info: dict) -> InstanceData:
+    """Return the annotations of a data info with ``instances``, ``height`` and ``width``."""
+    # An object without a mask has an empty one.
+    instances = [dict(item, mask=item.get("mask") or []) for item in info["instances"]]
+    loaded = LoadAnnotations(with_mask=True)(
+        dict(instances=instances, ori_shape=(info["height"], info["width"]))
     )
-
-
-def _annotated_mask(mask: list | dict | None, size: tuple[int, int]) -> np.ndarray:
-    """Decode polygons, or a mask in either kind of RLE."""
-    if not mask:
-        return np.zeros(size, dtype=bool)
-    if isinstance(mask, list) or isinstance(mask["counts"], list):
-        mask = mask_utils.frPyObjects(mask, *size)
-    if isinstance(mask, list):
-        mask = mask_utils.merge(mask)
-    return mask_utils.decode(mask).astype(bool)
-
-
-def _validation_set(config: Config) -> BaseDataset:
-    init_default_scope(config.get("default_scope", "mmdet"))
-    return DATASETS.build(config.val_dataloader.dataset)
+    return InstanceData(
+        bboxes=loaded["gt_bboxes"].tensor,
+        labels=torch.from_numpy(loaded["gt_bboxes_labels"]),
+        masks=torch.from_numpy(loaded["gt_masks"].masks).bool(),
+    )
 
 
 def draw_panels(
     image: np.ndarray,
-    panels: Mapping[str, Instances],
+    panels: Mapping[str, InstanceData],
     names: Sequence[str],
     groups: Sequence[str],
     path: str | os.PathLike,
 ) -> None:
-    """Draw objects into copies of an image, side by side in one PNG, coloured by frequency group.
+    """Draw objects into copies of an image, side by side in one PNG.
 
     Args:
         image (np.ndarray): RGB, uint8 of shape (H, W, 3).
-        panels (Mapping[str, Instances]): By their titles, the objects of each copy.
+        panels (Mapping[str, InstanceData]): By their titles, the objects of each copy.
         names (Sequence[str]): Name of each label.
         groups (Sequence[str]): Frequency group of each label; ``""`` if it is not known.
         path (str | os.PathLike): PNG file to write.
@@ -252,69 +268,51 @@ def draw_panels(
         UserError: If the file cannot be written.
     """
     height, width = image.shape[:2]
-    figure = Figure(
-        figsize=(_PANEL * len(panels), _PANEL * height / width + 0.7), layout="constrained", dpi=100
-    )
-    FigureCanvasAgg(figure)
+    size = (_PANEL * len(panels), _PANEL * height / width + 0.7)
+    figure = Figure(figsize=size, layout="constrained", dpi=100)
     row = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (title, instances) in zip(row, panels.items(), strict=True):
         axes.imshow(image, interpolation="lanczos")
-        axes.set_title(f"{title} ({len(instances.labels)})", fontsize=11)
+        axes.set_title(f"{title} ({len(instances)})", fontsize=11)
         axes.set_axis_off()
         axes.autoscale(False)
-        _draw_instances(axes, instances, names, groups)
+        # The best are drawn last, over the others.
+        for index in reversed(range(len(instances))):
+            _draw_instance(axes, instances[index], names, groups)
     handles = [
         Line2D([], [], color=colour, linewidth=4, label=f"{GROUP_NAMES[group]} category")
         for group, colour in GROUP_COLOURS.items()
         if group in groups
     ]
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=3,
-        frameon=False,
-        fontsize=9,
-        handlelength=1.2,
-        columnspacing=1.2,
-    )
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     save_figure(figure, path)
 
 
-def _draw_instances(
-    axes: Axes, instances: Instances, names: Sequence[str], groups: Sequence[str]
+def _draw_instance(
+    axes: Axes, instance: InstanceData, names: Sequence[str], groups: Sequence[str]
 ) -> None:
-    # The best are drawn last, over the others, and labels over all masks.
-    for index in reversed(range(len(instances.labels))):
-        label = int(instances.labels[index])
-        colour = GROUP_COLOURS.get(groups[label], _OTHER_COLOUR)
-        if instances.masks is not None:
-            _draw_mask(axes, instances.masks[index], colour)
-        x1, y1, x2, y2 = instances.boxes[index]
-        axes.add_patch(Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, fill=False, ec=colour))
-        score = "" if instances.scores is None else f" {instances.scores[index]:.2f}"
-        # Above the box and to its right, if there is room in the picture.
-        above = y1 > 0.05 * axes.get_ylim()[0]
-        right = x1 < 0.7 * axes.get_xlim()[1]
-        axes.text(
-            x1 if right else x2,
-            y1,
-            names[label] + score,
-            fontsize=7,
-            va="bottom" if above else "top",
-            ha="left" if right else "right",
-            clip_on=True,
-            zorder=4,
-            bbox={"facecolor": colour, "alpha": 0.7, "pad": 1, "linewidth": 0},
-        )
-
-
-def _draw_mask(axes: Axes, mask: np.ndarray, colour: str) -> None:
-    if not mask.any():
-        return
-    overlay = np.zeros((*mask.shape, 4))
-    # Faint, so that the object's own colours can be seen.
-    overlay[mask] = to_rgba(colour, alpha=0.2)
-    axes.imshow(overlay, interpolation="nearest")
-    # A margin closes the outlines of masks that touch the edge of the image.
-    y, x = (np.arange(-1, side + 1) for side in mask.shape)
-    axes.contour(x, y, np.pad(mask, 1), levels=[0.5], colors=[colour], linewidths=1.2, zorder=2)
+    label = int(instance.labels)
+    colour = GROUP_COLOURS.get(groups[label], _OTHER_COLOUR)
+    if "masks" in instance and instance.masks.any():
+        mask = instance.masks[0].numpy()
+        # Faint, so that the object stays visible.
+        axes.imshow(mask[..., None] * np.array(to_rgba(colour, alpha=0.2)), interpolation="nearest")
+        # A margin closes the outlines of masks that touch the edge of the image.
+        y, x = (np.arange(-1, side + 1) for side in mask.shape)
+        axes.contour(x, y, np.pad(mask, 1), levels=[0.5], colors=[colour], linewidths=1.2, zorder=2)
+    x1, y1, x2, y2 = instance.bboxes[0].tolist()
+    axes.add_patch(Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, fill=False, ec=colour))
+    score = f" {float(instance.scores):.2f}" if "scores" in instance else ""
+    # Above the box and to its right, if there is room in the image.
+    above, right = y1 > 0.05 * axes.get_ylim()[0], x1 < 0.7 * axes.get_xlim()[1]
+    axes.text(
+        x1 if right else x2,
+        y1,
+        names[label] + score,
+        fontsize=7,
+        va="bottom" if above else "top",
+        ha="left" if right else "right",
+        clip_on=True,
+        zorder=4,
+        bbox={"facecolor": colour, "alpha": 0.7, "pad": 1, "linewidth": 0},
+    )

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.utils import digit_version
 
-from mmdet_eql.analysis.demo import draw_images, find_images
+from mmdet_eql.analysis.drawing import draw_images, find_images
 from mmdet_eql.engine import ClassFrequencyHook, load_checkpoint_file
 from mmdet_eql.engine.launch import build_runner
 from mmdet_eql.frequency import GROUP_COLOURS

@@ -8,14 +8,15 @@ import torch
 from mmdet.registry import DATASETS, MODELS
 from mmengine.registry import init_default_scope
 from mmengine.runner import save_checkpoint
+from mmengine.structures import InstanceData
 
 from mmdet_eql.analysis.drawing import (
-    Instances,
     annotated_instances,
+    best_instances,
     choose_images,
+    detect,
     draw_predictions,
     load_detector,
-    predict,
 )
 from mmdet_eql.frequency import class_frequency_of
 from mmdet_eql.utils.errors import UserError
@@ -55,12 +56,12 @@ def test_pictures_of_two_models(parts, tmp_path):
 
 def test_predictions_are_in_pixels_of_the_image(parts):
     cfg, checkpoint, _, dataset = parts
-    found = predict(load_detector(cfg, checkpoint), dataset, 0)
-    assert len(found.labels) == len(found.boxes) == len(found.scores) == len(found.masks) > 0
+    found = detect(load_detector(cfg, checkpoint), dataset, 0)
+    assert len(found.labels) == len(found.bboxes) == len(found.scores) == len(found.masks) > 0
     info = dataset.get_data_info(0)
     assert found.masks.shape[1:] == (info["height"], info["width"])
-    assert found.masks.dtype == bool
-    best = found.best(5, score_thr=float(np.sort(found.scores)[-3]))
+    assert found.masks.dtype == torch.bool
+    best = best_instances(found, 5, score_thr=float(np.sort(found.scores)[-3]))
     assert 1 <= len(best.labels) <= 5
     assert (np.diff(best.scores) <= 0).all()
     assert best.scores[0] == found.scores.max()
@@ -68,22 +69,24 @@ def test_predictions_are_in_pixels_of_the_image(parts):
 
 def test_masks_as_rle_are_drawn_alike(parts):
     cfg, checkpoint, _, dataset = parts
-    bitmaps = predict(load_detector(cfg, checkpoint), dataset, 0).masks
+    bitmaps = detect(load_detector(cfg, checkpoint), dataset, 0).masks
     cfg.model.roi_head.mask_head.update(type="SelectiveFCNMaskHead", masks_as_rle=True)
-    found = predict(load_detector(cfg, checkpoint), dataset, 0)
-    assert found.masks.dtype == bool
+    found = detect(load_detector(cfg, checkpoint), dataset, 0)
+    assert found.masks.dtype == torch.bool
     assert found.masks.any()
-    assert np.array_equal(found.masks, bitmaps)
+    assert torch.equal(found.masks, bitmaps)
 
 
 def test_the_best_predictions_in_order():
-    scores = np.array([0.1, 0.9, 0.5, 0.7])
-    boxes, labels = np.arange(16.0).reshape(4, 4), np.arange(4)
-    masks = np.eye(4, dtype=bool)[:, None]
-    best = Instances(boxes, labels, masks, scores).best(3, 0.6)
+    scores = torch.tensor([0.1, 0.9, 0.5, 0.7])
+    found = InstanceData(
+        bboxes=torch.arange(16.0).reshape(4, 4), labels=torch.arange(4), scores=scores
+    )
+    assert best_instances(found, 1, 0).bboxes.tolist() == [[4, 5, 6, 7]]
+    found.masks = torch.eye(4, dtype=torch.bool)[:, None]
+    best = best_instances(found, 3, 0.6)
     assert best.labels.tolist() == [1, 3]
-    assert best.masks[:, 0].tolist() == masks[[1, 3], 0].tolist()
-    assert Instances(boxes, labels, None, scores).best(1, 0).boxes.tolist() == [[4, 5, 6, 7]]
+    assert best.masks[:, 0].tolist() == found.masks[[1, 3], 0].tolist()
 
 
 def test_another_models_checkpoint_is_refused(parts, tmp_path):
@@ -114,18 +117,21 @@ def test_annotated_masks_of_all_kinds():
     bitmap = np.zeros((10, 12), dtype=np.uint8, order="F")
     bitmap[2:6, 2:8] = 1
     compressed = mask_utils.encode(bitmap)
+    compressed["counts"] = compressed["counts"].decode()  # as JSON has it
     counts = np.diff(np.flatnonzero(np.diff(np.pad(bitmap.ravel(order="F"), 1, constant_values=2))))
     runs = {"size": [10, 12], "counts": counts.tolist()}
     masks = [polygon, compressed, runs, None]
-    instances = [{"bbox": [2, 2, 8, 6], "bbox_label": 3, "mask": mask} for mask in masks]
+    instances = [
+        {"bbox": [2, 2, 8, 6], "bbox_label": 3, "ignore_flag": 0, "mask": mask} for mask in masks
+    ]
     found = annotated_instances({"height": 10, "width": 12, "instances": instances})
     assert found.masks.shape == (4, 10, 12)
     for mask in found.masks[:3]:
-        assert (mask == bitmap.astype(bool)).all()
+        assert (mask.numpy() == bitmap.astype(bool)).all()
     assert not found.masks[3].any()
-    assert found.scores is None
+    assert "scores" not in found
     assert found.labels.tolist() == [3] * 4
 
     nothing = annotated_instances({"height": 10, "width": 12, "instances": []})
-    assert nothing.boxes.shape == (0, 4)
-    assert nothing.masks is None
+    assert nothing.bboxes.shape == (0, 4)
+    assert nothing.masks.shape == (0, 10, 12)
