@@ -301,14 +301,16 @@ def merge_sources(folder: Path) -> None:
 
     Nearly all of the time to compile one of the 78 files goes into PyTorch's headers.
     """
-    apart = [folder / "cpu" / f"{name}.cpp" for name in ("roi_align", "roi_align_rotated")]
+    # These two and others define the same names.
+    apart = [folder / "cpu" / f"{name}.cpp" for name in ("bezier_align", "roi_align")]
     # psamask defines macros: last.
     rest = sorted(folder.glob("cpu/*.cpp"), key=lambda path: (path.stem == "psamask", path))
     files = sorted(folder.glob("*.cpp"))
-    units = [files[::2], files[1::2], [path for path in rest if path not in apart]]
-    # These define the same names as cpu/bezier_align.
-    units[0].append(apart[0])
-    units[1].append(apart[1])
+    units = [
+        [*files[::2], apart[0]],
+        [*files[1::2], apart[1]],
+        [path for path in rest if path not in apart],
+    ]
     for number, unit in enumerate(units):
         merged = [path.rename(path.with_suffix(".inl")).relative_to(folder) for path in unit]
         text = "".join(f'#include "{path}"\n' for path in merged)
