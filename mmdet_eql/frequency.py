@@ -1,7 +1,7 @@
 """How often each category occurs in the training images.
 
-The training dataset is the one owner of these figures: it counts them from its annotations, before
-any image is filtered, and losses, samplers and analysis take them from it.
+The training dataset owns the counts: it takes them from its annotations before any image is
+filtered, and hands them to losses, samplers and analysis.
 
 Glossary:
     C: number of categories.
@@ -90,13 +90,10 @@ class ClassFrequency:
         """Count annotations.
 
         Args:
-            image_index (Sequence[int]): Of each annotation, the index of its image, 0-based.
-            label (Sequence[int]): Of each annotation, its label, in [0, C).
+            image_index (Sequence[int]): Index of the image of each annotation, 0-based.
+            label (Sequence[int]): Label of each annotation, in [0, C).
             num_images (int): Number of all images, annotated or not.
             class_names (Sequence[str]): C names.
-
-        Returns:
-            ClassFrequency: The counts.
         """
         num_classes = len(class_names)
         label = np.asarray(label, dtype=np.int64)
@@ -110,13 +107,7 @@ class ClassFrequency:
 
     @classmethod
     def merge(cls, parts: Iterable["ClassFrequency"]) -> "ClassFrequency":
-        """The frequency of several training sets taken together.
-
-        Args:
-            parts (Iterable[ClassFrequency]): Sets of disjoint images with the same categories.
-
-        Returns:
-            ClassFrequency: Their sum.
+        """Add the counts of training sets with disjoint images and the same categories.
 
         Raises:
             UserError: If the sets name different categories.
@@ -154,14 +145,7 @@ class ClassFrequency:
 
 
 def frequency_group(image_count: np.ndarray) -> np.ndarray:
-    """LVIS's frequency groups.
-
-    Args:
-        image_count (np.ndarray): N_j, shape (C,).
-
-    Returns:
-        np.ndarray: ``"r"`` (at most 10 images), ``"c"`` (at most 100) or ``"f"``, shape (C,).
-    """
+    """LVIS's group of each N_j: ``"r"`` (at most 10 images), ``"c"`` (at most 100) or ``"f"``."""
     image_count = np.asarray(image_count)
     return np.where(
         image_count <= RARE_MAX_IMAGES, "r", np.where(image_count <= COMMON_MAX_IMAGES, "c", "f")
@@ -169,15 +153,12 @@ def frequency_group(image_count: np.ndarray) -> np.ndarray:
 
 
 def class_frequency_of(dataset) -> ClassFrequency:
-    """Find the class frequency that a (possibly wrapped) training dataset owns.
+    """Find the class frequency that a training dataset owns, whatever a wrapper repeats.
 
     Args:
         dataset: A dataset with an attribute ``class_frequency``, or a wrapper with the attribute
             ``dataset`` (mmengine's ``RepeatDataset`` and ``ClassBalancedDataset``, mmdet's
             ``MultiImageMixDataset``) or ``datasets`` (``ConcatDataset``) around such ones.
-
-    Returns:
-        ClassFrequency: The frequency in the annotations, whatever the wrapper repeats.
 
     Raises:
         UncountedDatasetError: If a dataset in there does not count its categories.

@@ -11,10 +11,9 @@ from matplotlib.figure import Figure
 from mmdet_eql.annotations.instance_labels import InstanceLabels
 from mmdet_eql.annotations.reader import read_annotations
 from mmdet_eql.datasets.samplers import StreamSampler
-from mmdet_eql.frequency import GROUP_NAMES, ClassFrequency
+from mmdet_eql.frequency import GROUP_COLOURS, GROUP_NAMES, ClassFrequency
 from mmdet_eql.utils.figure_file import save_figure
 
-_COLOURS = {"r": "#D55E00", "c": "#009E73", "f": "#0072B2"}
 _SAMPLER_COLOURS = ("#000000", "#CC79A7", "#E69F00", "#56B4E9")
 
 
@@ -87,16 +86,7 @@ def draw_epochs(
 def format_report(
     images: AnnotatedImages, lambdas: list[float], epochs: Mapping[str, DrawnEpoch]
 ) -> str:
-    """Lay out groups, tail ratios and samplers as Markdown.
-
-    Args:
-        images (AnnotatedImages): What the file holds.
-        lambdas (list[float]): Values of lambda; the first is the chosen one.
-        epochs (Mapping[str, DrawnEpoch]): What samplers draw, by the sampler's name.
-
-    Returns:
-        str: The report.
-    """
+    """Lay out groups, tail ratios and samplers as Markdown; the first lambda is the chosen one."""
     frequency = images.class_frequency
     lines = [
         f"{len(images):,} images, {frequency.instance_count.sum():,} instances, "
@@ -150,12 +140,6 @@ def plot_report(
 ) -> None:
     """Draw counts per category, tail ratio against lambda, and what samplers draw, as PNG.
 
-    Args:
-        images (AnnotatedImages): What the file holds.
-        lambda_ (float): The chosen lambda, which is marked.
-        epochs (Mapping[str, DrawnEpoch]): What samplers draw, by the sampler's name.
-        path (str | os.PathLike): PNG file to write; it appears whole or not at all.
-
     Raises:
         UserError: If the file cannot be written.
     """
@@ -167,7 +151,7 @@ def plot_report(
     counts_axes, tail_axes, draws_axes = figure.subplots(1, 3)
     for letter, name in GROUP_NAMES.items():
         here = frequency.group[order] == letter
-        options = dict(s=6, color=_COLOURS[letter])
+        options = dict(s=6, color=GROUP_COLOURS[letter])
         counts_axes.scatter(
             rank[here], frequency.image_count[order][here], label=f"{name}, images", **options
         )

@@ -19,7 +19,6 @@ import os.path as osp
 from collections.abc import Iterable
 from typing import Any
 
-import msgspec
 from mmengine.fileio import get_local_path
 
 from mmdet_eql.utils.errors import UserError
@@ -39,18 +38,17 @@ def load_lvis_json(
 ) -> dict[str, Any]:
     """Read an annotation file in LVIS or COCO format and check its structure.
 
-    Checked are the presence and kind of every field that training and evaluation read, that ids
-    are unique, and that they refer to records that exist. The records themselves are returned as
-    they stand in the file.
+    Checked are the presence and type of every field that training and evaluation read, that ids
+    are unique, and that they refer to records that exist.
 
     Args:
         path (str): Path of the annotation file.
         backend_args (dict, optional): mmengine's file backend, for files that are not local.
-        annotated (bool): Whether annotations are needed. If not, a file without them is taken too,
-            as LVIS gives it for its test images.
+        annotated (bool): Whether annotations are needed.
 
     Returns:
-        dict: The file's content, with the keys ``images``, ``annotations`` and ``categories``.
+        dict: The file's content as it stands, with the keys ``images``, ``annotations`` and
+        ``categories``.
 
     Raises:
         UserError: If the file cannot be read, is not JSON, or is not in LVIS format.
@@ -81,16 +79,7 @@ def load_lvis_json(
 
 
 def image_path(coco_url: str | None, file_name: str | None, image_id: int, ann_file: str) -> str:
-    """Where the file of an image lies below the image folder.
-
-    Args:
-        coco_url (str, optional): Field of the image in the annotation file.
-        file_name (str, optional): Likewise.
-        image_id (int): Likewise, for the error message.
-        ann_file (str): Name of the annotation file, for the error message.
-
-    Returns:
-        str: A relative path.
+    """Path of an image below the image folder, from its fields in the annotation file.
 
     Raises:
         UserError: If it leads out of the folder.
@@ -124,11 +113,7 @@ def _parse_json(path: str, backend_args: dict | None) -> Any:
             open(local_path, "rb") as file,
         ):
             content = file.read()
-        try:
-            return msgspec.json.decode(content)
-        except (msgspec.DecodeError, ValueError, RecursionError):
-            # Four times as slow; takes NaN and the like, too, or tells where the file breaks.
-            return json.loads(content.decode("utf-8"))
+        return json.loads(content.decode("utf-8"))
     except FileNotFoundError:
         raise UserError(
             f"{path}: no such annotation file; correct 'ann_file' (or 'data_root') in the config, "
@@ -164,7 +149,7 @@ def _check_records(path: str, table: str, records: list, fields: Iterable[str]) 
     seen = set()
     for index, record in enumerate(records):
         if not isinstance(record, dict):
-            raise UserError(f"{path}: {table}[{index}] is not an object; mend or remove it.")
+            raise UserError(f"{path}: {table}[{index}] is not an object; fix or remove it.")
         for field in fields:
             if field not in record:
                 raise UserError(
@@ -185,8 +170,8 @@ def _check_records(path: str, table: str, records: list, fields: Iterable[str]) 
         seen.add(identifier)
         if table == "categories" and not isinstance(record["name"], str):
             raise UserError(
-                f"{path}: category {identifier} has the name {_shorten(record['name'])}; names "
-                "must be strings."
+                f"{path}: category {identifier} has the name {_shorten(record['name'])}; names must"
+                " be strings."
             )
     if table != "annotations" and not records:
         raise UserError(f"{path}: field '{table}' is an empty list; there is nothing to read.")
@@ -200,8 +185,7 @@ def _check_images(path: str, images: list[dict], categories: set[int]) -> None:
             if not _is_int(image[field]) or image[field] < 1:
                 raise UserError(
                     f"{where} has {field} {_shorten(image[field])}; it must be a positive whole "
-                    "number of "
-                    "pixels."
+                    "number of pixels."
                 )
         if image["height"] * image["width"] >= 2**32:
             raise UserError(
@@ -223,13 +207,12 @@ def _check_images(path: str, images: list[dict], categories: set[int]) -> None:
                 )
             ids = image[field]
             if not isinstance(ids, list):
-                raise UserError(f"{where}: '{field}' is not a list of category ids; mend it.")
+                raise UserError(f"{where}: '{field}' is not a list of category ids; fix it.")
             for identifier in ids:
                 if not _is_int(identifier) or identifier not in categories:
                     raise UserError(
-                        f"{where}: '{field}' names the category {_shorten(identifier)}, which "
-                        "is not in "
-                        "'categories'; add it there or remove it here."
+                        f"{where}: '{field}' names the category {_shorten(identifier)}, which is "
+                        "not in 'categories'; add it there or remove it here."
                     )
 
 
@@ -237,30 +220,27 @@ def _check_annotations(
     path: str, annotations: list[dict], images: set[int], categories: set[int]
 ) -> None:
     for annotation in annotations:
+        where = f"{path}: annotation {annotation['id']}"
         if not _is_int(annotation["image_id"]) or annotation["image_id"] not in images:
             raise UserError(
-                f"{path}: annotation {annotation['id']} belongs to image "
-                f"{_shorten(annotation['image_id'])}, which is not in 'images'; remove one or "
-                "add the "
-                "other."
+                f"{where} belongs to image {_shorten(annotation['image_id'])}, which is not in "
+                "'images'; remove one or add the other."
             )
         if not _is_int(annotation["category_id"]) or annotation["category_id"] not in categories:
             raise UserError(
-                f"{path}: annotation {annotation['id']} has category "
-                f"{_shorten(annotation['category_id'])}, which is not in 'categories'; remove "
-                "one or add "
-                "the other."
+                f"{where} has category {_shorten(annotation['category_id'])}, which is not in "
+                "'categories'; remove one or add the other."
             )
         box = annotation["bbox"]
         if not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, box)):
             raise UserError(
-                f"{path}: annotation {annotation['id']} has bbox {_shorten(box)}; it must be "
-                "[x, y, width, height] with four finite numbers in pixels."
+                f"{where} has bbox {_shorten(box)}; it must be [x, y, width, height] with four "
+                "finite numbers in pixels."
             )
         if not _is_finite(annotation["area"]):
             raise UserError(
-                f"{path}: annotation {annotation['id']} has area {_shorten(annotation['area'])}; "
-                "it must be a finite number of square pixels."
+                f"{where} has area {_shorten(annotation['area'])}; it must be a finite number of "
+                "square pixels."
             )
 
 

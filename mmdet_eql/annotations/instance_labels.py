@@ -1,7 +1,6 @@
-"""Which categories each image of a dataset contains, as arrays.
+"""The labels of the instances of each image, as arrays for samplers and others that need them all.
 
-Samplers, and whatever else has to look at every image, take the labels from here: asking a dataset
-of mmdet image by image unpickles each image's annotations.
+Asking a dataset of mmdet image by image unpickles each image's annotations.
 """
 
 from collections.abc import Sequence
@@ -71,12 +70,7 @@ class InstanceLabels:
         return np.repeat(np.arange(len(self)), np.diff(self.offsets))
 
     def pairs(self) -> tuple[np.ndarray, np.ndarray]:
-        """Each (image, category) that occurs, once.
-
-        Returns:
-            tuple[np.ndarray, np.ndarray]: Image indices and labels, int64 of shape (pairs,), sorted
-            by image, then by label.
-        """
+        """Each (image, label) that occurs, once: two int64 arrays, sorted by image and label."""
         width = int(self.labels.max(initial=0)) + 1
         key = np.unique(self.image_index * width + self.labels)
         return key // width, key % width
@@ -95,7 +89,7 @@ def instance_labels_of(dataset) -> InstanceLabels:
         InstanceLabels: One row for each index of the dataset.
 
     Raises:
-        UserError: If the dataset does not tell the labels of its images.
+        UserError: If the dataset has none of these.
     """
     if hasattr(dataset, "full_init"):
         dataset.full_init()
@@ -115,8 +109,8 @@ def instance_labels_of(dataset) -> InstanceLabels:
         labels = InstanceLabels.from_lists([dataset.get_cat_ids(i) for i in range(len(dataset))])
     else:
         raise UserError(
-            f"train_dataloader.dataset: {type(dataset).__name__} does not tell the categories of "
-            "its images; use type='LVISFormatDataset', a dataset with a method 'get_cat_ids', or "
+            f"train_dataloader.dataset: {type(dataset).__name__} has no labels of its "
+            "images; use type='LVISFormatDataset', a dataset with a method 'get_cat_ids', or "
             "a wrapper around one."
         )
     if len(labels) > len(dataset):

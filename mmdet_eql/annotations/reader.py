@@ -18,7 +18,7 @@ import numpy as np
 from mmengine.fileio import get_local_path
 
 from mmdet_eql.annotations.cache import cached_columns
-from mmdet_eql.annotations.checks import image_path, load_lvis_json
+from mmdet_eql.annotations.checks import FEDERATED_FIELDS, image_path, load_lvis_json
 from mmdet_eql.annotations.columns import AnnotationColumns
 from mmdet_eql.utils.json_pieces import forget_pages, iterate_pieces, map_file
 
@@ -201,23 +201,16 @@ def _build(
             all(isinstance(image.coco_url or image.file_name, str) for image in images),
             "the file of an image",
         )
-        paths = [
-            image_path(image.coco_url, image.file_name, image.id, name).encode(
-                "utf-8", "surrogatepass"
-            )
-            for image in images
-        ]
+        paths = [image_path(one.coco_url, one.file_name, one.id, name) for one in images]
         parts.add("image_id", np.int64, [image.id for image in images])
         parts.add("image_size", np.int64, [(image.height, image.width) for image in images])
-        parts.add("path_length", np.int64, [len(path) for path in paths])
-        parts.bytes["path_text"] += b"".join(paths)
-        for field in ("neg_category_ids", "not_exhaustive_category_ids"):
-            ids = [getattr(image, field) for image in images]
+        parts.add_texts("path", [path.encode("utf-8", "surrogatepass") for path in paths])
+        for name_of_field in FEDERATED_FIELDS:
+            ids = [getattr(image, name_of_field) for image in images]
             num_federated_fields += sum(of_image is not msgspec.UNSET for of_image in ids)
-            parts.add_lists(field, np.int64, [of_image or [] for of_image in ids])
+            parts.add_lists(name_of_field, [of_image or [] for of_image in ids])
 
     for annotations in annotation_pieces:
-        texts = [annotation.segmentation for annotation in annotations]
         parts.add("annotation_id", np.int64, [one.id for one in annotations])
         parts.add("annotation_image_id", np.int64, [one.image_id for one in annotations])
         parts.add("category_id", np.int64, [one.category_id for one in annotations])
@@ -225,8 +218,7 @@ def _build(
         parts.add("area", np.float64, [one.area for one in annotations])
         parts.add("crowd", bool, [bool(one.iscrowd) for one in annotations])
         parts.add("ignored", bool, [bool(one.ignore) for one in annotations])
-        parts.add("segmentation_length", np.int64, [len(memoryview(text)) for text in texts])
-        parts.bytes["segmentation_text"] += b"".join(texts)
+        parts.add_texts("segmentation", [memoryview(one.segmentation) for one in annotations])
 
     image_id = parts.take("image_id", np.int64)
     image_size = parts.take("image_size", np.int64).reshape(-1, 2)
@@ -243,16 +235,12 @@ def _build(
 
     image = _positions(parts.take("annotation_image_id", np.int64), image_id)
     category = _positions(parts.take("category_id", np.int64), category_id)
-    start = _starts(parts.take("segmentation_length", np.int64))
+    start = parts.take_starts("segmentation")
     order = np.argsort(image, kind="stable")
-    labels = {}
-    for field, key in (
-        ("neg_category_ids", "negative"),
-        ("not_exhaustive_category_ids", "not_exhaustive"),
-    ):
-        labels[f"{key}_start"] = _starts(parts.take(f"{field}_length", np.int64))
-        positions = _positions(parts.take(field, np.int64), category_id)
-        labels[key] = positions.astype(np.int32)
+    negative, not_exhaustive = (
+        _positions(parts.take(field, np.int64), category_id).astype(np.int32)
+        for field in FEDERATED_FIELDS
+    )
     return AnnotationColumns(
         federated=num_federated_fields > 0,
         category_name=tuple(category.name for category in categories),
@@ -260,9 +248,12 @@ def _build(
         category_id=category_id,
         image_id=image_id,
         image_size=image_size,
-        path_start=_starts(parts.take("path_length", np.int64)),
-        path_text=np.frombuffer(parts.bytes["path_text"], dtype=np.uint8),
-        **labels,
+        path_start=parts.take_starts("path"),
+        path_text=np.frombuffer(parts.texts["path"], dtype=np.uint8),
+        negative_start=parts.take_starts("neg_category_ids"),
+        negative=negative,
+        not_exhaustive_start=parts.take_starts("not_exhaustive_category_ids"),
+        not_exhaustive=not_exhaustive,
         annotation_start=_starts(np.bincount(image, minlength=len(image_id))),
         annotation_id=annotation_id[order],
         category=category[order].astype(np.int32),
@@ -271,7 +262,7 @@ def _build(
         crowd=parts.take("crowd", bool)[order],
         ignored=parts.take("ignored", bool)[order],
         segmentation_range=np.stack([start[:-1], start[1:]], axis=1)[order],
-        segmentation_text=np.frombuffer(parts.bytes["segmentation_text"], dtype=np.uint8),
+        segmentation_text=np.frombuffer(parts.texts["segmentation"], dtype=np.uint8),
     )
 
 
@@ -280,15 +271,22 @@ class _Parts:
 
     def __init__(self) -> None:
         self._arrays: dict[str, list[np.ndarray]] = defaultdict(list)
-        self.bytes: dict[str, bytearray] = defaultdict(bytearray)
+        self.texts: dict[str, bytearray] = defaultdict(bytearray)
 
     def add(self, name: str, dtype: Any, values: Sequence) -> None:
         self._arrays[name].append(np.array(values, dtype=dtype))
 
-    def add_lists(self, name: str, dtype: Any, lists: Sequence[Sequence]) -> None:
-        """Add lists of different lengths, and the lengths as ``<name>_length``."""
-        self.add(name, dtype, list(chain.from_iterable(lists)))
+    def add_lists(self, name: str, lists: Sequence[Sequence[int]]) -> None:
+        self.add(name, np.int64, list(chain.from_iterable(lists)))
         self.add(f"{name}_length", np.int64, [len(one) for one in lists])
+
+    def add_texts(self, name: str, texts: Sequence[bytes | memoryview]) -> None:
+        self.texts[name] += b"".join(texts)
+        self.add(f"{name}_length", np.int64, [len(text) for text in texts])
+
+    def take_starts(self, name: str) -> np.ndarray:
+        """Where each list or text begins, and where the last one ends."""
+        return _starts(self.take(f"{name}_length", np.int64))
 
     def take(self, name: str, dtype: Any) -> np.ndarray:
         arrays = [array for array in self._arrays.pop(name, []) if len(array)]

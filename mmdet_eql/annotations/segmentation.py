@@ -15,15 +15,12 @@ _MARGIN = 10
 
 
 def segmentation_problem(segmentation: Any, height: int, width: int) -> str | None:
-    """What is wrong with a segmentation.
+    """Say what a segmentation must be, or None if it is that.
 
     Args:
         segmentation: A list of polygons [x1, y1, x2, y2, ...], or RLE.
         height (int): Of its image, in pixels.
         width (int): Of its image, in pixels.
-
-    Returns:
-        str | None: What it must be, or None if it is.
     """
     if isinstance(segmentation, list):
         limit = _MARGIN * max(height, width)
@@ -56,8 +53,8 @@ def _is_polygon(polygon: Any, limit: float) -> bool:
 def _num_pixels(counts: Any) -> int | None:
     """Pixels that the runs cover; None if they are no runs."""
     if isinstance(counts, list):
-        sound = all(type(run) is int and 0 <= run < 2**32 for run in counts)
-        return sum(counts) if sound else None
+        valid = all(type(run) is int and 0 <= run < 2**32 for run in counts)
+        return sum(counts) if valid else None
     try:
         _, (num_pixels,) = count_pixels([counts.encode("ascii")])
     except Exception:  # whatever a string is that is no RLE

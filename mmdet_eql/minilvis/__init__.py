@@ -11,7 +11,7 @@ differ widely in frequency, and the labels are federated as in LVIS.
     rendering   pixels: backgrounds, clutter, objects
     annotation  visible regions as polygons, and the records of the LVIS format
     folder      writing the files, all or none
-    summary     figures of a finished set
+    summary     statistics of a finished set
     conversion  the set in COCO format, and in that of Open Images
 
 Layout of a finished folder::

@@ -13,7 +13,7 @@ from mmdet_eql.minilvis.planning import DatasetPlan, ImagePlan, plan_dataset
 from mmdet_eql.minilvis.rendering import BACKGROUND_KINDS, Scene, render_scene
 from mmdet_eql.utils.errors import UserError
 
-# Slivers that an occluder leaves over, and pinholes, in px; nobody would annotate them.
+# Slivers that an occluder leaves over, and pinholes, in px; an annotator would skip them.
 _MIN_PART_AREA = 4.0
 # Greatest distance of a polygon from the region's edge, in px.
 _TOLERANCE = 0.3
@@ -67,16 +67,7 @@ def scene_ground_truth(config: MiniLVISConfig, split: str, image_id: int) -> lis
 
 
 def scene_objects(plan: ImagePlan, scene: Scene, annotated_only: bool = False) -> list[SceneObject]:
-    """Outline the visible region of every object.
-
-    Args:
-        plan (ImagePlan): What the scene shows.
-        scene (Scene): The rendered scene.
-        annotated_only (bool): Whether to leave out the objects that are not annotated.
-
-    Returns:
-        list[SceneObject]: The objects in the order of the plan.
-    """
+    """Outline the visible regions of all objects, or the annotated ones, in the plan's order."""
     return [
         SceneObject(category_id, annotated, _polygons(scene.owner == number))
         for number, (category_id, annotated) in enumerate(
@@ -89,16 +80,9 @@ def scene_objects(plan: ImagePlan, scene: Scene, annotated_only: bool = False) -
 def annotation_records(
     plan: ImagePlan, objects: list[SceneObject], config: MiniLVISConfig
 ) -> list[dict]:
-    """LVIS annotations of an image, without their ids.
+    """LVIS annotations of the annotated objects of an image, without their ids.
 
-    Args:
-        plan (ImagePlan): Plan of the image.
-        objects (list[SceneObject]): Its objects; those that are not annotated are passed over.
-        config (MiniLVISConfig): Options.
-
-    Returns:
-        list[dict]: Records of the annotated objects; ``area`` is that of the polygons' mask, as
-        pycocotools rasterises it.
+    ``area`` is that of the polygons' mask, as pycocotools rasterises it.
     """
     size = config.image_size
     records = []
@@ -126,15 +110,8 @@ def annotation_file(
 ) -> dict:
     """Content of an annotation file, in the layout of LVIS v1.
 
-    Args:
-        dataset (DatasetPlan): Plan of the set.
-        split (str): ``"train"`` or ``"val"``.
-        annotations (list[dict]): Records of all images of the split, without ids.
-        config (MiniLVISConfig): Options.
-
-    Returns:
-        dict: What goes into the JSON file. As in LVIS, both splits give the frequencies of the
-        categories in the training split.
+    ``annotations`` are the records of all images of the split, without ids. As in LVIS, both splits
+    give the frequencies of the categories in the training split.
     """
     return {
         "info": {

@@ -13,7 +13,7 @@ SPLITS = ("train", "val")
 #: Equivalent diameter (of a disc of the same area) of the smallest and the largest objects, as a
 #: share of the image's side: 14 to 60 px at 160 px.
 OBJECT_DIAMETER = (0.0875, 0.375)
-#: Below this a shape cannot be told from another, whatever the image's size, in px.
+#: Below this, shapes cannot be distinguished, whatever the image's size, in px.
 MIN_OBJECT_DIAMETER = 12.0
 
 
@@ -25,66 +25,56 @@ def _option(default: Any, low: float, high: float, text: str) -> Any:
 class MiniLVISConfig:
     """Options of MiniLVIS; the defaults make the set that this project's configs train on.
 
-    The number of training images in which the category of rank r = 1, 2, ... is labelled is
-    ``ceil(c * r ** -steepness)``, but at least 2, and at most what it takes to be present in 80 %
-    of the images. The scale c follows from ``categories_per_image``.
-
-    Args:
-        num_categories (int): Number of categories, 6 to 1000. Up to 200 they differ in shape and
-            hue (20 shapes, 10 hues); above that, also in texture alone.
-        num_train_images (int): Number of training images.
-        num_val_images (int): Number of validation images. Val keeps the head's density where there
-            is room, and labels each category in at least 10 images, or in as many as fit if the
-            split is too small for that (see :func:`planning.val_floor`).
-        image_size (int): Side of the square images in px, 64 to 1024. Objects are 14 to 60 px
-            across at 160 px, and scale with the image.
-        min_objects (int): Least number of objects in an image, annotated or not.
-        max_objects (int): Greatest number of objects in an image.
-        categories_per_image (float): Mean number of distinct categories present in a training
-            image, labelled or not. Of the default's 5.25, 2.1 are labelled; 8 at a label rate of
-            0.44 make it the 3.5 of LVIS v0.5, with fewer rare categories. A small vocabulary
-            (less than about 20) has fewer in an image, so that its head stays a head.
-        steepness (float): Exponent of the long tail; 0 gives all categories equally many images.
-        label_rate (float): Probability that a category present in an image is labelled in it, in
-            (0, 1]. The others are in the picture, yet unannotated.
-        confusability (float): How close look-alike categories are, in [0, 1]: 0 keeps hues evenly
-            spaced, shapes apart and textures strong; at 1 neighbours are hard to tell apart.
-        negatives_per_image (float): Mean number of categories verified absent per image. At most a
-            third of the vocabulary is verified absent from any one image.
-        not_exhaustive_per_image (float): Mean number of labelled categories per image of which
-            some instances are left unannotated. Only categories with two or more instances in the
-            image qualify, so that a high figure may not be reached.
-        seed (int): Seed; the same configuration gives the same bytes (with the same versions of
-            NumPy and OpenCV), whatever the number of workers.
+    Each option has its range and its meaning where it is defined. The number of training images in
+    which the category of rank r = 1, 2, ... is labelled is ``ceil(c * r ** -steepness)``, but at
+    least 2, and at most what it takes to be present in 80 % of the images. The scale c follows from
+    ``categories_per_image``.
 
     Raises:
         UserError: If an option is of the wrong type or out of range.
     """
 
+    #: Up to 200 differ in shape and hue (20 shapes, 10 hues); above that, also in texture alone.
     num_categories: int = _option(200, 6, MAX_CATEGORIES, "number of categories")
     num_train_images: int = _option(5000, 1, 10**6, "number of training images")
+    #: Val keeps the head's density where there is room, and labels each category in at least 10
+    #: images, or in as many as fit (see :func:`planning.val_floor`).
     num_val_images: int = _option(1000, 1, 10**6, "number of validation images")
+    #: Objects are 14 to 60 px across at 160 px, and scale with the image.
     image_size: int = _option(160, 64, 1024, "side of the square images in px")
+    #: Annotated or not.
     min_objects: int = _option(7, 1, 100, "least number of objects per image")
     max_objects: int = _option(12, 1, 100, "greatest number of objects per image")
+    #: Of the default's 5.25, 2.1 are labelled; 8 at a label rate of 0.44 make it the 3.5 of LVIS
+    #: v0.5, with fewer rare categories. With less than about 20 categories give a smaller number,
+    #: so that the head stays a head.
     categories_per_image: float = _option(
         5.25, 0.1, 100, "mean number of categories present in a training image, labelled or not"
     )
+    #: 0 gives all categories equally many images.
     steepness: float = _option(
         1.75, 0, 10, "image counts fall as rank ** -steepness over the categories"
     )
+    #: Other categories are in the picture, yet unannotated.
     label_rate: float = _option(
         0.4, 0.01, 1, "probability that a category present in an image is labelled there"
     )
+    #: 0 keeps hues evenly spaced, shapes apart and textures strong; at 1 neighbours are hard to
+    #: tell apart.
     confusability: float = _option(
         0.5, 0, 1, "closeness of look-alike categories, from 0 (apart) to 1 (nearly the same)"
     )
+    #: At most a third of the vocabulary is verified absent from any one image.
     negatives_per_image: float = _option(
         9.4, 0, 1000, "mean number of verified-absent categories per image"
     )
+    #: Labelled categories of which some instances are left unannotated. Only those with two or more
+    #: instances in the image qualify, so that a high number may not be reached.
     not_exhaustive_per_image: float = _option(
         0.16, 0, 100, "mean number of not exhaustively annotated categories per image"
     )
+    #: The same options give the same bytes (with the same versions of NumPy and OpenCV), whatever
+    #: the number of workers.
     seed: int = _option(0, 0, 2**63 - 1, "seed of everything random")
 
     def __post_init__(self) -> None:

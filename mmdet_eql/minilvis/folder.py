@@ -83,9 +83,7 @@ def make_minilvis(
     dataset = plan_dataset(config)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        partial_dir = Path(
-            tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent)
-        )
+        partial_dir = _temporary_folder(out, "partial")
     except OSError as error:
         raise UserError(
             f"{out.parent}: cannot be written to ({error.strerror}); give another output folder."
@@ -95,14 +93,14 @@ def make_minilvis(
         _put_in_place(partial_dir, out, config, force)
     except OSError as error:
         raise UserError(
-            f"{out}: cannot be written ({error.strerror}); mend that, or give another folder."
+            f"{out}: cannot be written ({error.strerror}); fix that, or give another folder."
         ) from None
     finally:
         shutil.rmtree(partial_dir, ignore_errors=True)
 
 
 def read_marker(folder: str | os.PathLike) -> dict | None:
-    """The marker of a finished MiniLVIS folder.
+    """Read the marker of a finished MiniLVIS folder.
 
     Args:
         folder (str | os.PathLike): The folder.
@@ -126,9 +124,7 @@ def annotation_path(split: str) -> str:
 
 def _check_folder(out: Path, config: MiniLVISConfig, force: bool) -> bool:
     """Whether the folder already holds the set; raises if it holds what must not be replaced."""
-    if not out.exists():
-        return False
-    if not out.is_dir():
+    if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; give the name of a folder to make.")
     present = {path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir()}
     if not present:
@@ -139,30 +135,28 @@ def _check_folder(out: Path, config: MiniLVISConfig, force: bool) -> bool:
             f"{out}: holds files, but no MiniLVIS set ({MARKER} is missing or damaged); give "
             "another folder, or remove this one yourself."
         )
-    same = marker["format_version"] == FORMAT_VERSION and marker["config"] == dataclasses.asdict(
-        config
-    )
     expected = _expected_files(marker["config"], out)
-    missing = sorted(expected - present)
-    foreign = sorted(path for path in present - expected if CACHE_FOLDER not in path.split("/"))
     if force:
+        foreign = sorted(path for path in present - expected if CACHE_FOLDER not in path.split("/"))
         if foreign:
             raise UserError(
                 f"{out / foreign[0]}: is no part of the MiniLVIS set there ({len(foreign)} such "
                 "file(s)), so the folder is not replaced; move it away, or give another folder."
             )
         return False
-    if same and not missing:
-        return True
-    if same:
+    difference = _difference(marker, config)
+    if difference:
+        raise UserError(
+            f"{out}: holds a MiniLVIS set made with other options ({difference}); give another "
+            "folder, or replace it with --force (force=True)."
+        )
+    missing = sorted(expected - present)
+    if missing:
         raise UserError(
             f"{out / missing[0]}: is missing from the MiniLVIS set there ({len(missing)} file(s) "
             "are); make the set again with --force (force=True)."
         )
-    raise UserError(
-        f"{out}: holds a MiniLVIS set made with other options ({_difference(marker, config)}); "
-        "give another folder, or replace it with --force (force=True)."
-    )
+    return True
 
 
 def _expected_files(options: dict, out: Path) -> set[str]:
@@ -173,25 +167,33 @@ def _expected_files(options: dict, out: Path) -> set[str]:
             f"{out / MARKER}: records options that this version does not know; give another "
             "folder, or remove this one yourself."
         ) from None
-    expected = {MARKER, *map(annotation_path, SPLITS)}
-    for split in SPLITS:
-        for image_id in made_with.image_ids(split):
-            expected |= {image_path(split, image_id), semantic_path(split, image_id)}
-    return expected
+    images = [(split, number) for split in SPLITS for number in made_with.image_ids(split)]
+    return {
+        MARKER,
+        *map(annotation_path, SPLITS),
+        *(image_path(*image) for image in images),
+        *(semantic_path(*image) for image in images),
+    }
 
 
 def _difference(marker: dict, config: MiniLVISConfig) -> str:
-    asked = dataclasses.asdict(config)
-    changed = [
-        f"{name}={marker['config'].get(name)} instead of {value}"
+    """How the set of a marker differs from that of a config; empty if it does not."""
+    if marker["format_version"] != FORMAT_VERSION:
+        return f"format version {marker['format_version']}"
+    made_with, asked = marker["config"], dataclasses.asdict(config)
+    return ", ".join(
+        f"{name}={made_with.get(name)} instead of {value}"
         for name, value in asked.items()
-        if marker["config"].get(name) != value
-    ]
-    return ", ".join(changed) or f"format version {marker['format_version']}"
+        if made_with.get(name) != value
+    )
+
+
+def _temporary_folder(out: Path, kind: str) -> Path:
+    return Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=f".{kind}", dir=out.parent))
 
 
 def _put_in_place(partial_dir: Path, out: Path, config: MiniLVISConfig, force: bool) -> None:
-    # Someone else may have filled the folder while this one was drawn.
+    # Another process may have filled the folder while this one was drawn.
     if _check_folder(out, config, force):
         return
     # mkdtemp keeps others out; a dataset is as open as the user's umask says.
@@ -201,7 +203,7 @@ def _put_in_place(partial_dir: Path, out: Path, config: MiniLVISConfig, force: b
     if not out.exists():
         os.replace(partial_dir, out)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".old", dir=out.parent))
+    old = _temporary_folder(out, "old")
     os.replace(out, old)
     try:
         os.replace(partial_dir, out)
@@ -218,14 +220,12 @@ def _write_files(
     num_workers: int | None,
     progress: bool,
 ) -> None:
-    (folder / "annotations").mkdir()
-    for split in SPLITS:
-        (folder / split).mkdir()
-        (folder / "semantic" / split).mkdir(parents=True)
-
+    for name in ("annotations", *SPLITS, *(f"semantic/{split}" for split in SPLITS)):
+        (folder / name).mkdir(parents=True)
     plans = [plan for split in SPLITS for plan in dataset.images[split]]
     if num_workers is None:
-        num_workers = min(_available_cores(), 1 + len(plans) // _MIN_IMAGES_PER_WORKER)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        num_workers = min(cores or 1, 1 + len(plans) // _MIN_IMAGES_PER_WORKER)
     chunks = [plans[start : start + _CHUNK] for start in range(0, len(plans), _CHUNK)]
     draw = partial(_write_images, folder=folder, categories=dataset.categories, config=config)
     annotations = {split: [] for split in SPLITS}
@@ -309,12 +309,6 @@ def _single_threaded_cv2() -> Iterator[None]:
         yield
     finally:
         cv2.setNumThreads(threads)
-
-
-def _available_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _write_json(path: Path, content: dict, indent: int | None = None) -> None:

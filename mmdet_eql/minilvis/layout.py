@@ -19,7 +19,7 @@ from mmdet_eql.minilvis.config import MiniLVISConfig
 from mmdet_eql.minilvis.vocabulary import ANGLES, SHAPE_FAMILIES, Category, shape_outline
 
 SUPERSAMPLING = 4
-#: Every object keeps at least this share of its area in view, so that it can be told what it is.
+#: Every object keeps at least this share of its area in view, so that it can be recognized.
 MIN_VISIBLE_SHARE = 0.4
 #: At least this share lies inside the image.
 MIN_INSIDE_SHARE = 0.7
@@ -79,12 +79,9 @@ class Layout:
 def lay_out(
     shown: list[Category], config: MiniLVISConfig, rng: np.random.Generator
 ) -> Layout | None:
-    """Place objects so that each stays in view; one that finds no place shrinks.
+    """Place objects, from the backmost to the frontmost, so that each stays in view.
 
-    Args:
-        shown (list[Category]): Category of each object, from the backmost to the frontmost.
-        config (MiniLVISConfig): Options.
-        rng (np.random.Generator): Source of randomness.
+    An object that finds no place shrinks.
 
     Returns:
         Layout | None: None if an object found no place.
@@ -126,28 +123,16 @@ def lay_out(
 
 @lru_cache(maxsize=8)
 def outline_table(confusability: float) -> dict[str, np.ndarray]:
-    """Outlines of all shapes by their names; see :func:`vocabulary.shape_outline`.
-
-    Args:
-        confusability (float): See :class:`MiniLVISConfig`.
-
-    Returns:
-        dict[str, np.ndarray]: Radii at an area of 1, not to be changed: they are cached.
-    """
+    """Outlines of all shapes by name (cached); see :func:`vocabulary.shape_outline`."""
     return {
         shape: shape_outline(shape, confusability) for family in SHAPE_FAMILIES for shape in family
     }
 
 
 def to_fixed_point(outline: np.ndarray, scale: int = 1) -> np.ndarray:
-    """Make an outline fit for cv2's drawing functions.
+    """Convert points in px, shape (P, 2), to those that cv2 draws with ``shift=FIXED_POINT_BITS``.
 
-    Args:
-        outline (np.ndarray): Points in px, float of shape (P, 2).
-        scale (int): Points of the canvas per pixel.
-
-    Returns:
-        np.ndarray: int32 of shape (P, 2), to be drawn with ``shift=FIXED_POINT_BITS``.
+    ``scale`` is the number of points of the canvas per pixel; the result is int32.
     """
     # A point of the canvas stands for its centre, half a step from the corner that cv2 counts from.
     return np.rint((outline * scale - 0.5) * 2**FIXED_POINT_BITS).astype(np.int32)

@@ -91,13 +91,7 @@ class ImageCounts:
 
 @lru_cache(maxsize=4)
 def plan_dataset(config: MiniLVISConfig) -> DatasetPlan:
-    """Plan a whole set. The latest plans are cached: they are asked for once per image.
-
-    Args:
-        config (MiniLVISConfig): Options.
-
-    Returns:
-        DatasetPlan: The plan; the same for the same options.
+    """Plan a whole set; the latest plans are cached.
 
     Raises:
         UserError: If the options contradict one another.
@@ -125,13 +119,7 @@ def plan_dataset(config: MiniLVISConfig) -> DatasetPlan:
 
 
 def train_image_counts(config: MiniLVISConfig) -> ImageCounts:
-    """Image counts of the training split, by rank; see :class:`MiniLVISConfig` for the curve.
-
-    Args:
-        config (MiniLVISConfig): Options.
-
-    Returns:
-        ImageCounts: Counts, not increasing.
+    """Image counts of the training split, not increasing; see :class:`MiniLVISConfig`.
 
     Raises:
         UserError: If there are too few images, or too little room in them.
@@ -171,16 +159,10 @@ def train_image_counts(config: MiniLVISConfig) -> ImageCounts:
 
 
 def val_image_counts(config: MiniLVISConfig) -> ImageCounts:
-    """Image counts of the validation split, by rank.
+    """Image counts of the validation split, not increasing, each at least :func:`val_floor`.
 
     The head keeps at most its density of the training split, and gives way where the images have
     no room beside the lifted tail.
-
-    Args:
-        config (MiniLVISConfig): Options.
-
-    Returns:
-        ImageCounts: Counts, not increasing, each at least :func:`val_floor`.
 
     Raises:
         UserError: If there are too few images.
@@ -206,12 +188,8 @@ def val_image_counts(config: MiniLVISConfig) -> ImageCounts:
 def val_floor(config: MiniLVISConfig) -> int:
     """Number of validation images that each category is labelled in at least.
 
-    Args:
-        config (MiniLVISConfig): Options.
-
-    Returns:
-        int: 10, or as many as fit: a category is present in at most 80 % of the images, and an
-        image's distinct categories are at most 85 % of its mean number of objects.
+    It is 10, or as many as fit: a category is present in at most 80 % of the images, and an image's
+    distinct categories are at most 85 % of its mean number of objects.
 
     Raises:
         UserError: If not even one fits.

@@ -58,15 +58,7 @@ class Scene:
 def render_scene(
     plan: ImagePlan, categories: tuple[Category, ...], config: MiniLVISConfig
 ) -> Scene:
-    """Draw one image.
-
-    Args:
-        plan (ImagePlan): What to show.
-        categories (tuple[Category]): All categories in the order of their ids.
-        config (MiniLVISConfig): Options.
-
-    Returns:
-        Scene: The image; it depends on the plan, the options and the seed alone.
+    """Draw one image, which depends on the plan, the options and the seed alone.
 
     Raises:
         UserError: If the objects do not fit into the image.

@@ -75,15 +75,7 @@ class Category:
 
 
 def make_vocabulary(num_categories: int, rng: np.random.Generator) -> list[Category]:
-    """Choose categories and shuffle the ranks over them.
-
-    Args:
-        num_categories (int): C, at most :data:`MAX_CATEGORIES`.
-        rng (np.random.Generator): Source of randomness.
-
-    Returns:
-        list[Category]: C categories in the order of their ids.
-    """
+    """Choose C categories, in the order of their ids, and shuffle the ranks over them."""
     # Layers share shapes and hues, and differ in texture; a layer is used up before the next one.
     cells = []
     for layer in range(len(TEXTURES)):
@@ -110,30 +102,16 @@ def make_vocabulary(num_categories: int, rng: np.random.Generator) -> list[Categ
 
 
 def hue_angle(hue: str, confusability: float) -> float:
-    """Angle of a hue in CIE LCh.
-
-    Args:
-        hue (str): A name in :data:`HUE_FAMILIES`.
-        confusability (float): See :class:`MiniLVISConfig`.
-
-    Returns:
-        float: Degrees.
-    """
+    """Angle of a hue in CIE LCh, in degrees; see :class:`MiniLVISConfig` for confusability."""
     spacing = _between(_HUE_SPACING["apart"], _HUE_SPACING["alike"], confusability)
     family, member = _find(hue, HUE_FAMILIES)
     return _HUE_CENTRES[family] + (member - 0.5) * spacing
 
 
 def shape_outline(shape: str, confusability: float) -> np.ndarray:
-    """Outline of a shape of unit area about the origin.
+    """Radius of a shape of unit area at each of :data:`ANGLES`, float64 of shape (NUM_ANGLES,).
 
-    Args:
-        shape (str): A name in :data:`SHAPE_FAMILIES`.
-        confusability (float): See :class:`MiniLVISConfig`. The second shape of a family is drawn
-            towards the first one.
-
-    Returns:
-        np.ndarray: Radius at each of :data:`ANGLES`, float64 of shape (NUM_ANGLES,).
+    The more confusable, the closer the second shape of a family comes to the first one.
     """
     family, member = _find(shape, SHAPE_FAMILIES)
     radius = _unit_area(_OUTLINES[shape]())

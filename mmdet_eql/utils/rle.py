@@ -12,7 +12,7 @@ _MASKS_AT_ONCE = 512
 def count_pixels(counts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     """Number of pixels of each mask, and of its image.
 
-    The latter is height times width for a sound mask. pycocotools does not look: two masks of one
+    The latter is height times width for a valid mask. pycocotools does not look: two masks of one
     size whose runs differ in total keep its IoU from ever returning.
 
     A character, less 48, holds five bits of a number from the lowest on, and a sixth that says
@@ -66,13 +66,13 @@ def _count_block(counts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     code = np.frombuffer(b"".join(counts), dtype=np.uint8).astype(np.int64) - 48
     is_last = (code & 32) == 0
 
-    sound = length > 0
-    sound[sound] = is_last[np.cumsum(length)[sound] - 1]
+    valid = length > 0
+    valid[valid] = is_last[np.cumsum(length)[valid] - 1]
     if code.size and (code.min() < 0 or code.max() > 63):
-        sound[np.repeat(np.arange(len(counts)), length)[(code < 0) | (code > 63)]] = False
-    if not sound.all():
-        kept = np.repeat(sound, length)
-        code, is_last, length = code[kept], is_last[kept], length[sound]
+        valid[np.repeat(np.arange(len(counts)), length)[(code < 0) | (code > 63)]] = False
+    if not valid.all():
+        kept = np.repeat(valid, length)
+        code, is_last, length = code[kept], is_last[kept], length[valid]
 
     # Characters to numbers.
     ends = np.flatnonzero(is_last)
@@ -87,8 +87,8 @@ def _count_block(counts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     run = np.arange(len(number)) - np.repeat(ends_of_mask - num_runs, num_runs)
     covered = number * np.where(run == 0, 1, (np.repeat(num_runs, num_runs) - run + 1) // 2)
     inside, total = (np.full(len(counts), -1, dtype=np.int64) for _ in range(2))
-    total[sound] = _sums(covered, ends_of_mask)
-    inside[sound] = _sums(covered * (run % 2), ends_of_mask)
+    total[valid] = _sums(covered, ends_of_mask)
+    inside[valid] = _sums(covered * (run % 2), ends_of_mask)
     return inside, total
 
 

@@ -64,7 +64,7 @@ def test_wrappers(dataset):
 
 
 def test_a_dataset_without_labels_is_refused():
-    with pytest.raises(UserError, match="list does not tell the categories"):
+    with pytest.raises(UserError, match="list has no labels of its images"):
         instance_labels_of([1, 2])
 
 

@@ -40,8 +40,8 @@ class CategoryAwareSampler(StreamSampler):
         infinite (bool): See :class:`StreamSampler`.
 
     Raises:
-        UserError: If ``num_samples`` is not positive, no image is annotated, or the dataset does
-            not tell its categories.
+        UserError: If ``num_samples`` is not positive, no image is annotated, or the dataset has no
+            labels.
 
     Example:
         >>> train_dataloader = dict(sampler=dict(type="CategoryAwareSampler"))

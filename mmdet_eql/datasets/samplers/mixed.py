@@ -22,7 +22,7 @@ class MixedSampler(StreamSampler):
     Args:
         dataset (Sized): The training dataset, wrapped or not.
         samplers (Sequence[dict]): Configs of samplers of this package.
-        weights (Sequence[float], optional): One for each sampler, in any unit; equal if None.
+        weights (Sequence[float], optional): One for each sampler; equal if None.
         final_weights (Sequence[float], optional): Weights in the last epoch.
         num_epochs (int, optional): Number of epochs until ``final_weights``; they are kept after.
         num_samples (int, optional): Draws in an epoch, on all ranks together. None takes the number

@@ -49,7 +49,7 @@ def category_repeat_factors(
         np.ndarray: r(c), float64 of shape (C,); 1 for a category that never occurs.
 
     Raises:
-        UserError: If an option has no meaning.
+        UserError: If an option is invalid.
     """
     if not 0 <= repeat_threshold < math.inf:
         raise UserError(
@@ -77,15 +77,7 @@ def category_repeat_factors(
 
 
 def image_repeat_factors(labels: InstanceLabels, category_factors: np.ndarray) -> np.ndarray:
-    """Repeat factors of the images.
-
-    Args:
-        labels (InstanceLabels): Categories of M images.
-        category_factors (np.ndarray): r(c), float64 of shape (C,).
-
-    Returns:
-        np.ndarray: r(i), float64 of shape (M,).
-    """
+    """r(i) of the images with these labels, float64 of shape (M,), from r(c) of shape (C,)."""
     factors = np.ones(len(labels))
     annotated = np.diff(labels.offsets) > 0
     if annotated.any():
@@ -117,7 +109,7 @@ class RepeatFactorSampler(StreamSampler):
         repeat_factors (np.ndarray): r(i), float64 of shape (M,).
 
     Raises:
-        UserError: If an option has no meaning, or the dataset does not tell its categories.
+        UserError: If an option is invalid, or the dataset has no labels.
 
     Example:
         >>> train_dataloader = dict(
