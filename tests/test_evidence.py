@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mmdet_eql.analysis.gradient_plot import format_ratios
-from mmdet_eql.gradient_record import load_gradient_record
+from mmdet_eql.engine.gradient_file import load_gradient_record
 from mmdet_eql.runs.comparison_report import format_report
 from mmdet_eql.runs.image_bins import with_image_bins
 from mmdet_eql.runs.run_groups import group_runs, load_records

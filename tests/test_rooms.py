@@ -17,10 +17,9 @@ MAY_IMPORT = {
     "minilvis": "utils frequency annotations",
     "losses": "utils",
     "heads": "utils losses",
-    "gradient_record": "utils frequency",
-    "engine": "utils frequency gradient_record losses",
+    "engine": "utils frequency losses",
     "runs": "utils frequency annotations minilvis engine",
-    "analysis": "utils frequency annotations datasets evaluation gradient_record engine runs",
+    "analysis": "utils frequency annotations datasets evaluation engine runs",
     "classification": "utils frequency datasets minilvis losses engine",
 }
 #: Not for evaluation, but for the metrics that a config names (``*_metric.py``).
@@ -36,15 +35,11 @@ PENDING = {
     "long: mmdet_eql.evaluation.lvis_evaluation",
     "long: mmdet_eql.evaluation.lvis_metric",
     "long: mmdet_eql.evaluation.lvis_results",
-    "list: mmdet_eql",
     "list: mmdet_eql.datasets",
     "list: mmdet_eql.datasets.samplers",
-    "list: mmdet_eql.engine",
-    "list: mmdet_eql.engine.resume",
     "list: mmdet_eql.evaluation",
     "list: mmdet_eql.heads",
     "list: mmdet_eql.runs",
-    "list: mmdet_eql.utils",
 }
 
 

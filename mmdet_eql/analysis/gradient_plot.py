@@ -1,5 +1,5 @@
 """Plot of the positive and negative gradients of each category, and a table of their medians; see
-:mod:`mmdet_eql.gradient_record`."""
+:mod:`mmdet_eql.engine.gradient_file`."""
 
 import os
 from collections.abc import Mapping
@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from mmdet_eql.engine.gradient_file import GradientRecord, group_medians
 from mmdet_eql.frequency import GROUP_NAMES
-from mmdet_eql.gradient_record import GradientRecord, group_medians
 from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.figure_file import RUN_COLOURS, RUN_MARKERS, save_figure
 

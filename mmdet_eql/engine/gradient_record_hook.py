@@ -1,7 +1,7 @@
 """Recording the positive and negative gradient of each category while a model trains."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mmdet_eql.engine.bare_model import bare_model
-from mmdet_eql.frequency import GROUP_NAMES, class_frequency_of
-from mmdet_eql.gradient_record import (
+from mmdet_eql.engine.gradient_file import (
     FILE_NAME,
     QUANTITIES,
     empty_record,
@@ -22,6 +21,7 @@ from mmdet_eql.gradient_record import (
     group_medians,
     load_gradient_record,
 )
+from mmdet_eql.frequency import GROUP_NAMES, class_frequency_of
 from mmdet_eql.utils.errors import UserError
 
 #: The classifier of mmdet's box heads, and that of our classification head.
@@ -32,17 +32,16 @@ _CLASSIFIERS = ("fc_cls", "classifier")
 class GradientRecordHook(Hook):
     """Record how strongly each category is pushed up by its positives and down by its negatives.
 
-    What is recorded is defined in :mod:`mmdet_eql.gradient_record`. It works with every box head
-    and every loss, by hooks of PyTorch on the classifier, the loss and the gradient of the logits;
-    the training itself is not touched. Logits beyond the C categories (background, the groups of
-    BAGS) are left out. With automatic mixed precision the gradients are those before the scaling,
-    and a step that overflows does not count, as it does not for the weights.
+    :mod:`mmdet_eql.engine.gradient_file` defines what is recorded. It works with every box head and
+    every loss, by hooks of PyTorch on the classifier, the loss and the gradient of the logits; the
+    training is not changed. Logits beyond the C categories (background, the groups of BAGS) are
+    left out. With automatic mixed precision the gradients are those before the scaling, and a step
+    that overflows does not count, as it does not for the weights.
 
-    The sums of the ranks are averaged in every iteration and go into the checkpoints, so that a
-    resumed run has the record of an unbroken one. They are noted in ``gradient_record.npz`` in the
-    work_dir, which ``tools/analysis/plot_gradients.py`` draws. The median of pos_j / neg_j over the
-    categories of each group, since the start, goes to the log as ``train/gradient_ratio_rare``,
-    ``..._common`` and ``..._frequent``.
+    The sums are averaged over the ranks in every iteration, saved in the checkpoints and written
+    to ``gradient_record.npz`` in the work_dir (``tools/analysis/plot_gradients.py`` draws it). The
+    median of pos_j / neg_j of each group since the start is logged as
+    ``train/gradient_ratio_rare``, ``..._common`` and ``..._frequent``.
 
     Args:
         interval (int): Iterations between two notes.
@@ -191,12 +190,8 @@ class GradientRecordHook(Hook):
 
 
 class _Probe:
-    """Adds the gradients on one classifier to the sums of an iteration.
-
-    Args:
-        step (Tensor): Positive and negative sums, float64 of shape (2, C), that it adds to.
-        weigh (bool): Whether to multiply by ||x_i||.
-    """
+    """Adds the gradients on one classifier to ``step``, float64 of shape (2, C); with ``weigh``
+    they are multiplied by ||x_i||."""
 
     def __init__(self, step: Tensor, weigh: bool) -> None:
         self.step = step
@@ -212,13 +207,12 @@ class _Probe:
         """Before the loss: logits of shape (N, K) and labels of shape (N,)."""
         cls_score, labels = inputs[:2]
         if torch.is_grad_enabled() and cls_score.requires_grad:
-            cls_score.register_hook(self._adder(labels, self.norms))
+            norms = self.norms
 
-    def _adder(self, labels: Tensor, norms: Tensor | None) -> Callable[[Tensor], None]:
-        def add(gradient: Tensor) -> None:
-            self.step += gradient_sums(gradient, labels, self.step.shape[1], norms)
+            def add(gradient: Tensor) -> None:
+                self.step += gradient_sums(gradient, labels, self.step.shape[1], norms)
 
-        return add
+            cls_score.register_hook(add)
 
 
 @torch.no_grad()

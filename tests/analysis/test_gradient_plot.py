@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mmdet_eql.analysis.gradient_plot import format_ratios, plot_gradients
-from mmdet_eql.frequency import ClassFrequency
-from mmdet_eql.gradient_record import (
+from mmdet_eql.engine.gradient_file import (
     empty_record,
     gradient_ratio,
     group_medians,
     load_gradient_record,
     pool_records,
 )
+from mmdet_eql.frequency import ClassFrequency
 from mmdet_eql.utils.errors import UserError
 
 COUNTS = np.array([5, 700, 60, 2, 30, 400, 8, 0])

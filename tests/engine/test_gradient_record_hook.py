@@ -13,10 +13,10 @@ from mmdet.registry import MODELS
 from torch import nn
 
 from mmdet_eql.engine import GradientRecordHook
+from mmdet_eql.engine.gradient_file import load_gradient_record
 from mmdet_eql.engine.gradient_record_hook import gradient_sums
 from mmdet_eql.engine.launch import build_runner, set_resume
 from mmdet_eql.frequency import ClassFrequency
-from mmdet_eql.gradient_record import load_gradient_record
 from mmdet_eql.utils.errors import UserError
 from tests.heads.test_detectors import batch_of, build, make_config, stages
 

@@ -17,7 +17,7 @@ from pathlib import Path
 # MMDetection prints which of its optional parts are not there.
 with contextlib.redirect_stdout(io.StringIO()):
     from mmdet_eql.analysis.gradient_plot import format_ratios, plot_gradients
-    from mmdet_eql.gradient_record import load_gradient_record, pool_records
+    from mmdet_eql.engine.gradient_file import load_gradient_record, pool_records
     from mmdet_eql.utils.errors import exit_on_user_error
 
 

@@ -1,4 +1,6 @@
-"""How strongly each category was pushed up and down over a training.
+"""The file of recorded gradients: what each category received from positives and negatives.
+
+``GradientRecordHook`` writes it, ``tools/analysis/plot_gradients.py`` draws it.
 
 The picture that motivates the Equalization Loss (arXiv 2003.05176, figure 1): in the last layer of
 the classifier, a rare category receives far more gradient from negatives, the proposals of other
@@ -89,28 +91,15 @@ class GradientRecord:
         }
 
     def until(self, iteration: int) -> "GradientRecord":
-        """The record as it was after an iteration."""
+        """Return the record as it was after an iteration."""
         kept = self.iterations <= iteration
-        return dataclasses.replace(
-            self,
-            iterations=self.iterations[kept],
-            positive=self.positive[kept],
-            negative=self.negative[kept],
-        )
+        sums = dict(positive=self.positive[kept], negative=self.negative[kept])
+        return dataclasses.replace(self, iterations=self.iterations[kept], **sums)
 
     def with_note(
         self, iteration: int, positive: np.ndarray, negative: np.ndarray
     ) -> "GradientRecord":
-        """The record with one more note.
-
-        Args:
-            iteration (int): Number of iterations done.
-            positive (np.ndarray): pos_j so far, shape (H, C).
-            negative (np.ndarray): neg_j so far, shape (H, C).
-
-        Returns:
-            GradientRecord: A copy.
-        """
+        """Return a copy with the sums, each of shape (H, C), after an iteration."""
         return dataclasses.replace(
             self,
             iterations=np.append(self.iterations, iteration),
@@ -119,7 +108,7 @@ class GradientRecord:
         )
 
     def matches(self, other: "GradientRecord") -> bool:
-        """Whether both are of the same classifiers and categories and of the same quantity."""
+        """Return whether classifiers, categories and quantity are the same."""
         return (
             self.quantity == other.quantity
             and self.heads == other.heads
@@ -151,7 +140,7 @@ class GradientRecord:
 def empty_record(
     quantity: str, heads: tuple[str, ...], class_frequency: ClassFrequency
 ) -> GradientRecord:
-    """A record without notes."""
+    """Return a record without notes."""
     sums = np.zeros((0, len(heads), len(class_frequency)), np.float32)
     return GradientRecord(quantity, heads, class_frequency, np.zeros(0, np.int64), sums, sums)
 
@@ -183,24 +172,15 @@ def pool_records(records: Sequence[GradientRecord]) -> GradientRecord:
         )
     common = functools.reduce(np.intersect1d, [record.iterations for record in records])
     kept = [np.isin(record.iterations, common) for record in records]
-    positive, negative = (
-        sum(sums[rows] for sums, rows in zip(of_runs, kept, strict=True))
-        for of_runs in (
-            [record.positive for record in records],
-            [record.negative for record in records],
-        )
-    )
-    return dataclasses.replace(first, iterations=common, positive=positive, negative=negative)
+    sums = {
+        name: sum(getattr(run, name)[rows] for run, rows in zip(records, kept, strict=True))
+        for name in ("positive", "negative")
+    }
+    return dataclasses.replace(first, iterations=common, **sums)
 
 
 def load_gradient_record(path: str | os.PathLike) -> GradientRecord:
-    """Read a record; nothing in the file is run.
-
-    Args:
-        path (str | os.PathLike): The file, or the work_dir that holds it.
-
-    Returns:
-        GradientRecord: The record.
+    """Read a record from a file, or from the work_dir that holds it; nothing in it is run.
 
     Raises:
         UserError: If there is none, or the file is damaged.
@@ -245,28 +225,17 @@ def load_gradient_record(path: str | os.PathLike) -> GradientRecord:
 
 
 def gradient_ratio(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
-    """Positive over negative gradients.
-
-    Args:
-        positive (np.ndarray): Sums of any shape, at least 0.
-        negative (np.ndarray): Sums of the same shape.
-
-    Returns:
-        np.ndarray: float64; infinite without negatives, NaN with neither.
-    """
+    """Return positive over negative sums of any shape in float64; NaN where both are 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.asarray(positive, np.float64) / np.asarray(negative, np.float64)
 
 
 def group_medians(ratio: np.ndarray, group: np.ndarray) -> dict[str, float]:
-    """The median ratio of each frequency group, over its categories.
+    """Return the median ratio by frequency group (``"r"``, ``"c"``, ``"f"``).
 
     Args:
         ratio (np.ndarray): pos_j / neg_j, shape (C,); NaN is left out.
-        group (np.ndarray): ``"r"``, ``"c"`` or ``"f"`` of each category, shape (C,).
-
-    Returns:
-        dict[str, float]: By ``"r"``, ``"c"`` and ``"f"``; NaN for a group without gradients.
+        group (np.ndarray): Group of each category, shape (C,).
     """
     medians = {}
     for letter in GROUP_NAMES:
