@@ -1,15 +1,24 @@
 """The Equalization Loss family for long-tailed object detection, on MMDetection 3.x.
 
-``custom_imports=dict(imports=["mmdet_eql"])`` in a config registers everything here.
+``custom_imports=dict(imports=["mmdet_eql"])`` in a config registers everything here. Importing the
+package does that, and replaces mmengine's loaders of checkpoints by safe ones
+(:mod:`mmdet_eql.engine.checkpoint`); nothing else happens.
+
+utils           errors, files, masks as RLE
+frequency       the owner of class frequencies: counts and frequency groups
+annotations     LVIS and COCO files: one reader, one column model, its cache
+datasets        the datasets of a config, steps of their pipelines, samplers
+evaluation      checks, result files and metrics
+minilvis        the rendered data set
+losses          EQL, EQL v2, softmax EQL, and what they are compared with
+heads           RoI heads, NMS and masks for a thousand categories, test-time augmentation
+engine          from a config to a run: hooks, checkpoints, resuming
+runs            many trainings and their comparison
+analysis        gradients, errors of a category, pictures
+classification  image classifiers on the same losses and samplers
 """
 
-import warnings
+from mmdet_eql import datasets, engine, evaluation, heads, losses
 
 __version__ = "0.1.0"
-
-# MMDetection 3.5 warns, once in every process, that a metric which nothing here uses is not there.
-warnings.filterwarnings("ignore", "faster_coco_eval is not installed", UserWarning)
-
-from mmdet_eql import datasets, engine, evaluation, heads, losses  # noqa: E402
-
 __all__ = ["datasets", "engine", "evaluation", "heads", "losses"]

@@ -228,7 +228,6 @@ def test_the_rest_is_what_the_name_says(path):
             assert evaluator.train_ann_file == dataset.data_root + dataset.ann_file
     assert [HOOKS.get(hook.type).__name__ for hook in cfg.custom_hooks] == [
         "ClassFrequencyHook",
-        "ResumeSamplerHook",
         "ResumeRandomnessHook",
         "InterruptionHook",
         "FiniteLossHook",

@@ -55,6 +55,8 @@ def tool(monkeypatch, capsys):
     # mmengine's loggers outlive the test, and so write to streams that are closed by then.
     monkeypatch.setattr(logging, "raiseExceptions", False)
 
+    monkeypatch.syspath_prepend(REPOSITORY / "tools")
+
     def run(name, *args):
         monkeypatch.setattr(sys, "argv", [name, *map(str, args)])
         status = 0
@@ -94,6 +96,9 @@ def test_train_resume_and_test_from_another_folder(run_tool, minilvis, tmp_path)
     work_dir = tmp_path / "work_dirs" / minilvis_config("eql").stem
     assert (work_dir / "iter_2.pth").is_file()
     assert "lvis/bbox_APr" in result.stdout + result.stderr
+    # What MMDetection prints and warns about packages that it can do without.
+    assert "OneDL" not in result.stdout + result.stderr
+    assert "faster_coco_eval" not in result.stdout + result.stderr
 
     options = as_arguments(tiny_options(minilvis, 4))
     result = run_tool("train.py", minilvis_config("eql"), "--resume", *options, check=True)
@@ -294,6 +299,15 @@ def test_print_config(tool):
 
 
 LAUNCHERS = ["dist_train.sh", "dist_test.sh", "slurm_train.sh", "run_study.sh"]
+
+
+@pytest.mark.parametrize("script", ["train.py", "test.py"])
+def test_help_comes_before_the_slow_imports(script):
+    command = [sys.executable, "-X", "importtime", REPOSITORY / "tools" / script, "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "--cfg-options" in result.stdout
+    assert "argparse" in result.stderr
+    assert "torch" not in result.stderr
 
 
 @pytest.mark.parametrize("script", LAUNCHERS)

@@ -1,18 +1,17 @@
 """Test and evaluate a detector; the interface is MMDetection's."""
 
 import argparse
+import functools
 import os.path as osp
 
-from mmdet_eql.engine import launch
-from mmdet_eql.engine.config_check import check_config
-from mmdet_eql.utils.errors import UserError, exit_on_user_error
+from arguments import add_common_arguments, import_quietly
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", help="config file")
     parser.add_argument("checkpoint", help="checkpoint file")
-    launch.add_common_arguments(parser)
+    add_common_arguments(parser)
     parser.add_argument("--out", help="also dump all predictions to this .pkl file")
     parser.add_argument("--show", action="store_true", help="show predictions in a window")
     parser.add_argument("--show-dir", help="save painted images to WORK_DIR/TIMESTAMP/SHOW_DIR")
@@ -21,9 +20,11 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@exit_on_user_error
-def main() -> None:
-    args = parse_args()
+def test(args: argparse.Namespace) -> None:
+    from mmdet_eql.engine import launch
+    from mmdet_eql.engine.config_check import check_config
+    from mmdet_eql.utils.errors import UserError
+
     cfg = launch.load_config(args)
     if "://" not in args.checkpoint and not osp.isfile(args.checkpoint):
         raise UserError(f"{args.checkpoint}: no such checkpoint; correct the path.")
@@ -38,6 +39,14 @@ def main() -> None:
     if args.out is not None:
         launch.dump_predictions(runner, args.out)
     runner.test()
+
+
+def main() -> None:
+    args = parse_args()
+    import_quietly()
+    from mmdet_eql.utils.errors import exit_on_user_error
+
+    exit_on_user_error(functools.partial(test, args))()
 
 
 if __name__ == "__main__":

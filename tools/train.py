@@ -1,16 +1,15 @@
 """Train a detector; the interface is MMDetection's."""
 
 import argparse
+import functools
 
-from mmdet_eql.engine import launch
-from mmdet_eql.engine.config_check import check_config
-from mmdet_eql.utils.errors import UserError, exit_on_user_error
+from arguments import add_common_arguments, import_quietly
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", help="config file")
-    launch.add_common_arguments(parser)
+    add_common_arguments(parser)
     parser.add_argument("--amp", action="store_true", help="automatic mixed precision")
     parser.add_argument(
         "--amp-dtype",
@@ -35,9 +34,11 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@exit_on_user_error
-def main() -> None:
-    args = parse_args()
+def train(args: argparse.Namespace) -> None:
+    from mmdet_eql.engine import launch
+    from mmdet_eql.engine.config_check import check_config
+    from mmdet_eql.utils.errors import UserError
+
     cfg = launch.load_config(args)
     if args.amp:
         launch.enable_amp(cfg, args.amp_dtype)
@@ -50,6 +51,14 @@ def main() -> None:
     launch.set_resume(cfg, args.resume)
     check_config(cfg)
     launch.build_runner(cfg, "train", "val").train()
+
+
+def main() -> None:
+    args = parse_args()
+    import_quietly()
+    from mmdet_eql.utils.errors import exit_on_user_error
+
+    exit_on_user_error(functools.partial(train, args))()
 
 
 if __name__ == "__main__":

@@ -4,9 +4,7 @@ custom_imports = dict(imports=["mmdet_eql"], allow_failed_imports=False)
 custom_hooks = [
     # Hands the class frequencies of the training set to the losses that need them.
     dict(type="ClassFrequencyHook"),
-    # Lets a resumed run draw what an unbroken one would have drawn.
-    dict(type="ResumeSamplerHook"),
-    # Lets it flip images and sample proposals alike, too.
+    # Lets a resumed run draw what an unbroken one would have drawn: images, flips, proposals.
     dict(type="ResumeRandomnessHook"),
     # Saves when Slurm preempts the job, and does validations again that were cut short.
     dict(type="InterruptionHook"),

@@ -1,5 +1,20 @@
-"""What happens around the training loop: frequencies handed over, checkpoints written whole and
-loaded safely, runs resumed where they stopped, training in bfloat16, results drawn."""
+"""From a config to a run: checks, hooks, checkpoints.
+
+bare_model            the model of a run, without what distributed training puts around it
+checkpoint            loads checkpoints without running code; registers that in mmengine
+class_frequency_hook  hands f_j of the training set to the losses
+config_check          what is wrong with a config, before it is run
+finite_loss_hook      stops at a loss that is NaN, and names the images
+gradient_file         the file of recorded gradients
+gradient_record_hook  records the gradients of each category
+launch                command-line options, the config and the runner
+mixed_precision       training in bfloat16
+partial_load_hook     begins from another model's weights but for some parts
+private_names         private names of mmengine and mmdet that are used, and why
+resume                whole checkpoints, interruptions, resuming bit for bit
+tail_statistics_hook  logs how many negatives a loss ignores
+visualizer            draws masks as RLE
+"""
 
 from mmdet_eql.engine.checkpoint import convert_checkpoint, load_checkpoint_file
 from mmdet_eql.engine.class_frequency_hook import ClassFrequencyHook
@@ -10,7 +25,6 @@ from mmdet_eql.engine.partial_load_hook import PartialLoadHook
 from mmdet_eql.engine.resume.checkpoint_hook import AtomicCheckpointHook
 from mmdet_eql.engine.resume.interruption_hook import InterruptionHook
 from mmdet_eql.engine.resume.resume_randomness_hook import ResumeRandomnessHook
-from mmdet_eql.engine.resume.resume_sampler_hook import ResumeSamplerHook
 from mmdet_eql.engine.tail_statistics_hook import TailStatisticsHook
 from mmdet_eql.engine.visualizer import RLEDetLocalVisualizer
 
@@ -24,7 +38,6 @@ __all__ = [
     "PartialLoadHook",
     "RLEDetLocalVisualizer",
     "ResumeRandomnessHook",
-    "ResumeSamplerHook",
     "TailStatisticsHook",
     "convert_checkpoint",
     "load_checkpoint_file",

@@ -7,20 +7,27 @@ loaders in mmengine's ``CheckpointLoader`` for all of its schemes.
 """
 
 import contextlib
-import functools
+import io
 import os
 import os.path as osp
 import pickle
 import re
+import sys
+import urllib.parse
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
+from mmengine import fileio
+from mmengine.dist import barrier
 from mmengine.logging import HistoryBuffer
-from mmengine.runner import checkpoint as mmengine_checkpoint
-from mmengine.runner.checkpoint import CheckpointLoader
+from mmengine.runner.checkpoint import (
+    CheckpointLoader,
+    get_deprecated_model_names,
+    get_external_models,
+)
 
 from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.files import atomic_write
@@ -62,12 +69,25 @@ SAFE_GLOBALS = [
 ]
 
 
-def load_checkpoint_file(filename: str, map_location: Any = None) -> dict:
+#: torchvision's weights by their names there, so that the package is not needed to find them.
+TORCHVISION_WEIGHTS = {
+    "resnet18": "resnet18-f37072fd.pth",
+    "resnet34": "resnet34-b627a593.pth",
+    "resnet50": "resnet50-0676ba61.pth",
+    "resnet101": "resnet101-63fe2227.pth",
+    "resnet152": "resnet152-394f9c45.pth",
+    "resnext50_32x4d": "resnext50_32x4d-7cdf4587.pth",
+    "resnext101_32x8d": "resnext101_32x8d-8ba56ff5.pth",
+}
+
+
+def load_checkpoint_file(filename: str, map_location: Any = None, name: str | None = None) -> dict:
     """Load a local checkpoint without running code.
 
     Args:
         filename (str): Path of the checkpoint.
         map_location: As in ``torch.load``.
+        name (str, optional): What error messages call it, e.g. its URL. The path by default.
 
     Returns:
         dict: The checkpoint.
@@ -76,66 +96,54 @@ def load_checkpoint_file(filename: str, map_location: Any = None) -> dict:
         UserError: If the file is missing or damaged, is no checkpoint, or asks for more than
             :data:`SAFE_GLOBALS`.
     """
-    path = osp.expanduser(filename)
+    path, name = osp.expanduser(filename), name or filename
     if not osp.isfile(path):
-        raise UserError(f"{filename}: no such checkpoint; correct the path.")
+        raise UserError(f"{name}: no such checkpoint; correct the path.")
+    return _load(path, map_location, name)
+
+
+def _load(file: Any, map_location: Any, name: str) -> dict:
+    """Load a path or a file object."""
     try:
-        with _weights_only_unpickling():
-            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+        with torch.serialization.safe_globals(SAFE_GLOBALS):
+            checkpoint = torch.load(file, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
-        raise _refusal(path, error) from None
+        raise _refusal(file, error, name) from None
     except Exception as error:  # what a damaged file makes of the unpickler is anyone's guess
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"{filename}: is not a readable checkpoint ({reason}); it may be cut off - copy it "
-            "again, or resume from an older one."
+            f"{name}: is not a readable checkpoint ({reason}); it may be cut off - copy it again, "
+            "or resume from an older one."
         ) from None
     if not isinstance(checkpoint, dict):
         raise UserError(
-            f"{filename}: holds a {type(checkpoint).__name__} where a checkpoint holds a dict with "
+            f"{name}: holds a {type(checkpoint).__name__} where a checkpoint holds a dict with "
             "'state_dict'; give a checkpoint."
         )
     # mmengine's resume runs meta['config'] as a Python file, yet never writes it.
     if isinstance(checkpoint.get("meta"), dict) and "config" in checkpoint["meta"]:
         raise UserError(
-            f"{filename}: meta['config'] holds a program that resuming would run; if you trust the "
-            f"weights, write a clean copy with {_conversion(filename)}."
+            f"{name}: meta['config'] holds a program that resuming would run; if you trust the "
+            f"weights, write a clean copy with {_conversion(name)}."
         )
     return checkpoint
 
 
-@contextlib.contextmanager
-def _weights_only_unpickling() -> Iterator[None]:
-    # onedl-mmengine 0.10.12 falls back to weights_only=False and OpenMMLab's own 0.10.7 passes
-    # nothing at all; torch lets this variable overrule both.
-    variable = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-    before = os.environ.get(variable)
-    os.environ[variable] = "1"
-    try:
-        with torch.serialization.safe_globals(SAFE_GLOBALS):
-            yield
-    finally:
-        if before is None:
-            del os.environ[variable]
-        else:
-            os.environ[variable] = before
-
-
-def _refusal(path: str, error: pickle.UnpicklingError) -> UserError:
+def _refusal(path: Any, error: pickle.UnpicklingError, name: str) -> UserError:
     names = []
     # The file is hostile or damaged; its names are a courtesy.
     with contextlib.suppress(Exception), torch.serialization.safe_globals(SAFE_GLOBALS):
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     if not names and not zipfile.is_zipfile(path):
         return UserError(
-            f"{path}: is not a readable checkpoint (no file that torch.save writes today); copy it "
+            f"{name}: is not a readable checkpoint (no file that torch.save writes today); copy it "
             f"again, or if it is an old one that you trust, write a clean copy with "
-            f"{_conversion(path)}."
+            f"{_conversion(name)}."
         )
     asked = ", ".join(names) or _asked_by(error)
     return UserError(
-        f"{path}: refused, since loading it would call {asked}, which weights do not need; if you "
-        f"trust who made it, write a clean copy with {_conversion(path)}."
+        f"{name}: refused, since loading it would call {asked}, which weights do not need; if you "
+        f"trust who made it, write a clean copy with {_conversion(name)}."
     )
 
 
@@ -207,51 +215,78 @@ def _keep_plain(value: Any, key: str, dropped: list[str]) -> Any:
     return _DROP
 
 
-def _guard(loader: Callable) -> Callable:
-    """Make one of mmengine's loaders unpickle weights only."""
+def load_from_local(filename: str, map_location: Any = None) -> dict:
+    """Load a file."""
+    return load_checkpoint_file(filename, map_location)
 
-    @functools.wraps(loader)
-    def load(filename: str, *args, **kwargs) -> dict:
-        try:
-            with _weights_only_unpickling():
-                return loader(filename, *args, **kwargs)
-        except pickle.UnpicklingError as error:
-            raise UserError(
-                f"{filename}: refused, since loading it would call {_asked_by(error)}, which "
-                "weights do not need; download it, and if you trust who made it, write a clean "
-                "copy with `python tools/misc/convert_checkpoint.py SOURCE TARGET`."
-            ) from None
-        except ImportError as error:
-            raise UserError(
-                f"{filename}: finding it needs the package '{error.name}', which is not installed; "
-                "install it, or download the weights and give the path of the file."
-            ) from None
-        except OSError as error:  # among them URLError and HTTPError
-            raise UserError(
-                f"{filename}: cannot be fetched ({error}); download it where there is a network, "
-                "and give the path of the file."
-            ) from None
 
-    return load
+def load_from_http(filename: str, map_location: Any = None) -> dict:
+    """Download to the cache of ``torch.hub``, unless it is there, and load from it."""
+    name = osp.basename(urllib.parse.urlparse(filename).path)
+    path = osp.join(torch.hub.get_dir(), "checkpoints", name)
+    if os.environ.get("LOCAL_RANK", "0") == "0" and not osp.isfile(path):
+        os.makedirs(osp.dirname(path), exist_ok=True)
+        with _fetching(f"{filename} ({path})"):
+            torch.hub.download_url_to_file(filename, path, progress=sys.stderr.isatty())
+    barrier()
+    return load_checkpoint_file(path, map_location, filename)
+
+
+def load_from_torchvision(filename: str, map_location: Any = None) -> dict:
+    """Load weights that torchvision publishes."""
+    model = filename.partition("://")[2]
+    if model not in TORCHVISION_WEIGHTS:
+        raise UserError(
+            f"{filename}: not known here; download it and give the path of the file, or one of "
+            f"{', '.join(TORCHVISION_WEIGHTS)}."
+        )
+    url = f"https://download.pytorch.org/models/{TORCHVISION_WEIGHTS[model]}"
+    return load_from_http(url, map_location)
+
+
+def load_from_openmmlab(filename: str, map_location: Any = None) -> dict:
+    """Load weights by a name of OpenMMLab's."""
+    model = filename.partition("://")[2]
+    url = get_external_models().get(get_deprecated_model_names().get(model, model))
+    if url is None:
+        raise UserError(f"{filename}: OpenMMLab names no such weights; give a path or an URL.")
+    return load_from_http(url, map_location)
+
+
+def load_from_ceph(filename: str, map_location: Any = None) -> dict:
+    """Load from the object storage of mmengine's petrel backend."""
+    with _fetching(filename):
+        content = fileio.get(filename, backend_args=dict(backend="petrel"))
+    return _load(io.BytesIO(content), map_location, filename)
+
+
+def refuse_from_scheme(filename: str, map_location: Any = None) -> dict:
+    """Refuse what cannot be fetched any more."""
+    raise UserError(f"{filename}: download it, and give the path of the file.")
+
+
+@contextlib.contextmanager
+def _fetching(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ImportError) as error:  # among them URLError and HTTPError
+        raise UserError(
+            f"{name}: cannot be fetched ({error}); download it where there is a network, and "
+            "put it there or give the path of the file."
+        ) from None
 
 
 def register_safe_loaders() -> None:
-    """Replace the loaders of all of mmengine's checkpoint schemes by guarded ones."""
-
-    def load_from_local(filename: str, map_location: Any = None) -> dict:
-        return load_checkpoint_file(filename, map_location)
-
-    CheckpointLoader.register_scheme("", load_from_local, force=True)
-    for prefixes, name in (
-        (("http://", "https://"), "load_from_http"),
-        (("modelzoo://", "torchvision://"), "load_from_torchvision"),
-        (("open-mmlab://", "openmmlab://"), "load_from_openmmlab"),
-        ("mmcls://", "load_from_mmcls"),
-        ("pavi://", "load_from_pavi"),
-        ((r"(\S+\:)?s3://", r"(\S+\:)?petrel://"), "load_from_ceph"),
+    """Replace the loaders of all of mmengine's checkpoint schemes."""
+    for prefixes, loader in (
+        ("", load_from_local),
+        (("http://", "https://"), load_from_http),
+        (("modelzoo://", "torchvision://"), load_from_torchvision),
+        (("open-mmlab://", "openmmlab://"), load_from_openmmlab),
+        ((r"(\S+\:)?s3://", r"(\S+\:)?petrel://"), load_from_ceph),
+        (("mmcls://", "pavi://"), refuse_from_scheme),
     ):
-        loader = getattr(mmengine_checkpoint, name)
-        CheckpointLoader.register_scheme(prefixes, _guard(loader), force=True)
+        CheckpointLoader.register_scheme(prefixes, loader, force=True)
 
 
 register_safe_loaders()

@@ -23,12 +23,9 @@ class ClassFrequencyHook(Hook):
     """Give f_j of the training dataset to each module that has ``set_class_frequency``, and the
     numbers of instances to each that has ``set_class_counts``.
 
-    It happens once, before the first iteration, on every rank; each rank has the training dataset
-    in memory anyway, so nothing is read again. A resumed run keeps the frequencies of its
-    checkpoint, so that its tail stays what it was, and is told if the dataset differs.
-
-    Before that, the number of classes of every head is compared with the dataset's, so that a
-    mistake costs seconds and is told with the key to change.
+    This is done once, before the first iteration, on every rank. A resumed run keeps the
+    frequencies of its checkpoint, with a warning if those of the dataset differ. Before that, the
+    number of classes of every head is compared with the dataset's.
 
     Checkpoints get the counts, and colours by frequency group, into the classes' meta information
     (``dataset_meta``), where MMDetection's ``DetInferencer`` looks for a palette.
@@ -53,19 +50,19 @@ class ClassFrequencyHook(Hook):
         if not modules:
             return
         class_frequency = class_frequency_of(runner.train_dataloader.dataset)
-        figures = {
+        values = {
             "class_frequency": torch.from_numpy(class_frequency.frequency),
             "class_counts": torch.from_numpy(class_frequency.instance_count).double(),
         }
         resumed = runner.iter > 0
         for name, module in modules.items():
-            for kind, figure in figures.items():
+            for kind, value in values.items():
                 if not hasattr(module, f"set_{kind}"):
                     continue
                 known = getattr(module, kind).cpu()
                 if not resumed or torch.isnan(known).any():
-                    getattr(module, f"set_{kind}")(figure)
-                elif not torch.allclose(known, figure.to(known), rtol=1e-6, atol=0):
+                    getattr(module, f"set_{kind}")(value)
+                elif not torch.allclose(known, value.to(known), rtol=1e-6, atol=0):
                     runner.logger.warning(
                         f"{name}: {kind} of the resumed checkpoint differs from that of "
                         f"{class_frequency.num_images} training images; the checkpoint's is kept."

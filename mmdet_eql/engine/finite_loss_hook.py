@@ -1,6 +1,6 @@
-"""A run whose loss is not finite stops before it spoils the weights, and says where."""
+"""A run whose loss is not finite stops before the step, and names the images."""
 
-from collections.abc import Iterable
+import math
 from contextlib import suppress
 from typing import Any
 
@@ -20,28 +20,28 @@ from mmdet_eql.utils.errors import UserError
 class FiniteLossHook(Hook):
     """Stop when a loss is NaN or infinite, naming the iteration, the images and a parameter.
 
-    The losses are looked at between the backward pass and the step of the optimizer, so that the
+    The losses are checked between the backward pass and the step of the optimizer, so that the
     weights and the last checkpoint are those from before. On a GPU they are copied while the
-    backward pass is launched; nothing waits for the GPU that would not have waited anyway.
+    backward pass is launched, so that nothing waits for them. Where loss scaling leaves out the
+    step, they are checked after the iteration.
 
-    Where mixed precision with loss scaling meets gradients that are not finite, it leaves the
-    optimizer's step out; a loss that is not finite is then seen after the iteration.
+    Raises:
+        UserError: If a loss is not finite.
     """
 
     # Before the checkpoint hook.
     priority = "ABOVE_NORMAL"
 
     def before_train(self, runner: Runner) -> None:
-        """Look at what the model returns and at each step of the optimizer."""
+        """Watch what the model returns and each step of the optimizer."""
         self._runner = runner
         self._losses: _Losses | None = None
         self._batch: Any = None
-        model = bare_model(runner)
         wrapper = runner.optim_wrapper
         wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
         self._handles = [
-            model.register_forward_hook(self._after_forward),
-            *(w.optimizer.register_step_pre_hook(self._before_step) for w in wrappers),
+            bare_model(runner).register_forward_hook(self._after_forward),
+            *(w.optimizer.register_step_pre_hook(lambda *_: self._check()) for w in wrappers),
         ]
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
@@ -51,12 +51,12 @@ class FiniteLossHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Look at losses that no step was taken for."""
-        self._look()
+        """Check losses that no step was taken for."""
+        self._check()
         self._batch = None
 
     def after_train(self, runner: Runner) -> None:
-        """Look no more."""
+        """Stop watching."""
         for handle in self._handles:
             handle.remove()
 
@@ -64,50 +64,39 @@ class FiniteLossHook(Hook):
         if model.training and isinstance(losses, dict):
             self._losses = _Losses(losses)
 
-    def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        self._look()
-
-    def _look(self) -> None:
+    def _check(self) -> None:
         losses, self._losses = self._losses, None
         bad = losses.not_finite() if losses is not None else {}
-        if not bad:
-            return
-        runner = self._runner
-        named = ", ".join(f"{name} is {value}" for name, value in bad.items())
-        raise UserError(
-            f"iteration {runner.iter + 1}: {named} on {_images(self._batch)}"
-            f"{self._parameter(bad)}; the step is not taken, and the last checkpoint in "
-            f"{runner.work_dir} is from before: look at these images, or lower the learning rate "
-            "and give --resume."
-        )
+        if bad:
+            named = ", ".join(f"{name} is {value}" for name, value in bad.items())
+            raise UserError(
+                f"iteration {self._runner.iter + 1}: {named} on {_images(self._batch)}"
+                f"{self._parameter(bad)}; the step is not taken, and the last checkpoint in "
+                f"{self._runner.work_dir} is from before: look at these images, or lower the "
+                "learning rate and give --resume."
+            )
 
     def _parameter(self, bad: dict[str, float]) -> str:
         """The first parameter that is not finite; else the last of the model whose gradient is
         not, which is near the losses."""
         model = bare_model(self._runner)
-        parameters = dict(model.named_parameters())
+        parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         for name, parameter in parameters.items():
             if not torch.isfinite(parameter).all():
                 return f" (the parameter {name} is not finite)"
-        gradients = {name: parameter.grad for name, parameter in parameters.items()}
+        gradients = [parameter.grad for parameter in parameters.values()]
         # Clipping has spread the gradients that are not finite over all others. Several ranks
         # cannot compute them anew, since one that is alone with its loss would wait for the rest.
         if get_world_size() == 1:
             with suppress(Exception):
-                gradients = _gradients(model, self._batch, bad)
-        for name, gradient in reversed(gradients.items()):
+                batch = model.data_preprocessor(self._batch, True)
+                losses = model(**batch, mode="loss")
+                total = sum(part.sum() for name in bad for part in _tensors(losses[name]))
+                gradients = torch.autograd.grad(total, [*parameters.values()], allow_unused=True)
+        for name, gradient in reversed([*zip(parameters, gradients, strict=True)]):
             if gradient is not None and not torch.isfinite(gradient).all():
                 return f" (the gradient of the parameter {name} is not finite)"
         return ""
-
-
-def _gradients(model: nn.Module, batch: Any, names: Iterable[str]) -> dict[str, Any]:
-    """The gradients of some losses of a batch by the name of the parameter."""
-    losses = model(**model.data_preprocessor(batch, True), mode="loss")
-    total = sum(part.sum() for name in names for part in _tensors(losses[name]))
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
-    return dict(zip(parameters, gradients, strict=True))
 
 
 class _Losses:
@@ -120,34 +109,25 @@ class _Losses:
             if "loss" in name and _tensors(value)
         }
         self.names = list(sums)
-        values = torch.stack(list(sums.values())) if sums else torch.zeros(0)
+        self.values = torch.stack(list(sums.values())) if sums else torch.zeros(0)
         self.copied = None
-        if values.is_cuda:
-            target = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-            self.values = target.copy_(values, non_blocking=True)
+        if self.values.is_cuda:
+            pinned = torch.empty(self.values.shape, dtype=self.values.dtype, pin_memory=True)
+            self.values = pinned.copy_(self.values, non_blocking=True)
             self.copied = torch.cuda.Event()
             self.copied.record()
-        else:
-            self.values = values
 
     def not_finite(self) -> dict[str, float]:
-        """Those that are not, by name."""
+        """Return those that are NaN or infinite by name."""
         if self.copied is not None:
             self.copied.synchronize()
-        if torch.isfinite(self.values).all():
-            return {}
-        values = dict(zip(self.names, self.values.tolist(), strict=True))
-        return {
-            name: value for name, value in values.items() if not torch.isfinite(torch.tensor(value))
-        }
+        values = zip(self.names, self.values.tolist(), strict=True)
+        return {name: value for name, value in values if not math.isfinite(value)}
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        return [value]
-    if isinstance(value, (list, tuple)):
-        return [part for part in value if isinstance(part, torch.Tensor)]
-    return []
+    parts = value if isinstance(value, (list, tuple)) else [value]
+    return [part for part in parts if isinstance(part, torch.Tensor)]
 
 
 def _images(batch: Any) -> str:

@@ -7,48 +7,23 @@ import os.path as osp
 import torch
 import torch.distributed
 import yaml
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mmdet_eql.engine.checkpoint import load_checkpoint_file
 from mmdet_eql.engine.resume.last_checkpoint import find_last_checkpoint
 from mmdet_eql.utils.errors import FULL_DISK, UserError
 
-#: What mmengine raises for configs that are none.
+#: What mmengine raises for files that are not configs.
 _CONFIG_ERRORS = (
     *(KeyError, TypeError, OSError, ValueError, NameError, AttributeError, RecursionError),
     yaml.YAMLError,
 )
 
 
-def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that MMDetection's train.py and test.py share."""
-    parser.add_argument("--work-dir", help="folder for logs, checkpoints and results")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        help="override keys of the config: key=value, with dots for nested keys, "
-        'key="[a,b]" for lists',
-    )
-    parser.add_argument(
-        "--launcher",
-        choices=["none", "pytorch", "slurm", "mpi"],
-        default="none",
-        help="what started the processes of a distributed job",
-    )
-    # torchrun's predecessor passes the rank as an option, with either spelling.
-    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
-
-
 def load_config(args: argparse.Namespace) -> Config:
-    """Read the config and apply the common options.
-
-    Args:
-        args (argparse.Namespace): With ``config`` and the options of :func:`add_common_arguments`.
-
-    Returns:
-        Config: The merged config, with ``launcher`` and ``work_dir`` set.
+    """Read ``args.config`` and apply the options of ``tools/arguments.py``.
 
     Raises:
         UserError: If the config or one of its bases is missing or is not a config.
@@ -65,15 +40,9 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def read_config(path: str) -> Config:
-    """Read a config file.
+    """Read a ``.py``, ``.json`` or ``.yaml`` config and merge its bases.
 
     A config is a Python program and is run: read only those you trust.
-
-    Args:
-        path (str): A ``.py``, ``.json`` or ``.yaml`` file.
-
-    Returns:
-        Config: The config with its bases merged.
 
     Raises:
         UserError: If the file or one of its bases is missing or is not a config.
@@ -94,15 +63,11 @@ def read_config(path: str) -> Config:
         ) from None
     except _CONFIG_ERRORS as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{path}: is not a valid config ({reason}); mend it.") from None
+        raise UserError(f"{path}: is not a valid config ({reason}); correct it.") from None
 
 
 def merge_options(cfg: Config, options: dict | None) -> None:
-    """Override keys of a config.
-
-    Args:
-        cfg (Config): The config to change.
-        options (dict | None): New values by dotted key, as ``DictAction`` parses them.
+    """Override keys of a config by a dict of new values by dotted key.
 
     Raises:
         UserError: If a key leads through something that is no dict or list.
@@ -119,7 +84,8 @@ def merge_options(cfg: Config, options: dict | None) -> None:
 def build_runner(cfg: Config, *loops: str) -> Runner:
     """Build the runner, with gloo instead of NCCL where there is no GPU.
 
-    Where ``cfg.resume`` names no checkpoint, it is the last one that is whole.
+    A run with ``cfg.resume`` goes on from ``cfg.load_from``, by default from its last checkpoint
+    that is whole, with the seed of the checkpoint.
 
     Args:
         cfg (Config): The whole config.
@@ -134,6 +100,11 @@ def build_runner(cfg: Config, *loops: str) -> Runner:
     if cfg.get("resume") and cfg.get("load_from") is None:
         cfg.load_from = find_last_checkpoint(cfg)
         cfg.resume = cfg.load_from is not None
+    if cfg.get("resume") and "://" not in cfg.load_from:
+        # mmengine reads the seed of the checkpoint when the samplers have theirs already.
+        seed = load_checkpoint_file(cfg.load_from, "cpu").get("meta", {}).get("seed")
+        if seed is not None:
+            cfg.randomness = dict(cfg.get("randomness") or {}, seed=seed)
     if cfg.launcher != "none" and not torch.cuda.is_available():
         _init_cpu_processes(cfg)
     try:
@@ -208,8 +179,7 @@ def enable_amp(cfg: Config, dtype: str | None = None) -> None:
 
 
 def enable_determinism(cfg: Config) -> None:
-    """Have PyTorch choose operators that give the same result each time, and draw from seed 0
-    where the config names no seed.
+    """Use deterministic operators, and seed 0 where the config names no seed.
 
     PyTorch then refuses operators that have no such variant. MMCV's RoIAlign adds its gradients in
     any order on a GPU, where this makes runs similar, not equal.
@@ -237,12 +207,9 @@ def enable_auto_scale_lr(cfg: Config) -> None:
 
 
 def set_resume(cfg: Config, resume: str | None) -> None:
-    """Go on from a checkpoint.
+    """Go on from a checkpoint, or with ``"auto"`` from the last one in the work_dir.
 
-    Args:
-        cfg (Config): The config to change.
-        resume (str | None): A checkpoint, ``"auto"`` for the last one in the work_dir (if there is
-            none, a fresh start, from the weights of ``load_from`` if it is set), or None.
+    If there is none, the run starts anew, from the weights of ``load_from`` if it is set.
 
     Raises:
         UserError: If the checkpoint does not exist, or all in the work_dir are damaged.
@@ -263,13 +230,9 @@ def set_resume(cfg: Config, resume: str | None) -> None:
 
 
 def set_visualization(cfg: Config, show: bool, show_dir: str | None, wait_time: float) -> None:
-    """Show or save painted predictions while testing.
+    """Show predictions in a window for ``wait_time`` seconds each, or save them while testing.
 
-    Args:
-        cfg (Config): The config to change.
-        show (bool): Whether to open a window.
-        show_dir (str | None): Folder below ``work_dir/timestamp`` to save images to.
-        wait_time (float): Seconds that an image stays in the window.
+    They are saved to ``show_dir`` below ``work_dir/timestamp``.
 
     Raises:
         UserError: If the config has no visualization hook.
@@ -291,11 +254,7 @@ def set_visualization(cfg: Config, show: bool, show_dir: str | None, wait_time: 
 
 
 def enable_tta(cfg: Config) -> None:
-    """Test with test-time augmentation.
-
-    Args:
-        cfg (Config): The config to change; its ``tta_model`` is put around the model, and its
-            ``tta_pipeline`` takes the place of the test set's.
+    """Put ``tta_model`` around the model, and ``tta_pipeline`` in the place of the test set's.
 
     Raises:
         UserError: If the config has no ``tta_model`` or no ``tta_pipeline``.
@@ -314,12 +273,7 @@ def enable_tta(cfg: Config) -> None:
 
 
 def dump_predictions(runner: Runner, path: str) -> None:
-    """Have the runner write its test predictions to a pickle file.
-
-    Args:
-        runner (Runner): Before ``test()``.
-        path (str): File to write; it is meant for this user's own scripts, as unpickling runs code.
-    """
+    """Have a runner write its test predictions to a pickle file, for the user's own scripts."""
     from mmdet.evaluation import DumpDetResults
 
     runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=path))

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 
 from mmdet_eql.utils.errors import UserError
@@ -29,11 +30,6 @@ class PartialLoadHook(Hook):
                 "modules, such as ['roi_head.bbox_head.fc_cls']."
             )
         self.leave_out = tuple(leave_out)
-        self._trains = False
-
-    def before_run(self, runner: Runner) -> None:
-        """See whether this is a training; only that has built its loop by now."""
-        self._trains = not isinstance(runner._train_loop, (dict, type(None)))
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Take the parts out of a checkpoint before it goes into the model.
@@ -41,7 +37,8 @@ class PartialLoadHook(Hook):
         Raises:
             UserError: If the checkpoint has no weights of one of them.
         """
-        if not self._trains or runner._resume:
+        # Only a training has built its optimizer by now.
+        if not isinstance(runner.optim_wrapper, OptimWrapper) or runner.cfg.get("resume"):
             return
         weights = checkpoint.get("state_dict", checkpoint)
         for name in self.leave_out:
@@ -49,8 +46,8 @@ class PartialLoadHook(Hook):
             if not keys:
                 parts = sorted({key.rpartition(".")[0] for key in weights})
                 raise UserError(
-                    f"PartialLoadHook.leave_out: {name!r} is in {runner._load_from} no part of the "
-                    f"model; correct it, or leave it out. Its parts end in {', '.join(parts[-6:])}."
+                    f"PartialLoadHook.leave_out: {runner.cfg.load_from} has no part {name!r}; "
+                    f"correct the name. Its last parts are {', '.join(parts[-6:])}."
                 )
             for key in keys:
                 del weights[key]

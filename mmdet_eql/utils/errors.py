@@ -1,4 +1,4 @@
-"""Errors that a user can mend, and how the command-line tools show them."""
+"""Errors that a user can correct, and how the command-line tools print them."""
 
 import errno
 import functools
@@ -13,7 +13,7 @@ _LONGEST = 1500
 
 
 class UserError(Exception):
-    """Bad input, told in one sentence that names the file, the field and the mend.
+    """Bad input. The message is one sentence: what is wrong, in which file and field, what to do.
 
     A DataLoader worker hands an exception to the training process as its type and a formatted
     traceback; ``torch`` calls the type with the keyword ``message`` if it has an attribute of that

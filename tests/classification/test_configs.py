@@ -90,7 +90,7 @@ def test_the_rest_is_what_the_name_says(experiment):
         assert METRICS.get(cfg[f"{name}_evaluator"].type) is not None
     hooks = [hook.type for hook in cfg.custom_hooks]
     assert all(HOOKS.get(hook) is not None for hook in hooks)
-    assert {"ClassFrequencyHook", "ResumeSamplerHook", "TrainingCountsHook"} <= set(hooks)
+    assert {"ClassFrequencyHook", "ResumeRandomnessHook", "TrainingCountsHook"} <= set(hooks)
     assert ("SecondStageHook" in hooks) == (method in ("crt", "lws"))
 
 

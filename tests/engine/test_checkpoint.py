@@ -151,8 +151,21 @@ def test_every_scheme_is_guarded(monkeypatch, tmp_path):
 
 def test_weights_that_cannot_be_fetched_are_one_sentence(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(UserError, match=r"http://localhost:9/a\.pth: cannot be fetched"):
+    with pytest.raises(UserError, match=r"http://localhost:9/a\.pth .* cannot be fetched"):
         load("http://localhost:9/a.pth")  # the discard port, where nothing answers
+    fetched = []
+
+    def download(url, path, **options):
+        fetched.append(url)
+        torch.save(honest_checkpoint(), path)
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    # torchvision itself is not needed.
     monkeypatch.setitem(sys.modules, "torchvision", None)
-    with pytest.raises(UserError, match="torchvision://resnet50: finding it needs the package"):
-        load("torchvision://resnet50")
+    for _ in range(2):
+        assert load("torchvision://resnet50")["meta"]["iter"] == 2
+    assert fetched == ["https://download.pytorch.org/models/resnet50-0676ba61.pth"]
+    assert load("open-mmlab://resnext101_64x4d")["meta"]["iter"] == 2
+    for name in ("torchvision://resnet9", "open-mmlab://resnet9", "pavi://resnet9"):
+        with pytest.raises(UserError, match=f"{name}: "):
+            load(name)

@@ -1,9 +1,7 @@
 """Checkpoints that are whole, finite and complete, whenever a run is broken off."""
 
 import os
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ from mmdet_eql.engine.bare_model import bare_model
 from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.files import atomic_write
 
-_MEND = (
+_HINT = (
     "the checkpoints before it are whole, so go on from them with --resume after you move the work "
     "directory"
 )
@@ -33,7 +31,7 @@ class AtomicLocalBackend(LocalBackend):
 
     def put(self, obj: bytes, filepath: str | os.PathLike) -> None:
         """Write bytes beside ``filepath`` and put them in its place when they are on the disk."""
-        with atomic_write(filepath, _MEND) as unfinished, open(unfinished, "wb") as file:
+        with atomic_write(filepath, _HINT) as unfinished, open(unfinished, "wb") as file:
             file.write(obj)
             file.flush()
             os.fsync(file.fileno())
@@ -60,6 +58,8 @@ class AtomicCheckpointHook(CheckpointHook):
     """
 
     def __init__(self, **kwargs) -> None:
+        # Substrings of metrics of which more is better, so that save_best needs no rule.
+        kwargs.setdefault("greater_keys", ["acc", "top", "AP", "AR", "auc", "precision", "mIoU"])
         super().__init__(**kwargs)
         is_local = self.out_dir is None or "://" not in str(self.out_dir)
         if self.backend_args is None and self.file_client_args is None and is_local:
@@ -76,10 +76,10 @@ class AtomicCheckpointHook(CheckpointHook):
             self.last_ckpt = records.get("last_ckpt")
         else:
             runner.message_hub.update_info("iter_validated", 0)
-        if is_main_process():
-            for folder in {str(self.out_dir), runner.work_dir}:
-                if "://" not in folder:
-                    _remove_unfinished(Path(folder))
+        for folder in {str(self.out_dir), runner.work_dir} if is_main_process() else ():
+            for path in (*Path(folder).glob(".*.pth.*.tmp"), *Path(folder).glob(".last_*.tmp")):
+                with suppress(OSError):
+                    path.unlink()
 
     def before_val(self, runner: Runner) -> None:
         """Write a checkpoint, unless there is one of this iteration."""
@@ -94,10 +94,9 @@ class AtomicCheckpointHook(CheckpointHook):
         runner.message_hub.update_info("iter_validated", runner.iter)
         saved_for = self.written_iter
         self.written_iter = None
-        with self._removing_last():
-            super().after_val_epoch(runner, metrics or {})
-            if self.written_iter is None and saved_for == runner.iter:
-                self._write_between_iterations(runner)
+        super().after_val_epoch(runner, metrics or {})
+        if self.written_iter is None and saved_for == runner.iter:
+            self._write_between_iterations(runner)
         if self.written_iter is None:
             self.written_iter = saved_for
 
@@ -155,11 +154,39 @@ class AtomicCheckpointHook(CheckpointHook):
         if runner.message_hub.runtime_info.get("checkpoint_within_epoch"):
             outdated.append(runner.message_hub.get_info("checkpoint_within_epoch"))
             runner.message_hub.update_info("checkpoint_within_epoch", None)
-        with self._removing_last():
-            self._write(runner, self._path(step), meta)
-            for path in outdated if is_main_process() else ():
-                if self.file_backend.isfile(path):
-                    self.file_backend.remove(path)
+        self._write(runner, self._path(step), meta)
+        for path in outdated:
+            self._remove(path)
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, Any]) -> None:
+        if not self.save_best:
+            return
+        unknown = [key for key in self.key_indicators if key not in (*metrics, "auto")]
+        if unknown:
+            raise UserError(
+                f"default_hooks.checkpoint.save_best: val_evaluator has no metric "
+                f"{unknown[0]!r}; choose one of {', '.join(metrics)}."
+            )
+        # mmengine's removes the old one before it writes; here it does not know of it.
+        several = len(self.key_indicators) > 1
+        if several:
+            old = self.best_ckpt_path_dict
+            self.best_ckpt_path_dict = dict.fromkeys(self.key_indicators)
+        else:
+            old, self.best_ckpt_path = {"": self.best_ckpt_path}, None
+        super()._save_best_checkpoint(runner, metrics)
+        new = self.best_ckpt_path_dict if several else {"": self.best_ckpt_path}
+        for key, path in old.items():
+            if new[key] is None:
+                new[key] = path
+            elif path not in (None, new[key]):
+                self._remove(path)
+        if not several:
+            self.best_ckpt_path = new[""]
+
+    def _remove(self, path: str) -> None:
+        if is_main_process() and self.file_backend.isfile(path):
+            self.file_backend.remove(path)
 
     def _path(self, step: int) -> str:
         return self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(step))
@@ -180,53 +207,5 @@ class AtomicCheckpointHook(CheckpointHook):
         )
         self.written_iter = meta["iter"]
         if is_main_process():
-            with atomic_write(Path(runner.work_dir) / "last_checkpoint", _MEND) as unfinished:
+            with atomic_write(Path(runner.work_dir) / "last_checkpoint", _HINT) as unfinished:
                 unfinished.write_text(path)
-
-    @contextmanager
-    def _removing_last(self) -> Iterator[None]:
-        """Put off what the block removes until it has written what it writes."""
-        if isinstance(self.file_backend, _RemovingLast):
-            yield
-            return
-        backend = self.file_backend
-        self.file_backend = _RemovingLast(backend)
-        try:
-            yield
-            for path in self.file_backend.to_remove:
-                backend.remove(path)
-        finally:
-            self.file_backend = backend
-
-
-class _RemovingLast:
-    """A file backend that notes what it should remove."""
-
-    def __init__(self, backend: Any) -> None:
-        self._backend = backend
-        self.to_remove: list[str] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._backend, name)
-
-    def remove(self, path: str) -> None:
-        self.to_remove.append(path)
-
-
-def _remove_unfinished(folder: Path) -> None:
-    """Remove the files of ``atomic_write`` whose process was killed."""
-    for path in folder.glob(".*.tmp"):
-        writer = re.fullmatch(r"\..+\.(\d+)\.tmp", path.name)
-        if writer and not _is_running(int(writer.group(1))):
-            with suppress(OSError):
-                path.unlink()
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return pid != os.getpid()

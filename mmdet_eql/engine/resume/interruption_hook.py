@@ -1,5 +1,6 @@
-"""Runs that are told to stop save first, and catch up on a validation that was cut short."""
+"""Save before a run is stopped, and repeat a validation that was cut short."""
 
+import bisect
 import math
 import os
 import signal
@@ -12,30 +13,30 @@ from mmdet.registry import HOOKS
 from mmengine.device import get_device
 from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import Hook
-from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mmdet_eql.engine.resume.checkpoint_hook import AtomicCheckpointHook
+from mmdet_eql.engine.resume.resume_randomness_hook import iterations_of_epoch
 from mmdet_eql.utils.errors import UserError
 
-#: Exit status of a run that was told to stop and has saved: EX_TEMPFAIL of sysexits.h, "try again".
+#: Exit status of a run that was stopped and has saved: EX_TEMPFAIL of sysexits.h, "try again".
 STOPPED_AND_SAVED = 75
 
 
 @HOOKS.register_module()
 class InterruptionHook(Hook):
-    """Save a checkpoint when the process is told to stop, and exit with status 75.
+    """Save a checkpoint on SIGTERM or SIGUSR1, and exit with status 75.
 
     Slurm sends SIGTERM to the processes of a job that it preempts or whose time is up, and with
-    ``--signal=USR1@120`` SIGUSR1 two minutes before. The run then finishes its iteration (on
-    several ranks, up to ``interval`` of them), saves and ends; ``--resume`` goes on from there. A
-    second signal ends it at once. While a validation runs nothing needs saving; the resumed run
-    does it again, as it does one that was killed.
+    ``--signal=USR1@120`` SIGUSR1 two minutes before. The run finishes its iteration (on several
+    ranks, up to ``interval`` of them), saves and ends; ``--resume`` goes on from there. A second
+    signal ends it at once. A validation is not finished; the resumed run repeats it, as it does one
+    that was killed.
 
     Args:
         signals (Sequence[str]): Names of the signals.
-        interval (int): After how many iterations several ranks ask each other whether one of them
-            was told to stop, which costs a reduction of one number. A single process looks after
-            each iteration.
+        interval (int): Number of iterations after which several ranks tell each other of signals,
+            which costs a reduction of one number. A single process looks after each iteration.
 
     Raises:
         UserError: If the checkpoint hook of the config is not ``AtomicCheckpointHook``, or a
@@ -59,15 +60,8 @@ class InterruptionHook(Hook):
         self._received = 0
         self._previous: dict[int, Any] = {}
 
-    def before_run(self, runner: Runner) -> None:
-        """Keep signals that are meant for the training process from ending its workers."""
-        for loop in (runner._train_loop, runner._val_loop):
-            if isinstance(loop, BaseLoop):
-                dataloader = loop.dataloader
-                dataloader.worker_init_fn = _ShieldedStart(dataloader.worker_init_fn, self.signals)
-
     def before_train(self, runner: Runner) -> None:
-        """Wait for the signals from here on, and validate if the last run was kept from it."""
+        """Keep the signals from ending the workers, and validate if the last run could not."""
         self._checkpoint_hook = next(
             (hook for hook in runner.hooks if isinstance(hook, AtomicCheckpointHook)), None
         )
@@ -75,6 +69,9 @@ class InterruptionHook(Hook):
             raise UserError(
                 "InterruptionHook: needs default_hooks.checkpoint.type='AtomicCheckpointHook'."
             )
+        for loop in filter(None, (runner.train_loop, runner.val_loop)):
+            dataloader = loop.dataloader
+            dataloader.worker_init_fn = _ShieldedStart(dataloader.worker_init_fn, self.signals)
         self._listen()
         if _validation_is_due(runner):
             runner.logger.info(f"Validating after iteration {runner.iter}, which was cut short.")
@@ -86,7 +83,7 @@ class InterruptionHook(Hook):
         """Save and exit if a signal has come."""
         iteration = runner.iter + 1
         # Gradients that wait for the rest of their batch are in no checkpoint.
-        accumulated = getattr(runner.optim_wrapper, "_accumulative_counts", 1)
+        accumulated = (runner.cfg.get("optim_wrapper") or {}).get("accumulative_counts", 1)
         received = self._received
         if get_world_size() > 1:
             if iteration % math.lcm(self.interval, accumulated):
@@ -151,13 +148,14 @@ def _validation_is_due(runner: Runner) -> bool:
     validated = runner.message_hub.runtime_info.get("iter_validated")
     if runner.val_loop is None or runner.iter == 0 or validated in (None, runner.iter):
         return False
-    loop._decide_current_val_interval()
-    count, last = loop.iter, loop.max_iters
+    count, last = runner.iter, runner.max_iters
     if isinstance(loop, EpochBasedTrainLoop):
-        if loop.iter != loop.epoch * len(loop.dataloader):
+        if iterations_of_epoch(runner) > 0:
             return False
-        count, last = loop.epoch, loop.max_epochs
-    return count >= loop.val_begin and (count % loop.val_interval == 0 or count == last)
+        count, last = runner.epoch, runner.max_epochs
+    step = bisect.bisect(loop.dynamic_milestones, count + 1)
+    interval = loop.dynamic_intervals[step - 1]
+    return count >= loop.val_begin and (count % interval == 0 or count == last)
 
 
 class _ShieldedStart:

@@ -1,5 +1,6 @@
 """Finding the last checkpoint that a run can go on from."""
 
+import glob
 import os
 import os.path as osp
 import re
@@ -12,39 +13,41 @@ from mmdet_eql.utils.errors import UserError
 
 
 def find_last_checkpoint(cfg: Config) -> str | None:
-    """The newest checkpoint of a run that is whole.
+    """Return the newest checkpoint of a run that is whole.
 
-    The one that the file ``last_checkpoint`` names comes first, then all others by their
-    iterations. Each is read in full, since a file that was cut off or never reached the disk can
-    look like a checkpoint from outside. What is passed over is told on stderr.
+    The one that the file ``last_checkpoint`` names comes first, then all others by their time. Each
+    is read in full, since a file that was cut off can look like a checkpoint from outside. A
+    warning on stderr names what is passed over.
 
     Args:
         cfg (Config): With ``work_dir`` and, if checkpoints are kept elsewhere, ``out_dir`` of
             ``default_hooks.checkpoint``.
 
     Returns:
-        str | None: Its path, or a URI that ``last_checkpoint`` names; None if there is no
-        checkpoint at all.
+        str | None: A path, or a URI that ``last_checkpoint`` names; None without any checkpoint.
 
     Raises:
         UserError: If there are checkpoints, but none that can be resumed from.
     """
-    folders = _folders(cfg)
-    named = _named_by_run(cfg.work_dir, folders)
-    if named is not None and "://" in named:
+    out_dir = (cfg.get("default_hooks") or {}).get("checkpoint", {}).get("out_dir")
+    folders = [cfg.work_dir]
+    if out_dir is not None and "://" not in str(out_dir):
+        # CheckpointHook appends the last part of the work_dir.
+        folders.append(osp.join(out_dir, osp.basename(cfg.work_dir.rstrip(os.sep))))
+    named = _named_by_run(cfg.work_dir)
+    if "://" in named:
         return named
-    candidates = [named] if named is not None else []
-    candidates += [path for path in _by_iteration(folders) if path not in candidates]
+    # Paths are relative to the folder that the run was started in, and folders get moved.
+    candidates = [named, *(osp.join(folder, osp.basename(named)) for folder in folders)]
+    candidates = [path for path in candidates if osp.isfile(path)][:1]
+    candidates += [path for path in _by_time(folders) if path not in candidates]
     reasons = []
     for path in candidates:
         reason = _reason_against(path)
         if reason is None:
             if reasons and os.environ.get("RANK", "0") == "0":
-                print(
-                    f"warning: {'; '.join(reasons)}; resuming from {path} instead.",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                message = f"warning: {'; '.join(reasons)}; resuming from {path} instead."
+                print(message, file=sys.stderr, flush=True)
             return path
         reasons.append(reason)
     if reasons:
@@ -55,39 +58,22 @@ def find_last_checkpoint(cfg: Config) -> str | None:
     return None
 
 
-def _folders(cfg: Config) -> list[str]:
-    out_dir = cfg.get("default_hooks", {}).get("checkpoint", {}).get("out_dir")
-    folders = [cfg.work_dir]
-    if out_dir is not None and "://" not in str(out_dir):
-        # CheckpointHook appends the last part of the work_dir.
-        folders.append(osp.join(out_dir, osp.basename(cfg.work_dir.rstrip(os.sep))))
-    return folders
-
-
-def _named_by_run(work_dir: str, folders: list[str]) -> str | None:
-    """What ``last_checkpoint`` names, where it is now; None if it names no file."""
+def _named_by_run(work_dir: str) -> str:
+    """What ``last_checkpoint`` names, or nothing."""
     try:
         with open(osp.join(work_dir, "last_checkpoint"), encoding="utf-8") as file:
-            named = file.read().strip()
+            return file.read().strip()
     except (OSError, UnicodeDecodeError):
-        return None
-    if not named or "://" in named:
-        return named or None
-    # Paths are relative to the folder that the run was started in, and folders get moved.
-    moved = [osp.join(folder, osp.basename(named)) for folder in folders]
-    return next((path for path in [named, *moved] if osp.isfile(path)), None)
+        return ""
 
 
-def _by_iteration(folders: list[str]) -> list[str]:
+def _by_time(folders: list[str]) -> list[str]:
     """All checkpoints of a run, the latest first."""
     found = []
-    for folder in folders:
-        if osp.isdir(folder):
-            for name in os.listdir(folder):
-                step = re.fullmatch(r"(iter|epoch)_(\d+)\.pth", name)
-                if step:
-                    path = osp.join(folder, name)
-                    found.append((osp.getmtime(path), int(step.group(2)), path))
+    for path in (path for folder in folders for path in glob.glob(f"{glob.escape(folder)}/*.pth")):
+        step = re.fullmatch(r"(iter|epoch)_(\d+)\.pth", osp.basename(path))
+        if step:
+            found.append((osp.getmtime(path), int(step.group(2)), path))
     return [path for *_, path in sorted(found, reverse=True)]
 
 

@@ -1,76 +1,100 @@
-"""A resumed run takes the random decisions that an unbroken one would have taken.
+"""A resumed run draws what an unbroken one would have drawn.
 
 A checkpoint holds no state of a random number generator, and could not hold those of worker
-processes, which read ahead. Here each iteration draws from a stream of its own instead, which
-follows from the seed, the rank and the iteration: it is the same wherever a run was broken off.
+processes, which read ahead. Here each iteration has random streams of its own instead, which follow
+from the seed, the rank and the iteration: they are the same wherever a run was broken off.
 """
 
 import random
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 import torch
 from mmdet.registry import HOOKS
-from mmengine.dist import get_rank
+from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
-from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from mmdet_eql.utils.errors import UserError
 
 #: Streams of an iteration: its data, and what the model does with it.
 _LOADING, _STEP = 0, 1
+#: Arguments of ``DataLoader`` that are attributes of the same name.
+_OPTIONS = (
+    *("num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn", "generator"),
+    *("multiprocessing_context", "prefetch_factor", "persistent_workers"),
+)
 
 
 @HOOKS.register_module()
 class ResumeRandomnessHook(Hook):
-    """Seed Python, NumPy and PyTorch anew for each iteration, and for each batch in the workers.
+    """Go on with the images, augmentations and random numbers of the run that is resumed.
 
-    What a resumed run then draws (flips and crops of images, the proposals sampled for the losses)
-    is what the unbroken run drew. This holds for iteration-based runs with an endless sampler and
-    for epoch-based runs, which may be resumed within an epoch; with the same kind of device and the
-    same number of ranks, the weights are then equal as far as the operators are deterministic.
+    Batches that were seen are skipped without reading them, also within an epoch and whatever the
+    sampler. Python, NumPy and PyTorch are seeded anew for each batch that is read, in the process
+    that reads it, and for each step. On the same kind of device and with the same number of ranks,
+    the weights are then equal as far as the operators are deterministic. Iteration-based loops need
+    a sampler without end.
+
+    Raises:
+        UserError: If the resumed run had batches of another size.
     """
 
     priority = "VERY_HIGH"
 
     def before_train(self, runner: Runner) -> None:
-        """Seed the worker processes, before they start to read."""
-        loop = runner.train_loop
-        dataloader = loop.dataloader
-        epoch_based = isinstance(loop, EpochBasedTrainLoop)
+        """Skip what was seen, and number the batches that are read from now on."""
+        loop, dataloader = runner.train_loop, runner.train_dataloader
         self._place = (runner.seed, get_rank())
-        self._streams = None
-        if dataloader.num_workers > 0:
-            self._streams = streams = _WorkerStreams(
-                self._place,
-                runner.iter,
-                len(dataloader) if epoch_based else None,
-                dataloader.num_workers,
-            )
-            dataloader.worker_init_fn = _SeededStart(dataloader.worker_init_fn, streams)
-            dataloader.collate_fn = _SeededBatch(dataloader.collate_fn, streams)
-            if not epoch_based:
-                _restart_reading(loop, dataloader)
-        _seed(*self._place, runner.iter, _LOADING)
+        if dataloader.batch_sampler is None:  # the dataset decides what comes next
+            return
+        _check_batch_size(runner)
+        batches = _NumberedBatches(dataloader.batch_sampler)
+        if isinstance(loop, EpochBasedTrainLoop):
+            seen = iterations_of_epoch(runner)
+            batches.number = runner.iter - seen
+            batches.skip(seen)
+        dataset = dataloader.dataset
+        # PyTorch's name for a method that reads a whole batch.
+        dataset.__getitems__ = _SeededReader(dataset, self._place)
+        options = {name: getattr(dataloader, name) for name in _OPTIONS}
+        loop.dataloader = DataLoader(dataset, batch_sampler=batches, **options)
+        if not isinstance(loop, EpochBasedTrainLoop):
+            loop.dataloader_iterator = type(loop.dataloader_iterator)(loop.dataloader)
+            # By which mmengine skips ahead; its own finds no sampler that it knows.
+            loop.dataloader_iterator.skip_iter = batches.skip
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Begin the stream of this iteration."""
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Note in the checkpoints where the epoch began: epochs may differ in length."""
+        began = runner.message_hub.runtime_info.get("epoch_began")
+        if began is None or began[0] != runner.epoch:
+            runner.message_hub.update_info("epoch_began", [runner.epoch, runner.iter])
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: object = None) -> None:
+        """Begin the stream of this step."""
         _seed(*self._place, runner.iter, _STEP)
 
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
-    ) -> None:
-        """Begin the stream of the next iteration's data."""
-        # The loop counts this iteration only after its hooks.
-        _seed(*self._place, runner.iter + 1, _LOADING)
-        if self._streams is not None:
-            # For workers that are started anew; those that persist have streams of their own.
-            self._streams.first = runner.iter + 1
 
-    def after_val(self, runner: Runner) -> None:
-        """Go on as if there had been no validation, which a resumed run does not repeat."""
-        if hasattr(self, "_place"):
-            _seed(*self._place, runner.iter, _LOADING)
+def iterations_of_epoch(runner: Runner) -> int:
+    """Return how many iterations of its epoch a resumed run has done; 0 between two epochs."""
+    epoch, iteration = runner.message_hub.runtime_info.get("epoch_began", (None, 0))
+    return runner.iter - iteration if epoch == runner.epoch else 0
+
+
+def _check_batch_size(runner: Runner) -> None:
+    """Compare the number of images in a batch of all ranks with that of the resumed run."""
+    size = getattr(runner.train_dataloader.batch_sampler, "batch_size", None)
+    size = size and size * get_world_size()
+    before = runner.message_hub.runtime_info.get("total_batch_size")
+    if runner.iter > 0 and size and before and size != before:
+        raise UserError(
+            f"train_dataloader.batch_size: {size} images per iteration on {get_world_size()} "
+            f"ranks, but the checkpoint is of a run with {before}; give the same number, or start "
+            "anew from its weights by load_from without --resume."
+        )
+    runner.message_hub.update_info("total_batch_size", size)
 
 
 def _seed(seed: int, rank: int, iteration: int, stream: int) -> None:
@@ -80,80 +104,51 @@ def _seed(seed: int, rank: int, iteration: int, stream: int) -> None:
     torch.manual_seed(int(state[2]))
 
 
-def _restart_reading(loop, dataloader: DataLoader) -> None:
-    """Forget workers that have begun to read: OpenMMLab's mmengine starts them with the loop."""
-    iterator = loop.dataloader_iterator
-    if getattr(iterator, "_iterator", None) is not None:
-        dataloader._iterator = None  # persistent workers would be taken over otherwise
-        loop.dataloader_iterator = type(iterator)(dataloader)
+class _Batch(list):
+    """Indices of a batch, with the iteration that they are for."""
+
+    number = 0
 
 
-class _WorkerStreams:
-    """Which iteration the batches of a worker belong to.
+class _NumberedBatches(Sampler):
+    """Batches as another sampler forms them, numbered, without those that are skipped."""
 
-    PyTorch deals the batches of an epoch to the workers in turn, beginning with the first worker.
+    def __init__(self, batch_sampler: Sampler) -> None:
+        self.batch_sampler = batch_sampler
+        self.number = 0
+        self._skipped = 0
+        # Where mmengine looks for them.
+        self.sampler = batch_sampler.sampler
+        self.batch_size = getattr(batch_sampler, "batch_size", None)
 
-    Args:
-        place (tuple[int, int]): Seed and rank.
-        first (int): Iteration of the first batch, which may lie within an epoch.
-        epoch_length (int | None): Batches of an epoch; None if there is no end.
-        num_workers (int): Number of workers.
-    """
+    def skip(self, num_batches: int) -> None:
+        """Leave out the next batches, once."""
+        self.number += num_batches
+        self._skipped += num_batches
 
-    def __init__(
-        self, place: tuple[int, int], first: int, epoch_length: int | None, num_workers: int
-    ) -> None:
+    def __iter__(self) -> Iterator[_Batch]:
+        # Not before the first batch is asked for: DataLoader makes iterators that it does not use.
+        skipped, self._skipped = self._skipped, 0
+        for indices in islice(self.batch_sampler, skipped, None):
+            batch = _Batch(indices)
+            batch.number = self.number
+            self.number += 1
+            yield batch
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler)
+
+
+class _SeededReader:
+    """Reads a batch from the stream of its iteration."""
+
+    def __init__(self, dataset: Dataset, place: tuple[int, int]) -> None:
+        self.dataset = dataset
         self.place = place
-        self.first = first
-        self.epoch_length = epoch_length
-        self.num_workers = num_workers
 
-    def iteration(self, worker: int, count: int) -> int:
-        """The iteration that the batch number ``count``, from 0, of a worker belongs to."""
-        if self.epoch_length is None:
-            return self.first + count * self.num_workers + worker
-        rest = self.epoch_length - self.first % self.epoch_length
-        of_rest = self._dealt(rest, worker)
-        if count < of_rest:
-            return self.first + count * self.num_workers + worker
-        epoch, count = divmod(count - of_rest, max(self._dealt(self.epoch_length, worker), 1))
-        before = rest + epoch * self.epoch_length
-        return self.first + before + count * self.num_workers + worker
-
-    def _dealt(self, num_batches: int, worker: int) -> int:
-        """How many of the next batches of an epoch a worker gets."""
-        return max(-(-(num_batches - worker) // self.num_workers), 0)
-
-    def begin(self, worker: int, count: int) -> None:
-        """Begin the stream of a batch."""
-        _seed(*self.place, self.iteration(worker, count), _LOADING)
-
-
-class _SeededStart:
-    """A ``worker_init_fn`` that begins the stream of the first batch."""
-
-    def __init__(self, inner: Callable | None, streams: _WorkerStreams) -> None:
-        self.inner = inner
-        self.streams = streams
-
-    def __call__(self, worker: int) -> None:
-        if self.inner is not None:
-            self.inner(worker)
-        self.streams.begin(worker, 0)
-
-
-class _SeededBatch:
-    """A ``collate_fn`` that begins the stream of the next batch when it has finished one."""
-
-    def __init__(self, inner: Callable, streams: _WorkerStreams) -> None:
-        self.inner = inner
-        self.streams = streams
-        self.count = 0
-
-    def __call__(self, samples: list) -> Any:
-        batch = self.inner(samples)
-        worker = get_worker_info()
-        if worker is not None:
-            self.count += 1
-            self.streams.begin(worker.id, self.count)
-        return batch
+    def __call__(self, batch: _Batch) -> list:
+        _seed(*self.place, batch.number, _LOADING)
+        read_all = getattr(type(self.dataset), "__getitems__", None)
+        if read_all is not None:
+            return read_all(self.dataset, batch)
+        return [self.dataset[index] for index in batch]

@@ -310,3 +310,38 @@ def test_the_determinism_switch_gives_the_same_weights(make_config):
         weights.append(last(cfg, "iter_2.pth"))
     assert weights[0]["meta"]["seed"] == 0
     assert_same(*weights)
+
+
+def test_the_best_checkpoints_of_several_metrics(make_config):
+    cfg = make_config("run", max_iters=3)
+    cfg.train_cfg.val_interval = 1
+    cfg.default_hooks.checkpoint.save_best = ["lvis/bbox_AP50", "lvis/segm_AP50"]
+    scores = iter([(0.1, 0.3), (0.2, 0.2), (0.3, 0.4)])
+    runner = build_runner(cfg)
+    for metric in runner.val_evaluator.metrics:
+        metric.compute_metrics = lambda results: dict(
+            zip(("bbox_AP50", "segm_AP50"), next(scores), strict=True)
+        )
+    seen = []
+    hook = Hook()
+    hook.after_val = lambda runner: seen.append(
+        sorted(path.name for path in Path(cfg.work_dir).glob("best*"))
+    )
+    runner.register_hook(hook)
+    runner.train()
+    names = "best_lvis_bbox_AP50_iter_{}.pth", "best_lvis_segm_AP50_iter_{}.pth"
+    kept = [(1, 1), (2, 1), (3, 3)]
+    assert seen == [[n.format(i) for n, i in zip(names, k, strict=True)] for k in kept]
+
+
+@pytest.mark.parametrize(("key", "is_known"), [("auto", True), ("lvis/bbox_AP51", False)])
+def test_the_metric_of_the_best_checkpoint(make_config, key, is_known):
+    cfg = make_config("run", max_iters=2)
+    cfg.default_hooks.checkpoint.save_best = key
+    runner = build_runner(cfg)
+    if is_known:
+        runner.train()
+        assert list(Path(cfg.work_dir).glob("best_lvis_bbox_AP_*.pth"))
+    else:
+        with pytest.raises(UserError, match=r"no metric 'lvis/bbox_AP51'; choose one of lvis/bbox"):
+            runner.train()

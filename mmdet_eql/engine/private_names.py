@@ -1,0 +1,47 @@
+"""Private names of other packages that mmdet_eql uses, since there is no public way.
+
+``tests/engine/test_private_names.py`` fails if one is used that is not listed here, or if its
+source is no longer the one that was read.
+"""
+
+_MMENGINE, _MMDET = "onedl-mmengine 0.10.12", "onedl-mmdetection 3.5.1"
+
+#: Dotted name: file here that uses it, what for, version that was read, and the first 8 digits of
+#: the SHA-256 of the source.
+PRIVATE_NAMES = {
+    "mmengine.hooks.CheckpointHook._save_checkpoint_with_step": (
+        "engine/resume/checkpoint_hook.py",
+        "overridden: it removes an old checkpoint before it writes the new one",
+        *(_MMENGINE, "cdbc1b54"),
+    ),
+    "mmengine.hooks.CheckpointHook._save_best_checkpoint": (
+        "engine/resume/checkpoint_hook.py",
+        "overridden: it removes the best checkpoint before it writes the better one",
+        *(_MMENGINE, "8e1e4772"),
+    ),
+    "mmengine.dataset.BaseDataset._load_metainfo": (
+        "datasets/lvis.py and classification/datasets",
+        "its result _metainfo, of which metainfo is a copy, is set to the file's categories",
+        *(_MMENGINE, "d170218d"),
+    ),
+    "mmdet.visualization.DetLocalVisualizer._draw_instances": (
+        "engine/visualizer.py",
+        "overridden: it takes bitmaps, not masks as RLE",
+        *(_MMDET, "31d4ad77"),
+    ),
+    "mmdet.models.CascadeRoIHead._mask_forward": (
+        "heads/mask_cascade.py",
+        "overridden: it hands no labels to the mask head",
+        *(_MMDET, "ac09acc9"),
+    ),
+    "mmdet.models.HybridTaskCascadeRoIHead._mask_forward": (
+        "heads/mask_cascade.py",
+        "overridden: it hands no labels to the mask head",
+        *(_MMDET, "036ccefa"),
+    ),
+    "mmdet.models.ResNet._make_stem_layer": (
+        "classification/backbones.py",
+        "overridden: images of 32 pixels need another stem",
+        *(_MMDET, "387566aa"),
+    ),
+}

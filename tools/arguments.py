@@ -1,0 +1,42 @@
+"""Options that train.py and test.py share, as in MMDetection, parsed before the slow imports."""
+
+import argparse
+import contextlib
+import warnings
+from typing import Any
+
+
+class Options(argparse.Action):
+    """mmengine's ``DictAction``, imported when the option is there."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> None:
+        from mmengine.config import DictAction
+
+        DictAction(self.option_strings, self.dest)(parser, *args, **kwargs)
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that both tools have."""
+    parser.add_argument("--work-dir", help="folder for logs, checkpoints and results")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=Options,
+        help="override keys of the config: key=value, with dots for nested keys, "
+        'key="[a,b]" for lists',
+    )
+    parser.add_argument(
+        "--launcher",
+        choices=["none", "pytorch", "slurm", "mpi"],
+        default="none",
+        help="what started the processes of a distributed job",
+    )
+    # torchrun's predecessor passes the rank as an option, with either spelling.
+    parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
+
+
+def import_quietly() -> None:
+    """Import mmdet, which prints and warns which optional packages it does not find."""
+    with contextlib.redirect_stdout(None), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import mmdet.evaluation  # noqa: F401
