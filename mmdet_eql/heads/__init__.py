@@ -1,4 +1,17 @@
-"""Parts of RoI heads that long-tailed detection needs."""
+"""Parts of RoI heads that long-tailed detection needs, and test-time augmentation.
+
+box_head            box heads with NMS over the highest scores and image-level labels
+multiclass_nms      NMS for a thousand categories
+image_level_labels  which categories are verified in an image: from the sampler to the loss
+prior_linear        a classifier whose sigmoids start at a small probability
+mask_head           mask heads that compute one mask per RoI
+mask_cascade        the cascades of such mask heads
+selective_logits    the logits of one category of each RoI
+mask_pasting        masks as run-length encodings of the image's size
+roi_align           RoIAlign on the CPU
+instance_tta        test-time augmentation of boxes and masks
+tta_view            one augmented view of a batch
+"""
 
 from mmdet_eql.heads.box_head import (
     PrefixNMSConvFCBBoxHead,

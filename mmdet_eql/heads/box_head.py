@@ -3,24 +3,25 @@
 scores (N, C + 1), boxes (N, 4 or C * 4) of mmdet's head -> multiclass_nms -> detections
 """
 
-from mmdet.models.roi_heads.bbox_heads import ConvFCBBoxHead, Shared4Conv1FCBBoxHead
+from mmdet.models.roi_heads.bbox_heads import (
+    ConvFCBBoxHead,
+    Shared2FCBBoxHead,
+    Shared4Conv1FCBBoxHead,
+)
 from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from mmdet_eql.heads.image_level_labels import (
-    ImageLevelLabelHeadMixin,
-    ImageLevelShared2FCBBoxHead,
-)
+from mmdet_eql.heads.image_level_labels import ImageLevelLabelHeadMixin
 from mmdet_eql.heads.multiclass_nms import multiclass_nms
 
 
 class PrefixNMSHeadMixin:
     """Makes a box head of mmdet use :func:`~mmdet_eql.heads.multiclass_nms.multiclass_nms`.
 
-    Mixed in before a head that inherits ``_predict_by_feat_single`` from mmdet's ``BBoxHead``. It
-    has the same parameters and detections, in every RoI head; ``test_cfg.rcnn`` stays what it is.
+    Inherited before a head that has ``_predict_by_feat_single`` of mmdet's ``BBoxHead``. The head
+    keeps its parameters and detections, in every RoI head; ``test_cfg.rcnn`` stays what it is.
     """
 
     def _predict_by_feat_single(
@@ -37,7 +38,7 @@ class PrefixNMSHeadMixin:
             return super()._predict_by_feat_single(
                 roi, cls_score, bbox_pred, img_meta, rescale, rcnn_test_cfg
             )
-        # Without a test_cfg, it gives the boxes and scores before NMS.
+        # Without a test_cfg, it returns the boxes and scores before NMS.
         raw = super()._predict_by_feat_single(roi, cls_score, bbox_pred, img_meta, rescale)
         dets, labels = multiclass_nms(
             raw.bboxes,
@@ -56,13 +57,10 @@ class PrefixNMSConvFCBBoxHead(PrefixNMSHeadMixin, ImageLevelLabelHeadMixin, Conv
 
 
 @MODELS.register_module()
-class PrefixNMSShared2FCBBoxHead(PrefixNMSHeadMixin, ImageLevelShared2FCBBoxHead):
+class PrefixNMSShared2FCBBoxHead(PrefixNMSHeadMixin, ImageLevelLabelHeadMixin, Shared2FCBBoxHead):
     """mmdet's ``Shared2FCBBoxHead``, with NMS over the highest scores and image-level labels.
 
     Checkpoints of either head load into the other.
-
-    Example:
-        >>> bbox_head = dict(type="PrefixNMSShared2FCBBoxHead")  # in a config that has mmdet's
     """
 
 

@@ -25,19 +25,16 @@ from mmdet_eql.utils.errors import UserError
 
 @TASK_UTILS.register_module()
 class ImageLevelLabelSampler(RandomSampler):
-    """mmdet's ``RandomSampler`` that passes an image's verified categories on.
-
-    Args:
-        *args, **kwargs: As in mmdet's ``RandomSampler``.
-
-    Raises:
-        UserError: If the ground truth has no ``verified_labels``.
-    """
+    """mmdet's ``RandomSampler`` that passes an image's verified categories on."""
 
     def sample(
         self, assign_result, pred_instances: InstanceData, gt_instances: InstanceData, **kwargs
     ) -> SamplingResult:
-        """Sample as ``RandomSampler``; the result gets the attribute ``verified_labels``."""
+        """Sample as ``RandomSampler``; the result gets the attribute ``verified_labels``.
+
+        Raises:
+            UserError: If the ground truth has none.
+        """
         if "verified_labels" not in gt_instances.metainfo_keys():
             raise UserError(
                 "ImageLevelLabelSampler: the ground truth has no image-level labels; end the "
@@ -49,7 +46,7 @@ class ImageLevelLabelSampler(RandomSampler):
 
 
 def verified_categories(sampling_results: list[SamplingResult], num_classes: int) -> Tensor:
-    """Which categories are verified for each proposal.
+    """Return which categories are verified for each proposal.
 
     Args:
         sampling_results (list[SamplingResult]): One per image, with ``verified_labels``.
@@ -78,8 +75,7 @@ def verified_categories(sampling_results: list[SamplingResult], num_classes: int
 class ImageLevelLabelHeadMixin:
     """Makes a box head of mmdet give its loss the verified categories of each proposal.
 
-    Mixed in before the box head. It asks for image-level labels only if its loss does
-    (``loss_cls.image_level_labels``), so that they are switched on and off there.
+    Inherited before the box head. Used if ``loss_cls.image_level_labels`` is on.
     """
 
     def loss_and_target(

@@ -33,15 +33,13 @@ def _select(mask_results: dict, x: Sequence[Tensor]) -> dict:
     if not isinstance(x, _LabelledFeatures):
         return mask_results
 
-    def logits(mask_preds: SelectableLogits | Tensor) -> Tensor:
+    def selected(mask_preds: SelectableLogits | Tensor | list) -> Tensor | list:
+        if isinstance(mask_preds, list):  # of HTC
+            return [selected(item) for item in mask_preds]
         selectable = isinstance(mask_preds, SelectableLogits)
         return mask_preds.select(x.labels) if selectable else mask_preds
 
-    mask_preds = mask_results["mask_preds"]
-    # HTC gives a list.
-    several = isinstance(mask_preds, list)
-    selected = [logits(item) for item in mask_preds] if several else logits(mask_preds)
-    return {**mask_results, "mask_preds": selected}
+    return {**mask_results, "mask_preds": selected(mask_results["mask_preds"])}
 
 
 @MODELS.register_module()

@@ -32,23 +32,21 @@ _SELECTIVE_PREDICTORS = {
 class SelectiveMaskHeadMixin:
     """Makes a mask head of mmdet compute the mask of each RoI's category alone.
 
-    Mixed in before the mask head. ``forward`` gives :class:`SelectableLogits` where mmdet's gives a
-    tensor; the labels of the RoIs come in with the loss and with the detections. With
-    ``class_agnostic=True`` the head is mmdet's.
-
-    ``StandardRoIHead`` works with it as it is; a cascade averages the masks of its stages and needs
-    ``SelectiveMaskCascadeRoIHead`` or ``SelectiveMaskHTCRoIHead``.
+    Inherited before the mask head. ``forward`` returns :class:`SelectableLogits` where mmdet's
+    returns a tensor; the labels of the RoIs are given with the loss and with the detections. With
+    ``class_agnostic=True`` the head is mmdet's. ``StandardRoIHead`` works with it; a cascade
+    averages the masks of its stages and needs ``SelectiveMaskCascadeRoIHead`` or
+    ``SelectiveMaskHTCRoIHead``.
 
     Args:
         class_agnostic (bool): Whether one mask serves all categories.
         predictor_cfg (dict, optional): The last convolution, of type 'Conv' or 'NormedConv2d'.
         masks_as_rle (bool): Whether predicted masks are a list of COCO RLEs (``size`` and
-            ``counts`` as pycocotools writes them) instead of a bool tensor (N, H, W). They hold
-            the same pixels and are there several times sooner. ``LVISFastMetric``,
-            ``RLEDetLocalVisualizer`` and mmdet's ``CocoMetric`` take them; mmdet's ``LVISMetric``,
-            ``DumpDetResults`` and ``DetLocalVisualizer`` take the tensor alone. An image without
-            detections keeps mmdet's empty tensor, and so do soft masks (``mask_thr_binary`` below
-            0), which have no RLE, their uint8 tensor.
+            ``counts`` as pycocotools writes them) instead of a bool tensor (N, H, W), with the same
+            pixels. ``LVISFastMetric``, ``RLEDetLocalVisualizer`` and mmdet's ``CocoMetric`` take
+            them; mmdet's ``LVISMetric``, ``DumpDetResults`` and ``DetLocalVisualizer`` do not. The
+            masks of an image without detections, and soft masks (``mask_thr_binary`` below 0), stay
+            mmdet's tensors.
         **kwargs: Those of the mask head.
 
     Raises:
@@ -69,15 +67,7 @@ class SelectiveMaskHeadMixin:
         self.masks_as_rle = masks_as_rle
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> SelectableLogits | Tensor | list:
-        """As the mask head's, with :class:`SelectableLogits` in place of logits.
-
-        Args:
-            x (Tensor): Features of RoIs, shape (N, in_channels, h, w).
-            *args, **kwargs: Those of the mask head.
-
-        Returns:
-            SelectableLogits | Tensor | list: What the mask head gives.
-        """
+        """As the mask head's, with :class:`SelectableLogits` in place of logits."""
         if x.device.type == "cpu" and not torch.is_grad_enabled():
             # In this layout oneDNN takes half the time for the convolutions, but not for gradients.
             x = x.contiguous(memory_format=torch.channels_last)
@@ -155,11 +145,6 @@ class SelectiveFCNMaskHead(SelectiveMaskHeadMixin, FCNMaskHead):
     """mmdet's ``FCNMaskHead``, computing one mask per RoI; see :class:`SelectiveMaskHeadMixin`.
 
     Checkpoints of either head load into the other.
-
-    Example:
-        >>> mask_head = dict(  # in a config that inherits a Mask R-CNN
-        ...     type="SelectiveFCNMaskHead", class_agnostic=False, masks_as_rle=True
-        ... )
     """
 
 

@@ -8,11 +8,9 @@ all of them keeps; if that is less than what is wanted, K grows.
 Glossary:
     N: number of proposals of an image.
     C: number of categories.
-    candidate: a proposal with a category, if its score exceeds the threshold. It is number
+    candidate: a proposal with a category, if its score exceeds the threshold. Its number is
         (proposal * C + category).
 """
-
-from collections.abc import Iterator
 
 import torch
 from mmcv.ops import nms
@@ -23,10 +21,6 @@ from torch import Tensor
 #: Candidates that are looked at first, for each detection that is wanted, and by how much their
 #: number grows.
 _FIRST, _GROWTH = 4, 4
-#: So many go to NMS at once; beyond, its pairs would outnumber those within the categories.
-_MOST_AT_ONCE = 10_000
-#: Candidates whose scores are looked through at a time.
-_BLOCK = 100_000
 
 _KNOWN_KEYS = {"type", "iou_threshold", "offset", "class_agnostic", "split_thr", "max_num"}
 
@@ -43,11 +37,11 @@ def multiclass_nms(
 ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:
     """As mmdet's ``multiclass_nms``: the same boxes, scores and labels in the same order.
 
-    On the CPU they are the same to the bit, as long as no two candidates have the same score. Those
-    that have it are taken in the order of their numbers; mmdet leaves that to PyTorch's sorting,
-    which promises no order.
+    On the CPU they are the same to the bit, as long as no two candidates have the same score. Equal
+    scores are taken in the order of their numbers; mmdet leaves that to PyTorch's sorting, which
+    promises no order.
 
-    mmdet's function is called for what this one is of no use for: all detections (``max_num`` not
+    mmdet's function is called where this one has no advantage: all detections (``max_num`` not
     positive), Soft-NMS and other kinds that change scores, ``nms_cfg=None``, and boxes that are not
     four numbers.
 
@@ -66,8 +60,8 @@ def multiclass_nms(
         box_dim (int): 4.
 
     Returns:
-        tuple[Tensor, ...]: Boxes with scores of shape (K, 5), labels, int64 of shape (K,), and, if
-        asked for, the numbers of the candidates, int64 of shape (K,); highest scores first.
+        tuple[Tensor, ...]: Boxes with scores of shape (K, 5), labels, int64 of shape (K,), and with
+        ``return_inds`` the numbers of the candidates, int64 of shape (K,); highest scores first.
 
     Example:
         >>> boxes = torch.tensor([[0., 0., 9., 9.], [0., 0., 9., 8.], [20., 20., 29., 29.]])
@@ -89,21 +83,31 @@ def multiclass_nms(
     if score_factors is not None:
         scores = scores * score_factors.view(-1, 1)
     number = int(valid.count_nonzero())
-    suppression = _Suppression(nms_cfg, boxes, valid, number)
-    wanted = min(max_num, suppression.max_num)
 
+    options = {key: value for key, value in nms_cfg.items() if key != "type"}
+    one_by_one = number >= options.pop("split_thr", 10000)
+    limit = options.pop("max_num", -1)
+    wanted = min(max_num, limit) if limit > 0 else max_num
+    distance = torch.zeros_like(scores[:1, :1].sum())
+    if not options.pop("class_agnostic", False) and number:
+        # mmcv moves the boxes of each category to a place of their own, which rounds their corners.
+        # The place is that of all candidates.
+        distance = boxes.amax(dim=2).masked_fill(~valid, -torch.inf).max() + 1
+
+    scores = scores.masked_fill(~valid, -torch.inf)
     size = _FIRST * wanted
     while True:
-        inds = _highest(scores, valid, number, size)
+        inds = _highest(scores.flatten(), min(size, number))
         proposals, labels = inds // num_classes, inds % num_classes
-        of_candidates = boxes[proposals, labels if boxes.size(1) > 1 else 0]
-        their_scores = scores[proposals, labels]
-        kept = suppression(of_candidates, labels)[:wanted]
+        candidates = boxes[proposals, labels if boxes.size(1) > 1 else 0]
+        moved = candidates + (labels.to(boxes) * distance)[:, None]
+        kept = _suppress(moved, labels, one_by_one, options)[:wanted]
         if len(kept) == wanted or size >= number:
             break
         size *= _GROWTH
 
-    dets = torch.cat([of_candidates[kept], their_scores[kept, None]], dim=1)
+    kept_scores = scores[proposals[kept], labels[kept], None]
+    dets = torch.cat([candidates[kept], kept_scores], dim=1)
     return (dets, labels[kept], inds[kept]) if return_inds else (dets, labels[kept])
 
 
@@ -116,121 +120,37 @@ def _is_plain_nms(nms_cfg: ConfigType | None) -> bool:
     )
 
 
-def _highest(scores: Tensor, valid: Tensor, number: int, size: int) -> Tensor:
-    """The candidates of highest scores, in the order of NMS.
+def _highest(scores: Tensor, size: int) -> Tensor:
+    """The positions of the highest of scores (N * C,), equal ones in ascending order."""
+    if size == 0:
+        return scores.new_empty(0, dtype=torch.int64)
+    lowest = scores.kthvalue(len(scores) - size + 1).values
+    inds = (scores >= lowest).nonzero().squeeze(1)
+    return inds[scores[inds].sort(descending=True, stable=True).indices[:size]]
+
+
+def _suppress(boxes: Tensor, labels: Tensor, one_by_one: bool, options: dict) -> Tensor:
+    """Suppress as ``mmcv.ops.batched_nms`` would do with all candidates.
 
     Args:
-        scores (Tensor): Shape (N, C).
-        valid (Tensor): Which are candidates, bool of shape (N, C).
-        number (int): How many are.
-        size (int): How many are wanted.
+        boxes (Tensor): Highest score first, moved to the place of their category, shape (K, 4).
+        labels (Tensor): Shape (K,).
+        one_by_one (bool): Whether the categories are taken one by one. Boxes of different ones may
+            touch otherwise, where coordinates are negative.
+        options (dict): Of ``mmcv.ops.nms``.
 
     Returns:
-        Tensor: Numbers of the candidates, int64 of shape (min(size, number),).
+        Tensor: Positions of those that are kept, ascending, int64.
     """
-    if size < number:
-        highest = torch.cat(
-            [
-                block.masked_fill(~in_block, -torch.inf).flatten().topk(min(size, block.numel()))[0]
-                for block, in_block in _blocks(scores, valid)
-            ]
-        )
-        lowest = highest.topk(size).values[-1]
-        # All that are equal to the lowest one, of which the first in order are then taken.
-        valid = valid & (scores >= lowest)
-    inds = valid.flatten().nonzero().squeeze(1)
-    num_classes = scores.size(1)
-    order = scores[inds // num_classes, inds % num_classes].sort(descending=True, stable=True)
-    return inds[order.indices[:size]]
-
-
-class _Suppression:
-    """NMS as ``mmcv.ops.batched_nms`` would do it with all candidates, for some of them.
-
-    mmcv moves the boxes of each category to a place of their own, which rounds their corners: a
-    category's number times the largest coordinate is a large number. If there are few candidates,
-    boxes of different categories can touch even so; if there are many, the categories are taken one
-    by one and cannot. Here the place, the rounding and this decision are those of all candidates.
-    """
-
-    def __init__(self, nms_cfg: ConfigType, boxes: Tensor, valid: Tensor, number: int) -> None:
-        self._options = dict(nms_cfg)
-        self._options.pop("type", None)
-        self._one_by_one = number >= self._options.pop("split_thr", 10000)
-        #: Most detections that ``nms_cfg`` lets through.
-        self.max_num = self._options.pop("max_num", -1)
-        if self.max_num <= 0:
-            self.max_num = max(number, 1)
-        self._distance = None
-        if not self._options.pop("class_agnostic", False) and number:
-            self._distance = _largest_coordinate(boxes, valid) + 1
-
-    def __call__(self, boxes: Tensor, labels: Tensor) -> Tensor:
-        """Suppress.
-
-        Args:
-            boxes (Tensor): Highest score first, shape (K, 4).
-            labels (Tensor): Shape (K,).
-
-        Returns:
-            Tensor: Positions of those that are kept, ascending, int64.
-        """
-        if self._distance is not None:
-            boxes = boxes + (labels.to(boxes) * self._distance)[:, None]
-        if not self._one_by_one or (
-            len(boxes) <= _MOST_AT_ONCE
-            and _are_apart(boxes, labels, self._options.get("offset", 0))
-        ):
-            return self._nms(boxes)
-        kept = torch.ones_like(labels, dtype=torch.bool)
-        by_label = labels.sort(stable=True)
-        sizes = by_label.values.unique_consecutive(return_counts=True)[1].tolist()
-        for group in by_label.indices.split(sizes):
-            if len(group) > 1:
-                kept[group] = False
-                kept[group[self._nms(boxes[group])]] = True
-        return kept.nonzero().squeeze(1)
-
-    def _nms(self, boxes: Tensor) -> Tensor:
-        # It sorts once more: these scores stay in order, whatever it does with equal ones.
-        descending = torch.arange(len(boxes), 0, -1, dtype=torch.float32, device=boxes.device)
-        return nms(boxes, descending, **self._options)[1]
-
-
-def _are_apart(boxes: Tensor, labels: Tensor, offset: int) -> bool:
-    """Whether boxes of different categories cannot overlap, since one lies to the right of the
-    other.
-
-    Args:
-        boxes (Tensor): Shape (K, 4), those of greater labels further to the right.
-        labels (Tensor): Shape (K,).
-        offset (int): x2 - x1 + offset is a box's width.
-    """
-    labels, group = labels.unique(return_inverse=True)
-    left = boxes.new_empty(len(labels))
-    left = left.scatter_reduce(0, group, boxes[:, 0], "amin", include_self=False)
-    right = boxes.new_empty(len(labels))
-    right = right.scatter_reduce(0, group, boxes[:, 2], "amax", include_self=False)
-    return bool((left[1:] >= right.cummax(dim=0).values[:-1] + offset).all())
-
-
-def _largest_coordinate(boxes: Tensor, valid: Tensor) -> Tensor:
-    """Of the boxes of all candidates.
-
-    Args:
-        boxes (Tensor): Shape (N, 1 or C, 4).
-        valid (Tensor): Shape (N, C).
-    """
-    if boxes.size(1) == 1:
-        return boxes[valid.any(dim=1)].max()
-    largest = [
-        block.amax(dim=2).masked_fill_(~in_block, -torch.inf).max()
-        for block, in_block in _blocks(boxes, valid)
-    ]
-    return torch.stack(largest).max()
-
-
-def _blocks(values: Tensor, valid: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Some proposals after others, so that what is computed on the way stays small."""
-    proposals = max(_BLOCK // valid.size(1), 1)
-    return zip(values.split(proposals), valid.split(proposals), strict=True)
+    # nms() sorts once more: these scores stay in order, whatever it does with equal ones.
+    scores = torch.arange(len(boxes), 0, -1, dtype=torch.float32, device=boxes.device)
+    if not one_by_one:
+        return nms(boxes, scores, **options)[1]
+    kept = torch.ones_like(labels, dtype=torch.bool)
+    by_label = labels.sort(stable=True)
+    sizes = by_label.values.unique_consecutive(return_counts=True)[1].tolist()
+    for group in by_label.indices.split(sizes):
+        if len(group) > 1:
+            kept[group] = False
+            kept[group[nms(boxes[group], scores[group], **options)[1]]] = True
+    return kept.nonzero().squeeze(1)

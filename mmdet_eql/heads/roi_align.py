@@ -34,16 +34,7 @@ class SeparableRoIAlign(RoIAlign):
     """
 
     def forward(self, input: Tensor, rois: Tensor) -> Tensor:
-        """As mmcv's.
-
-        Args:
-            input (Tensor): Feature maps of a batch, shape (B, D, H, W).
-            rois (Tensor): Index of the image, and x1, y1, x2, y2 in pixels of the image, shape
-                (N, 5).
-
-        Returns:
-            Tensor: Shape (N, D, P, P).
-        """
+        """As mmcv's: from feature maps (B, D, H, W) and RoIs (N, 5) to features (N, D, P, P)."""
         if not self._is_separable(input, rois):
             return super().forward(input, rois)
         height, width = self.output_size
@@ -126,9 +117,6 @@ class SeparableRoIExtractor(SingleRoIExtractor):
 
     Raises:
         UserError: If ``roi_layer`` is not of type 'RoIAlign'.
-
-    Example:
-        >>> bbox_roi_extractor = dict(type="SeparableRoIExtractor")  # in a config that has mmdet's
     """
 
     def build_roi_layers(self, layer_cfg: ConfigDict, featmap_strides: list[int]) -> nn.ModuleList:

@@ -46,14 +46,7 @@ class SelectableLogits:
         self._bias = bias
 
     def select(self, labels: Tensor) -> Tensor:
-        """Compute one channel of each RoI.
-
-        Args:
-            labels (Tensor): Channel of each RoI, int64 of shape (N,).
-
-        Returns:
-            Tensor: Logits of shape (N, 1, h, w).
-        """
+        """Return the logits (N, 1, h, w) of one channel of each RoI, labels int64 of shape (N,)."""
         weight = self._weight[labels].flatten(start_dim=1).unsqueeze(1)
         logits = torch.bmm(weight, self._features.flatten(start_dim=2))
         if self._bias is not None:
@@ -61,15 +54,7 @@ class SelectableLogits:
         return logits.unflatten(2, self._features.shape[2:])
 
     def split(self, sizes: Sequence[int], dim: int = 0) -> tuple["SelectableLogits", ...]:
-        """Split by RoIs, as ``Tensor.split`` with ``dim=0``.
-
-        Args:
-            sizes (Sequence[int]): Number of RoIs of each part.
-            dim (int): 0.
-
-        Returns:
-            tuple[SelectableLogits]: As many as ``sizes``.
-        """
+        """Split by RoIs, as ``Tensor.split`` with ``dim=0``."""
         if dim != 0:
             self._refuse(f"split(dim={dim})")
         parts = self._features.split(sizes, dim=0)

@@ -9,12 +9,11 @@ Glossary:
     h, w: height and width of a mask in cells.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from mmdet.models.detectors import TwoStageDetector
 from mmdet.models.roi_heads import CascadeRoIHead, HybridTaskCascadeRoIHead, StandardRoIHead
-from mmdet.models.roi_heads.base_roi_head import BaseRoIHead
 from mmdet.structures import SampleList
 from mmdet.structures.bbox import bbox2roi, bbox_flip
 from torch import Tensor, nn
@@ -89,9 +88,7 @@ class View:
             Tensor: Probabilities, float32 of shape (N, 1, h, w), as the original images lie.
         """
         in_view = [_to_view(boxes, meta) for boxes, meta in zip(bboxes, self._metas, strict=True)]
-        stages = _mask_logits_of(self._roi_head)(
-            self._roi_head, self._features, bbox2roi(in_view), **self._semantic
-        )
+        stages = _mask_logits(self._roi_head, self._features, bbox2roi(in_view), self._semantic)
         masks = sum(_of_category(logits, labels).float().sigmoid() for logits in stages)
         masks = (masks / len(stages)).split([len(boxes) for boxes in bboxes])
         unflipped = [
@@ -101,23 +98,34 @@ class View:
         return torch.cat(unflipped)
 
 
-def refuse_unsupported(detector: nn.Module) -> None:
-    """Refuse a detector whose boxes or masks come about in another way than a view's do.
+#: How the RoI heads predict whose boxes and masks a view can predict, too.
+_KNOWN_PREDICTIONS = {
+    (roi_head.predict, roi_head.predict_mask)
+    for roi_head in (
+        StandardRoIHead,
+        CascadeRoIHead,
+        HybridTaskCascadeRoIHead,
+        SelectiveMaskCascadeRoIHead,
+        SelectiveMaskHTCRoIHead,
+    )
+}
 
-    Raises:
-        UserError: If it is not a two-stage detector with an RPN, or has another kind of RoI head
-            than Mask R-CNN, Cascade Mask R-CNN and HTC (without masks: Faster and Cascade R-CNN).
-    """
+
+def refuse_unsupported(detector: nn.Module) -> None:
+    """Raise a UserError unless a detector has an RPN and the RoI head of Mask R-CNN, Cascade Mask
+    R-CNN or HTC (without masks: Faster and Cascade R-CNN)."""
     roi_head = getattr(detector, "roi_head", None)
     if not isinstance(detector, TwoStageDetector) or not detector.with_rpn or roi_head is None:
         raise UserError(
             f"tta_model: InstanceTTAModel augments two-stage detectors with an RPN, and the model "
             f"is a {type(detector).__name__}; use tta_model.type='DetTTAModel' for its boxes."
         )
-    if _definer(roi_head, "predict") not in (BaseRoIHead, HybridTaskCascadeRoIHead):
-        _refuse_roi_head(roi_head)
-    if roi_head.with_mask:
-        _mask_logits_of(roi_head)
+    kind = type(roi_head)
+    if (kind.predict, getattr(kind, "predict_mask", None)) not in _KNOWN_PREDICTIONS:
+        raise UserError(
+            f"tta_model: InstanceTTAModel knows the RoI heads of Mask R-CNN, Cascade Mask R-CNN "
+            f"and HTC, and roi_head.type is {kind.__name__}; test without --tta."
+        )
 
 
 def _to_view(boxes: Tensor, meta: dict) -> Tensor:
@@ -136,54 +144,14 @@ def _of_category(logits: Tensor | SelectableLogits, labels: Tensor) -> Tensor:
     return logits[torch.arange(len(labels), device=labels.device), labels].unsqueeze(1)
 
 
-# --- the mask logits of each kind of RoI head, one tensor per stage -------------------------------
-
-
-def _standard_logits(roi_head: StandardRoIHead, x: Sequence[Tensor], rois: Tensor) -> list:
+def _mask_logits(
+    roi_head: nn.Module, x: Sequence[Tensor], rois: Tensor, semantic: dict
+) -> list[Tensor | SelectableLogits]:
+    """The mask logits of each stage."""
+    if isinstance(roi_head, HybridTaskCascadeRoIHead):
+        # The last stage runs the ones before it, whose features it reads.
+        return roi_head._mask_forward(-1, x, rois, training=False, **semantic)["mask_preds"]
+    if isinstance(roi_head, CascadeRoIHead):
+        stages = range(roi_head.num_stages)
+        return [roi_head._mask_forward(stage, x, rois)["mask_preds"] for stage in stages]
     return [roi_head._mask_forward(x, rois)["mask_preds"]]
-
-
-def _cascade_logits(roi_head: CascadeRoIHead, x: Sequence[Tensor], rois: Tensor) -> list:
-    return [
-        roi_head._mask_forward(stage, x, rois)["mask_preds"] for stage in range(roi_head.num_stages)
-    ]
-
-
-def _htc_logits(
-    roi_head: HybridTaskCascadeRoIHead,
-    x: Sequence[Tensor],
-    rois: Tensor,
-    semantic_feat: Tensor | None,
-) -> list:
-    # The last stage runs the ones before it, whose features it reads.
-    return roi_head._mask_forward(-1, x, rois, semantic_feat=semantic_feat, training=False)[
-        "mask_preds"
-    ]
-
-
-#: By the class whose ``predict_mask`` a RoI head has: one that another class redefines may do
-#: something else.
-_MASK_LOGITS = {
-    StandardRoIHead: _standard_logits,
-    CascadeRoIHead: _cascade_logits,
-    SelectiveMaskCascadeRoIHead: _cascade_logits,
-    HybridTaskCascadeRoIHead: _htc_logits,
-    SelectiveMaskHTCRoIHead: _htc_logits,
-}
-
-
-def _mask_logits_of(roi_head: BaseRoIHead) -> Callable[..., list]:
-    logits = _MASK_LOGITS.get(_definer(roi_head, "predict_mask"))
-    return logits or _refuse_roi_head(roi_head)
-
-
-def _definer(part: nn.Module, method: str) -> type | None:
-    """The class that a method of an object comes from."""
-    return next((owner for owner in type(part).__mro__ if method in vars(owner)), None)
-
-
-def _refuse_roi_head(roi_head: BaseRoIHead) -> None:
-    raise UserError(
-        f"tta_model: InstanceTTAModel knows the RoI heads of Mask R-CNN, Cascade Mask R-CNN and "
-        f"HTC, and roi_head.type is {type(roi_head).__name__}; test without --tta."
-    )

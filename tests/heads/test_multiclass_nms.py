@@ -1,8 +1,5 @@
 """NMS over the highest scores beside mmdet's over all: equal to the bit, in any case."""
 
-import importlib
-from unittest import mock
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,8 +8,6 @@ from mmdet.models.layers import multiclass_nms as stock_multiclass_nms
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmdet_eql.heads import multiclass_nms
-
-MODULE = importlib.import_module("mmdet_eql.heads.multiclass_nms")
 
 
 def clusters(generator, number: int, spread: float) -> torch.Tensor:
@@ -87,14 +82,9 @@ def assert_equal(results: tuple, expected: tuple) -> None:
         assert torch.equal(result, wanted)
 
 
-@given(cases(), st.sampled_from([1, 10, 100_000]), st.sampled_from([3, 10_000]))
+@given(cases())
 @settings(max_examples=500, deadline=None)
-def test_boxes_scores_and_labels_are_those_of_mmdet(case, block, most_at_once):
-    with mock.patch.multiple(MODULE, _BLOCK=block, _MOST_AT_ONCE=most_at_once):
-        compare_with_mmdet(case)
-
-
-def compare_with_mmdet(case: dict) -> None:
+def test_boxes_scores_and_labels_are_those_of_mmdet(case):
     if case["max_num"] > 0:
         assert_equal(multiclass_nms(**case), nms_of_mmdet(case))
     valid = case["multi_scores"][:, :-1] > case["score_thr"]
@@ -199,5 +189,5 @@ def test_nothing_is_as_large_as_the_boxes_of_all_candidates():
     case = random_case(number, num_classes, clusters(torch.Generator().manual_seed(0), number, 9))
     with LargestTensor() as largest:
         multiclass_nms(**case)
-    # A byte for each candidate; mmdet has 16 for its box and 8 for its label.
-    assert largest.size <= 1.01 * number * num_classes
+    # A score for each candidate; mmdet has 16 bytes for its box and 8 for its label.
+    assert largest.size <= 4 * number * num_classes
