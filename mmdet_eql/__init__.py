@@ -19,6 +19,7 @@ classification  image classifiers on the same losses and samplers
 """
 
 from mmdet_eql import datasets, engine, evaluation, heads, losses
+from mmdet_eql.evaluation import lvis_metric, open_images_metric  # noqa: F401
 
 __version__ = "0.1.0"
 __all__ = ["datasets", "engine", "evaluation", "heads", "losses"]

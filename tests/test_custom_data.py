@@ -18,7 +18,8 @@ from pycocotools.cocoeval import COCOeval
 from mmdet_eql.analysis.class_frequency_report import read_annotated_images
 from mmdet_eql.annotations.reader import read_annotations
 from mmdet_eql.datasets import LVISFormatDataset
-from mmdet_eql.evaluation import LVISFastMetric, evaluate_files
+from mmdet_eql.evaluation import evaluate_files
+from mmdet_eql.evaluation.lvis_metric import LVISFastMetric
 from mmdet_eql.utils.errors import UserError
 from tests.conftest import CONFIGS, build_dataset, tiny_options
 
@@ -124,7 +125,7 @@ def test_figures_are_those_of_cocos_evaluation(iou_type, custom, tmp_path):
             record["bbox"] = mask_utils.toBbox(record.pop("segmentation")).tolist()
     results = tmp_path / "results.json"
     results.write_text(json.dumps(records))
-    ours = evaluate_files(ann_file, str(results), iou_type).figures()
+    ours = evaluate_files(ann_file, str(results), iou_type).metrics()
     ground_truth = COCO(ann_file)
     judge = COCOeval(ground_truth, ground_truth.loadRes(str(results)), iou_type)
     judge.evaluate()
@@ -149,7 +150,7 @@ def test_a_crowd_is_ignored(custom, tmp_path):
         data["annotations"] = [crowd, {**crowd, "id": 10**6, "bbox": [0, 0, 3, 3], "iscrowd": 0}]
         ann_file = tmp_path / "val.json"
         ann_file.write_text(json.dumps(data))
-        figures.append(evaluate_files(str(ann_file), str(results)).figures()["AP"])
+        figures.append(evaluate_files(str(ann_file), str(results)).metrics()["AP"])
     assert figures == [pytest.approx(0.505, abs=0.01), 0]  # one of two found; the one not found
 
 
@@ -161,7 +162,7 @@ def test_id_0_is_an_id_like_any_other(custom, tmp_path):
     ann_file.write_text(json.dumps(data))
     record = {key: first[key] for key in ("image_id", "category_id", "bbox")}
     results.write_text(json.dumps([{**record, "score": 0.5}]))
-    assert evaluate_files(str(ann_file), str(results)).figures()["AP"] == pytest.approx(1)
+    assert evaluate_files(str(ann_file), str(results)).metrics()["AP"] == pytest.approx(1)
 
 
 def test_the_log_says_which_protocol(custom, minilvis):

@@ -30,14 +30,8 @@ MOST_LINES = 400
 PENDING = {
     "import: mmdet_eql.evaluation.open_images_metric -> datasets",
     "import: mmdet_eql.runs.minilvis_comparison -> analysis",
-    "framework: mmdet_eql.evaluation.lvis_evaluation -> mmengine",
-    "framework: mmdet_eql.evaluation.lvis_results -> mmengine",
-    "long: mmdet_eql.evaluation.lvis_evaluation",
-    "long: mmdet_eql.evaluation.lvis_metric",
-    "long: mmdet_eql.evaluation.lvis_results",
     "list: mmdet_eql.datasets",
     "list: mmdet_eql.datasets.samplers",
-    "list: mmdet_eql.evaluation",
     "list: mmdet_eql.heads",
     "list: mmdet_eql.runs",
 }

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pycocotools.mask as mask_utils
 
-from mmdet_eql.evaluation.lvis_evaluation import LVISDetections, LVISGroundTruth
+from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth
 
 
 def proposal_recall(

@@ -21,19 +21,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pycocotools.mask as mask_utils
 
-from mmdet_eql.annotations.checks import load_lvis_json
-from mmdet_eql.evaluation.lvis_evaluation import LVISDetections, LVISGroundTruth
-from mmdet_eql.evaluation.lvis_results import (
-    box_records,
-    mask_records,
-    read_results,
-    write_results,
-)
+from mmdet_eql.annotations import read_annotations
+from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth
+from mmdet_eql.evaluation.lvis_evaluation import detection_areas
+from mmdet_eql.evaluation.lvis_results import image_records, read_results, write_results
 from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.garbage_collection import pause_garbage_collection
-from mmdet_eql.utils.rle import count_pixels
 
-#: The library computes fused boxes in single precision, and divides by scores.
+#: ensemble-boxes computes fused boxes in single precision, and divides by scores.
 _LOWEST_SCORE = float(np.finfo(np.float32).tiny)
 _HEAD = 1 << 16
 _IMAGES_AT_ONCE = 32
@@ -71,38 +66,6 @@ class FusionConfig:
             raise UserError(f"masks: {self.masks!r} is neither 'average' nor 'best'.")
 
 
-@dataclass(frozen=True)
-class ImageDetections:
-    """What one model detected in an image.
-
-    Args:
-        boxes (np.ndarray): x, y, width, height in pixels, float64 of shape (N, 4).
-        scores (np.ndarray): float64 of shape (N,).
-        category (np.ndarray): Position of the category, int64 of shape (N,).
-        masks (np.ndarray, optional): Compressed RLE ``counts`` as bytes, object of shape (N,).
-    """
-
-    boxes: np.ndarray
-    scores: np.ndarray
-    category: np.ndarray
-    masks: np.ndarray | None = None
-
-    def take(self, index: np.ndarray) -> "ImageDetections":
-        """Select and order detections by their positions, or by a mask."""
-        masks = None if self.masks is None else self.masks[index]
-        return ImageDetections(self.boxes[index], self.scores[index], self.category[index], masks)
-
-    @classmethod
-    def concatenate(cls, parts: Sequence["ImageDetections"]) -> "ImageDetections":
-        """Join detections; all with masks or none."""
-        return cls(
-            np.concatenate([part.boxes for part in parts]),
-            np.concatenate([part.scores for part in parts]),
-            np.concatenate([part.category for part in parts]),
-            None if parts[0].masks is None else np.concatenate([part.masks for part in parts]),
-        )
-
-
 def fuse_files(
     paths: Sequence[str],
     ann_file: str,
@@ -138,9 +101,8 @@ def fuse_files(
     _weighted_boxes_fusion()
     iou_type = _common_kind(paths)
     with pause_garbage_collection():
-        data = load_lvis_json(ann_file, annotated=False)
-        ground_truth = LVISGroundTruth.from_lvis(data, ann_file)
-        del data
+        columns = read_annotations(ann_file, annotated=False)
+        ground_truth = LVISGroundTruth.from_columns(columns, ann_file)
         models = [_read_model(path, ground_truth, iou_type, ann_file) for path in paths]
     num_read = sum(len(model.score) for model in models)
     num_written = 0
@@ -164,54 +126,55 @@ def fuse_files(
 
 
 def fuse_image(
-    models: Sequence[ImageDetections], size: tuple[int, int], config: FusionConfig
-) -> ImageDetections:
+    models: Sequence[LVISDetections], size: tuple[int, int], config: FusionConfig
+) -> LVISDetections:
     """Fuse the detections of an image.
 
     Args:
-        models (Sequence[ImageDetections]): Those of each model, M of them.
+        models (Sequence[LVISDetections]): Those of each model, M of them.
         size (tuple[int, int]): Height and width of the image in pixels.
         config (FusionConfig): How to fuse.
 
     Returns:
-        ImageDetections: The best ones, from the highest score to the lowest.
+        LVISDetections: The best ones, from the highest score to the lowest.
     """
     models = [_with_area_and_score(model, size) for model in models]
-    detections = ImageDetections.concatenate(models)
-    if not len(detections.scores):
+    detections = LVISDetections.concatenate(models)
+    if not len(detections.score):
         return detections
     height, width = size
     boxes, scores, category = _weighted_boxes_fusion()(
         [(_corners(model.boxes) / (width, height, width, height)).clip(0, 1) for model in models],
-        [model.scores for model in models],
+        [model.score for model in models],
         [model.category for model in models],
         weights=config.weights,
         iou_thr=config.iou_threshold,
     )
     boxes = boxes * (width, height, width, height)
     boxes[:, 2:] -= boxes[:, :2]
-    fused = ImageDetections(boxes, scores, category.astype(np.int64))
+    image = np.full(len(scores), detections.image[0])
+    fused = LVISDetections(image, category.astype(np.int64), scores, boxes)
     best = np.argsort(-scores, kind="stable")[: config.max_per_image]
     if detections.masks is None:
         return fused.take(best)
-    weights = np.repeat(config.weights, [len(model.scores) for model in models])
+    weights = np.repeat(config.weights, [len(model.score) for model in models])
     masks = np.empty(len(scores), dtype=object)
     for index, members in zip(best, _members(detections, fused, best), strict=True):
         masks[index] = _fuse_masks(
-            detections.masks[members], (weights * detections.scores)[members], size, config.masks
+            detections.masks[members], (weights * detections.score)[members], size, config.masks
         )
     return replace(fused, masks=masks).take(best)
 
 
 def _members(
-    detections: ImageDetections, fused: ImageDetections, wanted: np.ndarray
+    detections: LVISDetections, fused: LVISDetections, wanted: np.ndarray
 ) -> Iterator[np.ndarray]:
     """Positions of the detections that went into each of the wanted fused detections.
 
     The library does not tell. A detection is taken to have gone into the one of its category that
     it overlaps most; a fused detection that would have none has the one that overlaps it most.
     """
-    crowd = np.zeros(len(fused.scores), dtype=np.uint8)
+    crowd = np.zeros(len(fused.score), dtype=np.uint8)
     overlap = mask_utils.iou(detections.boxes, fused.boxes, crowd)
     overlap[detections.category[:, None] != fused.category] = -1
     owner = overlap.argmax(axis=1)
@@ -234,15 +197,13 @@ def _fuse_masks(masks: np.ndarray, weights: np.ndarray, size: tuple[int, int], h
     return mask_utils.encode(np.asfortranarray(mean))["counts"] if mean.any() else best
 
 
-def _with_area_and_score(detections: ImageDetections, size: tuple[int, int]) -> ImageDetections:
+def _with_area_and_score(detections: LVISDetections, size: tuple[int, int]) -> LVISDetections:
     """Clip boxes to the image, and leave out what has no area there or no score."""
     height, width = size
     corners = _corners(detections.boxes).clip(0, (width, height, width, height))
     boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
-    kept = (boxes[:, 2:] > 0).all(axis=1) & (detections.scores > _LOWEST_SCORE)
-    return ImageDetections(boxes, detections.scores, detections.category, detections.masks).take(
-        kept
-    )
+    kept = (boxes[:, 2:] > 0).all(axis=1) & (detections.score > _LOWEST_SCORE)
+    return replace(detections, boxes=boxes).take(kept)
 
 
 def _corners(boxes: np.ndarray) -> np.ndarray:
@@ -264,29 +225,24 @@ def _weighted_boxes_fusion():
 
 
 def _common_kind(paths: Sequence[str]) -> str:
-    """'bbox' or 'segm', which all files hold that hold something."""
-    kinds: dict[str, str] = {}
+    """'bbox' or 'segm': what all files hold but those that are empty lists."""
+    path_of = {}
     for path in paths:
-        if kind := _kind_of(path):
-            kinds.setdefault(kind, path)
-    if len(kinds) > 1:
+        if not os.path.isfile(path):
+            raise UserError(f"{path}: no such result file; correct the path.")
+        try:
+            with open(path, encoding="utf-8", errors="replace") as file:
+                head = file.read(_HEAD)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
+        if not re.fullmatch(r"\s*\[\s*\]\s*", head):
+            path_of["segm" if '"segmentation"' in head else "bbox"] = path
+    if len(path_of) > 1:
         raise UserError(
-            f"{kinds['bbox']} holds boxes and {kinds['segm']} holds masks; merge files of one kind."
+            f"{path_of['bbox']} holds boxes and {path_of['segm']} holds masks; merge files of one "
+            "kind."
         )
-    return next(iter(kinds), "bbox")
-
-
-def _kind_of(path: str) -> str | None:
-    if not os.path.isfile(path):
-        raise UserError(f"{path}: no such result file; correct the path.")
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            head = file.read(_HEAD)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
-    if '"segmentation"' in head:
-        return "segm"
-    return None if re.fullmatch(r"\s*\[\s*\]\s*", head) else "bbox"
+    return next(iter(path_of), "bbox")
 
 
 def _read_model(
@@ -295,13 +251,10 @@ def _read_model(
     """Read a result file, in the order of the images."""
     detections = read_results(path, ground_truth, iou_type, ann_file)
     if iou_type == "segm":
-        _, pixels = count_pixels(detections.masks)
-        wrong = pixels != ground_truth.image_sizes[detections.image].prod(axis=1)
-        if wrong.any():
-            raise UserError(
-                f"{path}: record {np.flatnonzero(wrong)[0]} has a mask whose runs do not fill its "
-                "image; write the result file again."
-            )
+        try:
+            detection_areas(ground_truth, detections, iou_type)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
     return detections.take(np.argsort(detections.image, kind="stable"))
 
 
@@ -316,8 +269,8 @@ def _images_of(models: Sequence[LVISDetections], ground_truth: LVISGroundTruth) 
         for model, start in zip(models, starts, strict=True):
             part = model.take(slice(start[position], start[position + 1]))
             boxes = part.boxes if part.masks is None else _boxes_around(part.masks, size)
-            parts.append(ImageDetections(boxes, part.score, part.category, part.masks))
-        if any(len(part.scores) for part in parts):
+            parts.append(replace(part, boxes=boxes))
+        if any(len(part.score) for part in parts):
             yield image_id, size, ground_truth.category_ids, parts
 
 
@@ -331,6 +284,4 @@ def _fused_records(image: tuple, config: FusionConfig) -> list[dict]:
     image_id, size, category_ids, models = image
     fused = fuse_image(models, size, config)
     categories = category_ids[fused.category]
-    if fused.masks is None:
-        return box_records(image_id, categories, fused.boxes, fused.scores)
-    return mask_records(image_id, categories, fused.masks, size, fused.scores)
+    return image_records(image_id, categories, fused.score, fused.boxes, fused.masks, size)

@@ -13,7 +13,8 @@ from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 
-from mmdet_eql.evaluation import LVISFastMetric, evaluate_files, lvis_metric
+from mmdet_eql.evaluation import evaluate_files, lvis_metric
+from mmdet_eql.evaluation.lvis_metric import LVISFastMetric
 from mmdet_eql.utils.errors import UserError
 from tests.evaluation.federated_sets import judge, make_federated_set, save
 
@@ -239,7 +240,7 @@ def test_format_only_writes_what_lvis_api_reads(example, tmp_path):
     figures, _ = evaluate(samples, ann_file=ann_file, metric=["bbox", "segm"])
     for iou_type in ("bbox", "segm"):
         theirs = judge(ann_file, f"{prefix}.{iou_type}.json", iou_type).results
-        ours = evaluate_files(ann_file, f"{prefix}.{iou_type}.json", iou_type).figures()
+        ours = evaluate_files(ann_file, f"{prefix}.{iou_type}.json", iou_type).metrics()
         for item in AP_ITEMS:
             assert theirs[item] == pytest.approx(figures[f"lvis/{iou_type}_{item}"], abs=1e-9)
             assert ours[item] == figures[f"lvis/{iou_type}_{item}"]
@@ -263,7 +264,7 @@ def test_format_only_needs_no_annotations(example, tmp_path):
     samples = make_samples(data, records, masks=None)
     test_file = tmp_path / "image_info_test.json"
     images = [
-        {"id": image["id"], "height": image["height"], "width": image["width"]}
+        {key: image[key] for key in ("id", "height", "width", "file_name")}
         for image in data["images"]
     ]
     test_file.write_text(json.dumps({"images": images, "categories": data["categories"]}))

@@ -8,11 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mmdet_eql.evaluation import evaluate_files, lvis_results, read_ground_truth, read_results
-from mmdet_eql.evaluation.lvis_evaluation import LVISDetections
+from mmdet_eql.evaluation.columns import LVISDetections
 from mmdet_eql.evaluation.lvis_results import (
-    _ResultReader,
-    box_records,
-    mask_records,
+    _read_carefully,
+    image_records,
     write_json,
     write_results,
 )
@@ -44,14 +43,14 @@ def test_reading_what_was_written_changes_nothing(tmp_path):
     category_ids = np.array([3, 1, 3, 2, 1])
     masks = [b"5", b"PPYo0", b"5", b"05", b"5"]
     path = tmp_path / "new" / "folder" / "a.json"
-    write_results(str(path), [box_records(4, category_ids, boxes, scores), []])
+    write_results(str(path), [image_records(4, category_ids, scores, boxes), []])
     records = json.loads(path.read_text())
     assert [record["bbox"] for record in records] == boxes.tolist()
     assert [record["score"] for record in records] == scores.tolist()
     assert [record["category_id"] for record in records] == category_ids.tolist()
     assert {record["image_id"] for record in records} == {4}
 
-    write_results(str(path), [[], mask_records(9, category_ids, masks, (5, 1), scores)])
+    write_results(str(path), [[], image_records(9, category_ids, scores, masks=masks, size=(5, 1))])
     records = json.loads(path.read_text())
     assert [record["segmentation"]["counts"] for record in records] == [m.decode() for m in masks]
     assert {tuple(record["segmentation"]["size"]) for record in records} == {(5, 1)}
@@ -125,13 +124,11 @@ def test_both_ways_of_reading_agree(spoilt_files, data, iou_type, boxed):
 
     def outcome(read):
         try:
-            blocks = list(read())
+            return read(spoilt_files[1], truth, iou_type, "truth")
         except UserError as error:
             return str(error)
-        return LVISDetections.concatenate(blocks)
 
-    decoded = outcome(lambda: [_ResultReader(spoilt_files[1], truth, iou_type, "truth").read()])
-    carefully = outcome(_ResultReader(spoilt_files[1], truth, iou_type, "truth")._read_carefully)
+    decoded, carefully = outcome(read_results), outcome(_read_carefully)
     assert type(decoded) is type(carefully)
     if isinstance(decoded, str):
         assert decoded == carefully
@@ -148,7 +145,7 @@ def test_a_sound_file_is_read_once(files, iou_type, monkeypatch):
     def refuse(path):
         raise AssertionError(path)
 
-    monkeypatch.setattr(lvis_results, "_iterate_records", refuse)
+    monkeypatch.setattr(lvis_results, "_load_list", refuse)
     assert len(read_results(files[1], truth, iou_type).score)
 
 
@@ -156,18 +153,18 @@ def test_areas_of_masks_with_boxes_follow_lvis_api(tmp_path):
     """The area of a mask is that of its box, if the first record of the file has one."""
     data, results = make_federated_set(8, masks=True)
     files = save(tmp_path, data, results)
-    by_mask = evaluate_files(*files, "segm").figures()
+    by_mask = evaluate_files(*files, "segm").metrics()
     rng = np.random.default_rng(0)
     for record in results:
         record["bbox"] = [0, 0, int(rng.integers(1, 150)), int(rng.integers(1, 150))]
     files = save(tmp_path, data, results)
-    by_box = evaluate_files(*files, "segm").figures()
+    by_box = evaluate_files(*files, "segm").metrics()
     assert by_box == pytest.approx(dict(judge(*files, "segm").results), rel=0, abs=1e-9)
     assert by_box["APs"] != by_mask["APs"]
 
     del results[0]["bbox"]
     files = save(tmp_path, data, results)
-    assert evaluate_files(*files, "segm").figures() == by_mask
+    assert evaluate_files(*files, "segm").metrics() == by_mask
 
 
 # --- bad files ------------------------------------------------------------------------------------
@@ -185,8 +182,8 @@ def test_missing_files(files, tmp_path):
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ("", "no JSON list"),
-        ("{}", "no JSON list"),
+        ("", "not a JSON list"),
+        ("{}", "not a JSON list"),
         ("[", "cut off"),
         ("[]]", "not JSON"),
         ("[1,]", "not JSON"),
@@ -344,7 +341,7 @@ def test_no_records(example, files, iou_type):
         file.write(" [ ] ")
     truth = read_ground_truth(files[0], with_masks=iou_type == "segm")
     assert len(read_results(files[1], truth, iou_type).score) == 0
-    assert evaluate_files(*files, iou_type).figures()["AP"] == 0
+    assert evaluate_files(*files, iou_type).metrics()["AP"] == 0
 
 
 def test_unknown_iou_type(files):

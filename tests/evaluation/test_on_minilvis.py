@@ -8,7 +8,7 @@ import pytest
 import torch
 from mmengine.runner import Runner
 
-from mmdet_eql.evaluation import LVISFastMetric
+from mmdet_eql.evaluation.lvis_metric import LVISFastMetric
 from tests.evaluation.federated_sets import judge
 
 

@@ -10,22 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmdet_eql.evaluation.result_fusion import (
-    FusionConfig,
-    ImageDetections,
-    fuse_files,
-    fuse_image,
-)
+from mmdet_eql.evaluation import LVISDetections
+from mmdet_eql.evaluation.result_fusion import FusionConfig, fuse_files, fuse_image
 from mmdet_eql.utils.errors import UserError
 from tests.evaluation.federated_sets import judge, make_federated_set
 
 SIZE = (40, 60)  # height, width
 
 
-def detections_of(*rows, masks=None) -> ImageDetections:
+def detections_of(*rows, masks=None) -> LVISDetections:
     """Rows of x, y, width, height, score, category."""
     table = np.array(rows, dtype=np.float64).reshape(-1, 6)
-    return ImageDetections(table[:, :4], table[:, 4], table[:, 5].astype(np.int64), masks)
+    category = table[:, 5].astype(np.int64)
+    return LVISDetections(np.zeros_like(category), category, table[:, 4], table[:, :4], masks)
 
 
 def config_of(num_models=2, **options) -> FusionConfig:
@@ -60,7 +57,7 @@ def test_overlapping_boxes_become_their_mean_by_score():
         config_of(),
     )
     np.testing.assert_allclose(fused.boxes, [[10.5, 10, 20, 20]], atol=1e-4)
-    np.testing.assert_allclose(fused.scores, [0.4], atol=1e-6)
+    np.testing.assert_allclose(fused.score, [0.4], atol=1e-6)
     assert fused.category.tolist() == [3]
 
 
@@ -71,7 +68,7 @@ def test_weights_count():
         config_of(weights=(1.0, 3.0)),
     )
     np.testing.assert_allclose(fused.boxes, [[11, 10, 20, 20]], atol=1e-4)
-    np.testing.assert_allclose(fused.scores, [(0.6 + 3 * 0.2) / 4], atol=1e-6)
+    np.testing.assert_allclose(fused.score, [(0.6 + 3 * 0.2) / 4], atol=1e-6)
 
 
 def test_disjoint_boxes_and_other_categories_stay_and_lose_score():
@@ -83,7 +80,7 @@ def test_disjoint_boxes_and_other_categories_stay_and_lose_score():
         SIZE,
         config_of(),
     )
-    np.testing.assert_allclose(fused.scores, [0.4, 0.3, 0.2])
+    np.testing.assert_allclose(fused.score, [0.4, 0.3, 0.2])
     assert fused.category.tolist() == [1, 2, 1]
     np.testing.assert_allclose(fused.boxes, [[0, 0, 10, 10], [0, 0, 10, 10], [30, 20, 10, 10]])
 
@@ -108,14 +105,14 @@ def test_identical_models_give_themselves(rows, num_models):
     masks = encode(*(rectangle(*row[:4]) for row in rows))
     model = detections_of(*rows, masks=masks)
     fused = fuse_image([model] * num_models, SIZE, config_of(num_models))
-    assert len(fused.scores) == len(rows)
-    assert (fused.scores[:-1] >= fused.scores[1:]).all()
+    assert len(fused.score) == len(rows)
+    assert (fused.score[:-1] >= fused.score[1:]).all()
 
     def as_set(detections):
         return sorted(
             (category, counts, round(score, 5), *np.round(box, 2).tolist())
             for category, counts, score, box in zip(
-                detections.category.tolist(), detections.masks, detections.scores.tolist(),
+                detections.category.tolist(), detections.masks, detections.score.tolist(),
                 detections.boxes, strict=True,
             )
         )  # fmt: skip
@@ -135,9 +132,9 @@ def test_the_best_are_kept_and_ties_are_settled_alike():
     ]
     models = [detections_of(*rows[:50]), detections_of(*rows[50:])]
     fused = fuse_image(models, SIZE, config_of(max_per_image=30))
-    assert len(fused.scores) == 30
+    assert len(fused.score) == 30
     scores = np.sort([row[4] for row in rows])[::-1]
-    np.testing.assert_allclose(fused.scores, scores[:30] / 2)
+    np.testing.assert_allclose(fused.score, scores[:30] / 2)
     again = fuse_image(models, SIZE, config_of(max_per_image=30))
     assert np.array_equal(again.boxes, fused.boxes)
 
@@ -154,9 +151,9 @@ def test_what_has_no_area_or_score_is_left_out_quietly():
             SIZE,
             config_of(),
         )
-        assert fuse_image([detections_of(), detections_of()], SIZE, config_of()).scores.size == 0
+        assert fuse_image([detections_of(), detections_of()], SIZE, config_of()).score.size == 0
     np.testing.assert_allclose(fused.boxes, [[0, 0, 60, 40]])
-    np.testing.assert_allclose(fused.scores, [0.15])
+    np.testing.assert_allclose(fused.score, [0.15])
 
 
 def test_masks_are_averaged_or_the_best():
@@ -283,7 +280,7 @@ def bad_files(federated, tmp_path):
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
-        (lambda records: {"results": records}, "no JSON list"),
+        (lambda records: {"results": records}, "not a JSON list"),
         (lambda records: [{**records[0], "image_id": 10**6}, *records[1:]], "image_id"),
         (lambda records: [{**records[0], "score": None}, *records[1:]], "score"),
         (
@@ -303,7 +300,7 @@ def bad_files(federated, tmp_path):
                 {**records[0], "segmentation": {**records[0]["segmentation"], "counts": "11"}},
                 *records[1:],
             ],
-            "do not fill its image",
+            "a detected mask of",
         ),
     ],
 )

@@ -52,6 +52,6 @@ def test_one_submission_of_augmented_and_plain_results(trained, run_tool, minilv
     sizes = [len(json.loads(path.read_text())) for path in (augmented, plain, merged)]
     assert max(sizes[:2]) <= sizes[2] < sum(sizes[:2])
     theirs = judge(ann_file, merged, "segm").results
-    ours = evaluate_files(str(ann_file), str(merged), "segm").figures()
+    ours = evaluate_files(str(ann_file), str(merged), "segm").metrics()
     for name in ("AP", "AP50", "APr", "APc", "APf"):
         assert ours[name] == pytest.approx(theirs[name], abs=1e-9)

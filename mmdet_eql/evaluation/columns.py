@@ -1,0 +1,281 @@
+"""Ground truth and detections as columns of numbers.
+
+Glossary:
+    I: images of the annotation file, sorted by id.
+    C: categories, sorted by id.
+    G: annotations (ground truth) with an area.
+    D: detections.
+
+A *group* is an image and a category, written as one integer ``image * C + category``, with
+positions rather than ids.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import pycocotools.mask as mask_utils
+
+from mmdet_eql.annotations import AnnotationColumns, read_annotations
+from mmdet_eql.annotations.segmentation import segmentation_problem
+from mmdet_eql.utils.errors import UserError
+
+#: Values of a category's ``frequency``: rare, common and frequent in the training set.
+FREQUENCY_GROUPS = ("r", "c", "f")
+
+
+@dataclass(frozen=True, eq=False)
+class LVISGroundTruth:
+    """What an annotation file says about its images.
+
+    Args:
+        image_ids (np.ndarray): int64 of shape (I,), sorted.
+        image_sizes (np.ndarray): Height and width in pixels, int64 of shape (I, 2).
+        category_ids (np.ndarray): int64 of shape (C,), sorted.
+        category_names (tuple[str]): C names.
+        frequencies (np.ndarray, optional): 'r', 'c' or 'f' for each category, shape (C,); None if
+            the file does not say.
+        image (np.ndarray): Position of each annotation's image, int64 of shape (G,).
+        category (np.ndarray): Position of each annotation's category, int64 of shape (G,).
+        area (np.ndarray): In square pixels, float64 of shape (G,).
+        ignore (np.ndarray): Whether an annotation is neither to be found nor missed, bool of shape
+            (G,).
+        boxes (np.ndarray): x, y, width, height in pixels, float64 of shape (G, 4).
+        masks (np.ndarray, optional): Compressed RLE ``counts`` as bytes, object of shape (G,).
+        judged (np.ndarray, optional): Sorted groups that are annotated or verified absent, int64;
+            None if every image judges every category, as in COCO.
+        not_exhaustive (np.ndarray): Sorted groups of which instances may be missing, int64.
+    """
+
+    image_ids: np.ndarray
+    image_sizes: np.ndarray
+    category_ids: np.ndarray
+    category_names: tuple[str, ...]
+    frequencies: np.ndarray | None
+    image: np.ndarray
+    category: np.ndarray
+    area: np.ndarray
+    ignore: np.ndarray
+    boxes: np.ndarray
+    masks: np.ndarray | None
+    judged: np.ndarray | None
+    not_exhaustive: np.ndarray
+
+    @classmethod
+    def from_columns(
+        cls, columns: AnnotationColumns, path: str, with_masks: bool = False
+    ) -> "LVISGroundTruth":
+        """Select and order what evaluation needs of an annotation file.
+
+        In a COCO file, crowd regions are ignored: neither to be found nor missed.
+
+        Args:
+            columns (AnnotationColumns): Content of the file.
+            path (str): Name of the file, for error messages.
+            with_masks (bool): Whether to encode the masks as well.
+
+        Returns:
+            LVISGroundTruth: Columns.
+
+        Raises:
+            UserError: If a ``frequency`` is missing for some categories only or unknown, or a mask
+                cannot be encoded.
+        """
+        # LVIS leaves annotations without an area out, even from what counts as annotated.
+        kept = np.flatnonzero(columns.area > 0)
+        if columns.federated and (columns.annotation_id[kept] == 0).any():
+            warnings.warn(
+                f"{path}: an annotation has the id 0, which lvis-api never counts as found; it "
+                "counts here. Number annotations from 1 to get the same metrics from lvis-api.",
+                stacklevel=2,
+            )
+        by_id = np.argsort(columns.image_id)
+        position = np.empty_like(by_id)
+        position[by_id] = np.arange(len(by_id))
+        num_categories = len(columns.category_id)
+        image, category = position[columns.annotation_image][kept], columns.category[kept]
+
+        def groups(start: np.ndarray, categories: np.ndarray) -> np.ndarray:
+            return np.repeat(position, np.diff(start)) * num_categories + categories
+
+        absent = groups(columns.negative_start, columns.negative)
+        annotated = image * num_categories + category
+        return cls(
+            image_ids=columns.image_id[by_id],
+            image_sizes=columns.image_size[by_id],
+            category_ids=columns.category_id,
+            category_names=columns.category_name,
+            frequencies=_frequencies(columns, path),
+            image=image,
+            category=category.astype(np.int64),
+            area=columns.area[kept],
+            ignore=columns.ignored[kept] | (columns.crowd[kept] & (not columns.federated)),
+            boxes=columns.box[kept],
+            masks=_masks(columns, kept, path) if with_masks else None,
+            judged=np.unique(np.append(annotated, absent)) if columns.federated else None,
+            not_exhaustive=np.unique(groups(columns.not_exhaustive_start, columns.not_exhaustive)),
+        )
+
+    def select_categories(self, category_ids: Sequence[int]) -> "LVISGroundTruth":
+        """Return the ground truth of some categories, as if the file did not know the others.
+
+        Args:
+            category_ids (Sequence[int]): Ids of the categories to keep.
+
+        Returns:
+            LVISGroundTruth: The same images with the chosen categories.
+        """
+        chosen = np.isin(self.category_ids, category_ids)
+        position = np.cumsum(chosen) - 1
+        kept = chosen[self.category]
+
+        def regroup(groups: np.ndarray) -> np.ndarray:
+            image, category = np.divmod(groups, len(self.category_ids))
+            inside = chosen[category]
+            return image[inside] * chosen.sum() + position[category[inside]]
+
+        return replace(
+            self,
+            category_ids=self.category_ids[chosen],
+            category_names=tuple(np.array(self.category_names, dtype=object)[chosen]),
+            frequencies=None if self.frequencies is None else self.frequencies[chosen],
+            image=self.image[kept],
+            category=position[self.category[kept]],
+            area=self.area[kept],
+            ignore=self.ignore[kept],
+            boxes=self.boxes[kept],
+            masks=None if self.masks is None else self.masks[kept],
+            judged=None if self.judged is None else regroup(self.judged),
+            not_exhaustive=regroup(self.not_exhaustive),
+        )
+
+    def merge_categories(self) -> "LVISGroundTruth":
+        """Return the same annotations in one category, for class-agnostic recall.
+
+        Returns:
+            LVISGroundTruth: Every image judges the category. Its precision means nothing, since
+            most objects of an image are not annotated.
+        """
+        return replace(
+            self,
+            category_ids=np.zeros(1, dtype=np.int64),
+            category_names=("object",),
+            frequencies=None,
+            category=np.zeros_like(self.category),
+            judged=None,
+            not_exhaustive=np.zeros(0, dtype=np.int64),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class LVISDetections:
+    """Detections in the order in which the model gave them.
+
+    Of equal scores in an image the earlier detection goes first.
+
+    Args:
+        image (np.ndarray): Position of the image in ``LVISGroundTruth.image_ids``, int64 of shape
+            (D,).
+        category (np.ndarray): Position in ``LVISGroundTruth.category_ids``, int64 of shape (D,).
+        score (np.ndarray): float64 of shape (D,), finite.
+        boxes (np.ndarray, optional): x, y, width, height in pixels, float64 of shape (D, 4). They
+            set the area of a detection wherever they are given, also that of a mask, as in
+            lvis-api; without them, masks are measured by their own area.
+        masks (np.ndarray, optional): Compressed RLE ``counts`` as bytes, object of shape (D,), in
+            the size of their image.
+    """
+
+    image: np.ndarray
+    category: np.ndarray
+    score: np.ndarray
+    boxes: np.ndarray | None = None
+    masks: np.ndarray | None = None
+
+    @classmethod
+    def concatenate(cls, blocks: Sequence["LVISDetections"]) -> "LVISDetections":
+        """Join detections.
+
+        Args:
+            blocks (Sequence[LVISDetections]): At least one; all with boxes or none, likewise masks.
+
+        Returns:
+            LVISDetections: The detections of all blocks in order.
+        """
+        columns = {}
+        for field in fields(cls):
+            values = [getattr(block, field.name) for block in blocks]
+            columns[field.name] = None if values[0] is None else np.concatenate(values)
+        return cls(**columns)
+
+    def take(self, index: np.ndarray | slice) -> "LVISDetections":
+        """Select and order detections.
+
+        Args:
+            index (np.ndarray | slice): Positions of the detections to take.
+
+        Returns:
+            LVISDetections: These detections in this order.
+        """
+        columns = {field.name: getattr(self, field.name) for field in fields(self)}
+        return LVISDetections(
+            **{name: None if column is None else column[index] for name, column in columns.items()}
+        )
+
+
+def read_ground_truth(
+    ann_file: str, with_masks: bool = False, backend_args: dict | None = None
+) -> LVISGroundTruth:
+    """Read an annotation file, or its cache.
+
+    Args:
+        ann_file (str): Annotation file in LVIS or COCO format.
+        with_masks (bool): Whether to encode the masks as well.
+        backend_args (dict, optional): mmengine's file backend.
+
+    Returns:
+        LVISGroundTruth: What the file says, as columns.
+
+    Raises:
+        UserError: If the file cannot be used.
+    """
+    columns = read_annotations(ann_file, backend_args)
+    return LVISGroundTruth.from_columns(columns, ann_file, with_masks)
+
+
+def _frequencies(columns: AnnotationColumns, path: str) -> np.ndarray | None:
+    values = columns.category_frequency
+    if all(value is None for value in values):
+        return None
+    for index, value in enumerate(values):
+        if value not in FREQUENCY_GROUPS:
+            raise UserError(
+                f"{path}: category {columns.category_id[index]} ({columns.category_name[index]!r}) "
+                f"has frequency {value!r}; it must be 'r', 'c' or 'f', for all categories or for "
+                "none."
+            )
+    return np.array(values)
+
+
+def _masks(columns: AnnotationColumns, annotations: np.ndarray, path: str) -> np.ndarray:
+    """Encode segmentations as compressed RLE: bytes, object of shape (N,)."""
+    masks = np.empty(len(annotations), dtype=object)
+    sizes = columns.image_size[columns.annotation_image[annotations]].tolist()
+    for index, (annotation, (height, width)) in enumerate(
+        zip(annotations.tolist(), sizes, strict=True)
+    ):
+        segmentation = columns.segmentation(annotation) or []
+        problem = segmentation_problem(segmentation, height, width)
+        if problem is not None:
+            raise UserError(
+                f"{path}: annotation {columns.annotation_id[annotation]} has no usable "
+                f"'segmentation'; {problem}."
+            )
+        if isinstance(segmentation, list):
+            rle = mask_utils.merge(mask_utils.frPyObjects(segmentation, height, width))
+        elif isinstance(segmentation["counts"], list):
+            rle = mask_utils.frPyObjects(segmentation, height, width)
+        else:
+            rle = {"counts": segmentation["counts"].encode("ascii")}
+        masks[index] = rle["counts"]
+    return masks

@@ -1,0 +1,292 @@
+"""What a model predicts in an image, between a data sample and the columns of evaluation."""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as mask_utils
+
+from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth
+from mmdet_eql.evaluation.lvis_results import image_records
+from mmdet_eql.utils.errors import UserError
+
+
+@dataclass(frozen=True, eq=False)
+class ImagePredictions:
+    """What a model predicts in an image, small enough to send between processes.
+
+    It is no container that mmengine would walk through, mask by mask, in search of tensors.
+
+    Args:
+        image_id (int): Id of the image.
+        labels (np.ndarray): Labels, int64 of shape (N,).
+        boxes (np.ndarray): x1, y1, x2, y2 in pixels, floating point of shape (N, 4).
+        scores (np.ndarray): Floating point of shape (N,).
+        masks (list[bytes], optional): Compressed RLE ``counts``, N of them.
+        mask_size (tuple[int, int], optional): Height and width of the masks in pixels.
+        mask_scores (np.ndarray): Scores of the masks, shape (N,).
+        num_dropped (int): Detections left out because a coordinate or score is not finite.
+    """
+
+    image_id: int
+    labels: np.ndarray
+    boxes: np.ndarray
+    scores: np.ndarray
+    masks: list[bytes] | None
+    mask_size: tuple[int, int] | None
+    mask_scores: np.ndarray
+    num_dropped: int
+
+    @classmethod
+    def from_arrays(cls, image_id: int, pred: Mapping[str, Any]) -> "ImagePredictions":
+        """Keep the finite predictions of an image, and encode their masks.
+
+        Args:
+            image_id (int): Id of the image.
+            pred (Mapping[str, Any]): Arrays ``bboxes``, ``scores`` and ``labels`` and, where they
+                are known, ``mask_scores`` and ``masks``: bool of shape (N, H, W), or N masks as
+                compressed RLE.
+
+        Returns:
+            ImagePredictions: The predictions.
+
+        Raises:
+            UserError: If the masks differ in size.
+        """
+        boxes, scores = pred["bboxes"].reshape(-1, 4), pred["scores"]
+        mask_scores = pred.get("mask_scores", scores)
+        finite = np.isfinite(boxes).all(axis=1) & np.isfinite(scores) & np.isfinite(mask_scores)
+        kept = np.flatnonzero(finite)
+        masks, mask_size = None, None
+        if "masks" in pred:
+            masks, mask_size = _encode_masks(pred["masks"], kept, image_id)
+        return cls(
+            image_id=image_id,
+            labels=pred["labels"].astype(np.int64)[kept],
+            boxes=boxes[kept],
+            scores=scores[kept],
+            masks=masks,
+            mask_size=mask_size,
+            mask_scores=mask_scores[kept],
+            num_dropped=len(finite) - len(kept),
+        )
+
+    def boxes_xywh(self) -> np.ndarray:
+        """Return boxes as x, y, width, height: float64 of shape (N, 4)."""
+        boxes = self.boxes.astype(np.float64)
+        return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+
+    def box_records(self, category_of_label: np.ndarray) -> list[dict]:
+        """Return the records of a result file of boxes.
+
+        Args:
+            category_of_label (np.ndarray): Category id of each label, int64.
+
+        Returns:
+            list[dict]: N records.
+        """
+        categories, scores = category_of_label[self.labels], self.scores.astype(np.float64)
+        return image_records(self.image_id, categories, scores, self.boxes_xywh())
+
+    def mask_records(self, category_of_label: np.ndarray) -> list[dict]:
+        """Return the records of a result file of masks.
+
+        Args:
+            category_of_label (np.ndarray): Category id of each label, int64.
+
+        Returns:
+            list[dict]: N records; none without masks.
+        """
+        if self.masks is None:
+            return []
+        categories, scores = category_of_label[self.labels], self.mask_scores.astype(np.float64)
+        return image_records(
+            self.image_id, categories, scores, masks=self.masks, size=self.mask_size
+        )
+
+
+def join_predictions(
+    results: Iterable[ImagePredictions],
+    ground_truth: LVISGroundTruth,
+    category_of_label: np.ndarray | None,
+    iou_type: str,
+) -> LVISDetections:
+    """Bring the predictions of all images into columns.
+
+    Args:
+        results (Iterable[ImagePredictions]): Of images of the ground truth.
+        ground_truth (LVISGroundTruth): Sets the positions of images and categories.
+        category_of_label (np.ndarray, optional): Category id of each label, int64; None to put all
+            predictions into the first category.
+        iou_type (str): 'bbox' to take boxes and their scores, 'segm' to take masks and theirs.
+
+    Returns:
+        LVISDetections: In the order of ``results``.
+    """
+    if category_of_label is None:
+        category_at = None
+    else:
+        category_at = np.searchsorted(ground_truth.category_ids, category_of_label)
+    with_masks = iou_type == "segm"
+    blocks = [
+        LVISDetections(
+            image=np.zeros(0, dtype=np.int64),
+            category=np.zeros(0, dtype=np.int64),
+            score=np.zeros(0),
+            boxes=None if with_masks else np.zeros((0, 4)),
+            masks=np.zeros(0, dtype=object) if with_masks else None,
+        )
+    ]
+    for result in results:
+        image = np.searchsorted(ground_truth.image_ids, result.image_id)
+        scores = result.mask_scores if with_masks else result.scores
+        blocks.append(
+            LVISDetections(
+                image=np.full_like(result.labels, image),
+                category=np.zeros_like(result.labels)
+                if category_at is None
+                else category_at[result.labels],
+                score=scores.astype(np.float64),
+                boxes=None if with_masks else result.boxes_xywh(),
+                masks=np.array(result.masks, dtype=object) if with_masks else None,
+            )
+        )
+    return LVISDetections.concatenate(blocks)
+
+
+def remove_repetitions(
+    results: Sequence[ImagePredictions], logger: logging.Logger
+) -> list[ImagePredictions]:
+    """Return the first predictions of each image, and log a warning if there were others."""
+    by_image = {}
+    for result in results:
+        by_image.setdefault(result.image_id, result)
+    if len(by_image) < len(results):
+        logger.warning(
+            f"{len(results) - len(by_image):,} images were predicted more than once; the first "
+            "prediction counts."
+        )
+    return list(by_image.values())
+
+
+def find_categories(
+    classes: Sequence[str] | None,
+    category_ids: np.ndarray,
+    category_names: Sequence[str],
+    ann_file: str,
+    logger: logging.Logger,
+) -> np.ndarray:
+    """Find the category of each label.
+
+    Args:
+        classes (Sequence[str], optional): Classes of the dataset in the order of the labels.
+        category_ids (np.ndarray): Sorted ids of the categories of the annotation file, int64.
+        category_names (Sequence[str]): Their names.
+        ann_file (str): Name of the file, for error messages.
+        logger (logging.Logger): For a warning if labels are taken as positions.
+
+    Returns:
+        np.ndarray: Category id of each label, int64.
+
+    Raises:
+        UserError: If the classes are not among the categories, and not as many.
+    """
+    if classes is None:
+        return category_ids
+    id_of = dict(zip(category_names, category_ids.tolist(), strict=True))
+    unknown = [name for name in classes if name not in id_of]
+    if not unknown and len(id_of) == len(category_ids):
+        return np.array([id_of[name] for name in classes], dtype=np.int64)
+    if len(classes) != len(category_ids):
+        problem = (
+            f"has no category {unknown[0]!r}" if unknown else "has several categories of a name"
+        )
+        raise UserError(
+            f"{ann_file}: {problem}, and {len(category_ids)} categories where the dataset has "
+            f"{len(classes)} classes; give dataset and evaluator the same annotation format, or "
+            "correct 'metainfo.classes'."
+        )
+    logger.warning(
+        f"{ann_file}: classes of the dataset cannot be found by name"
+        + (f" (such as {unknown[0]!r})" if unknown else "")
+        + "; labels are taken as positions among the categories sorted by id."
+    )
+    return category_ids
+
+
+def check_labels(results: Iterable[ImagePredictions], num_classes: int, ann_file: str) -> None:
+    """Check that labels are below the number of classes.
+
+    Raises:
+        UserError: If one is not.
+    """
+    label = max((result.labels.max(initial=-1) for result in results), default=-1)
+    if label >= num_classes:
+        raise UserError(
+            f"{ann_file}: the model predicts label {label}, but there are {num_classes} classes; "
+            "set 'num_classes' of its heads to that number."
+        )
+
+
+def check_images(
+    results: Sequence[ImagePredictions],
+    ground_truth: LVISGroundTruth,
+    ann_file: str,
+    with_masks: bool,
+    logger: logging.Logger,
+) -> None:
+    """Check that images, and sizes of masks, are those of the annotation file.
+
+    Raises:
+        UserError: If one of them is not.
+    """
+    sizes = zip(ground_truth.image_ids.tolist(), ground_truth.image_sizes.tolist(), strict=True)
+    size_of = dict(sizes)
+    for result in results:
+        size = size_of.get(result.image_id)
+        if size is None:
+            raise UserError(
+                f"{ann_file}: has no image {result.image_id}, which the model was tested on; give "
+                "the evaluator the 'ann_file' of the dataset."
+            )
+        if with_masks and result.masks and list(result.mask_size) != size:
+            raise UserError(
+                f"{ann_file}: image {result.image_id} is annotated with {size[0]}x{size[1]} pixels "
+                f"(height x width), but its predicted masks have {result.mask_size[0]}x"
+                f"{result.mask_size[1]}; correct the annotation, or test on images of the original "
+                "size."
+            )
+    if len(results) < len(size_of):
+        logger.warning(
+            f"{len(size_of) - len(results):,} of {len(size_of):,} images of {ann_file} were not "
+            "predicted; their objects count as missed."
+        )
+
+
+def _encode_masks(
+    masks: np.ndarray | Sequence[dict], kept: np.ndarray, image_id: int
+) -> tuple[list[bytes], tuple[int, int]]:
+    """Encode the kept masks of an image, unless the model did.
+
+    Returns:
+        tuple: Compressed RLE ``counts``, and height and width of the masks.
+    """
+    if isinstance(masks, np.ndarray):
+        size = masks.shape[-2:]
+        rles = [
+            mask_utils.encode(np.asfortranarray(bitmap, dtype=np.uint8)) for bitmap in masks[kept]
+        ]
+    else:
+        rles = [masks[index] for index in kept]
+        sizes = {tuple(rle["size"]) for rle in masks}
+        if len(sizes) > 1:
+            raise UserError(
+                f"LVISFastMetric: the masks of image {image_id} differ in size ({sorted(sizes)}); "
+                "the model must give all in the size of the image."
+            )
+        size = sizes.pop() if sizes else (0, 0)
+    counts = [rle["counts"] for rle in rles]
+    counts = [text.encode("ascii") if isinstance(text, str) else text for text in counts]
+    return counts, (int(size[0]), int(size[1]))

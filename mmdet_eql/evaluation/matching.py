@@ -1,0 +1,108 @@
+"""Matching and accumulation by hotcoco: columns in, precision and recall arrays out.
+
+hotcoco (https://github.com/derekallman/hotcoco) implements the LVIS protocol in Rust. It checks
+little of its input, which is checked before. To use another evaluator, replace
+:func:`precision_recall`. Two rules of lvis-api that hotcoco does not have are expressed in its
+input:
+
+- An annotation to ignore gets an area beyond all area ranges, so that each of them ignores it.
+- The area of a mask is that of its box where results have both, else its own. hotcoco takes width
+  times height of the box that comes with a mask; the box that it gets has the right area.
+"""
+
+import numpy as np
+from hotcoco import COCO, LVISEval
+
+from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth
+
+#: Smallest and largest area in square pixels, both inclusive.
+AREA_RANGES = {
+    "all": (0.0, 1e5**2),
+    "small": (0.0, 32.0**2),
+    "medium": (32.0**2, 96.0**2),
+    "large": (96.0**2, 1e5**2),
+}
+_BEYOND_ALL_RANGES = 1e12
+
+
+def precision_recall(
+    ground_truth: LVISGroundTruth,
+    detections: LVISDetections,
+    area: np.ndarray,
+    iou_type: str,
+    iou_thresholds: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Match detections with annotations by the rules of LVIS, and accumulate.
+
+    Args:
+        ground_truth (LVISGroundTruth): Annotations; with masks for 'segm'.
+        detections (LVISDetections): Boxes for 'bbox', masks for 'segm', with an area and in images
+            that judge their category.
+        area (np.ndarray): Area of each detection, float64 of shape (D,).
+        iou_type (str): 'bbox' or 'segm'.
+        iou_thresholds (np.ndarray): float64 of shape (T,).
+
+    Returns:
+        tuple: Precision of shape (T, R, C, A) and recall of shape (T, C, A), float64; R are the
+        recall thresholds 0, 0.01, ..., 1. -1 for a category without ground truth in the area range.
+    """
+    truth = COCO.from_arrays(
+        _images(ground_truth, detections),
+        [{"id": index, "name": str(index)} for index in range(len(ground_truth.category_ids))],
+        ground_truth.image,
+        ground_truth.category,
+        ground_truth.boxes,
+        area=np.where(ground_truth.ignore, _BEYOND_ALL_RANGES, ground_truth.area),
+        segmentation=_masks(ground_truth, ground_truth) if iou_type == "segm" else None,
+    )
+    # Columns: image, x, y, width, height, score, category.
+    table = np.empty((len(detections.score), 7))
+    table[:, 0] = detections.image
+    table[:, 1:5] = detections.boxes if iou_type == "bbox" else (0, 0, 0, 1)
+    if iou_type == "segm":
+        table[:, 3] = area
+    table[:, 5] = detections.score
+    table[:, 6] = detections.category
+    masks = _masks(ground_truth, detections) if iou_type == "segm" else None
+    found = truth.load_res(table, segmentation=masks)
+
+    # No limit: without this, hotcoco applies its own of 300.
+    evaluation = LVISEval(truth, found.cap_detections_per_image(None), iou_type)
+    evaluation.params.iou_thrs = iou_thresholds.tolist()
+    evaluation.params.area_rng = [list(limits) for limits in AREA_RANGES.values()]
+    evaluation.params.area_rng_lbl = list(AREA_RANGES)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    accumulated = evaluation.eval  # a copy at each access
+    # The last axis is that of the limits on detections, of which there is one.
+    return accumulated["precision"][..., 0], accumulated["recall"][..., 0]
+
+
+def _images(ground_truth: LVISGroundTruth, detections: LVISDetections) -> list[dict]:
+    """Image records, with the categories that each image judges."""
+    num_categories = len(ground_truth.category_ids)
+    judged = ground_truth.judged
+    if judged is None:  # all categories; those that were not detected change nothing
+        judged = np.unique(detections.image * num_categories + detections.category)
+    lists = {}
+    for name, groups in (
+        ("neg_category_ids", judged),
+        ("not_exhaustive_category_ids", ground_truth.not_exhaustive),
+    ):
+        image, category = np.divmod(groups, num_categories)
+        bounds = np.searchsorted(image, np.arange(1, len(ground_truth.image_ids)))
+        lists[name] = [part.tolist() for part in np.split(category, bounds)]
+    return [
+        {"id": index, "height": height, "width": width, **{k: v[index] for k, v in lists.items()}}
+        for index, (height, width) in enumerate(ground_truth.image_sizes.tolist())
+    ]
+
+
+def _masks(
+    ground_truth: LVISGroundTruth, of: LVISGroundTruth | LVISDetections
+) -> list[dict[str, object]]:
+    sizes = ground_truth.image_sizes.tolist()
+    return [
+        {"size": sizes[image], "counts": counts}
+        for image, counts in zip(of.image.tolist(), of.masks, strict=True)
+    ]
