@@ -1,21 +1,23 @@
-"""What a detector made of one category: hits, misses, false alarms, and what it was confused with.
+"""Hits, misses, false alarms and confusions of one category.
 
 Detections are matched to annotations as in the LVIS protocol, at one IoU threshold: the highest
-score first, each to the annotation of its image and category that it overlaps most and that is not
-taken. An image judges a category only if it is annotated there or verified absent; elsewhere a
-detection is neither right nor wrong, and so is one that matches nothing in an image where the
-category is not exhaustively annotated.
+score first, each to the free annotation of its image and category that it overlaps most. An image
+judges a category only if it is annotated there or verified absent (in a COCO file, always);
+elsewhere a detection is neither right nor wrong, and so is one that matches nothing in an image
+where the category is not exhaustively annotated.
 
 Boxes are x, y, width, height in pixels, as in result files.
 """
 
 import difflib
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import pycocotools.mask as mask_utils
 
-from mmdet_eql.evaluation.lvis_evaluation import LVISDetections, LVISGroundTruth
+from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth
 from mmdet_eql.utils.errors import UserError
 
 #: A false alarm that overlaps an annotation of its category at least so much is badly placed.
@@ -80,7 +82,7 @@ class FalseAlarm:
 
 @dataclass(frozen=True)
 class CategoryErrors:
-    """What a detector made of a category.
+    """Annotations and detections of a category.
 
     Args:
         category (str): Its name.
@@ -91,7 +93,7 @@ class CategoryErrors:
         num_excused (int): Detections that match nothing where it is not exhaustively annotated.
         num_unjudged (int): Detections in images that do not judge it.
         iou_thr (float): IoU from which boxes match.
-        score_thr (float): Least score of a detection that counts.
+        score_thr (float): Lowest score of a detection that counts.
     """
 
     category: str
@@ -106,7 +108,7 @@ class CategoryErrors:
 
     @property
     def hits(self) -> list[TruthCase]:
-        """Annotations that were found, by falling score."""
+        """Annotations that were found, by falling score of the detection."""
         hits = [case for case in self.truths if case.found is not None]
         return sorted(hits, key=lambda case: -case.found.score)
 
@@ -118,15 +120,19 @@ class CategoryErrors:
 
     def mistaken_for(self) -> dict[str, int]:
         """Other categories that were seen where this one was missed, and how often."""
-        return _count(case.confused.category for case in self.misses if case.confused is not None)
+        return count_names(
+            case.confused.category for case in self.misses if case.confused is not None
+        )
 
     def mistaken_from(self) -> dict[str, int]:
         """Other categories that this one was seen in, and how often."""
-        return _count(alarm.truth_category for alarm in self.false_alarms if alarm.truth_category)
+        return count_names(
+            alarm.truth_category for alarm in self.false_alarms if alarm.truth_category
+        )
 
 
 def find_category(ground_truth: LVISGroundTruth, name: str) -> int:
-    """The position of a category.
+    """Return the position of a category.
 
     Raises:
         UserError: If there is none of that name.
@@ -145,39 +151,36 @@ def find_errors(
     iou_thr: float = 0.5,
     score_thr: float = 0.05,
 ) -> CategoryErrors:
-    """Sort the annotations and detections of a category.
+    """Sort the annotations and detections of a category into hits and kinds of errors.
 
     Args:
-        ground_truth (LVISGroundTruth): What the annotation file says.
+        ground_truth (LVISGroundTruth): Annotations.
         detections (LVISDetections): Boxes of all categories.
         category (int): Position of the category.
         iou_thr (float): IoU from which boxes match.
-        score_thr (float): Least score of a detection that counts.
+        score_thr (float): Lowest score of a detection that counts.
 
     Returns:
-        CategoryErrors: What the detector made of it.
+        CategoryErrors: Annotations and detections of the category.
     """
-    num_categories = len(ground_truth.category_ids)
-    judged, excused = (
-        groups[groups % num_categories == category] // num_categories
-        for groups in (ground_truth.labelled, ground_truth.not_exhaustive)
-    )
-    of_category = detections.category == category
-    counts = of_category & (detections.score >= score_thr)
+    judged = _images_of(ground_truth, ground_truth.judged, category)
+    not_exhaustive = _images_of(ground_truth, ground_truth.not_exhaustive, category)
+    own = ground_truth.category == category
+    counts = (detections.category == category) & (detections.score >= score_thr)
     is_judged = np.isin(detections.image, judged)
 
     truths, false_alarms, num_excused = [], [], 0
-    own = ground_truth.category == category
     images = np.union1d(ground_truth.image[own], detections.image[counts & is_judged])
     truth_rows = _rows_of_images(ground_truth.image, images)
     detection_rows = _rows_of_images(detections.image, images)
-    for image, in_truth, in_detections in zip(images, truth_rows, detection_rows, strict=True):
-        sort = _ImageSorter(
-            ground_truth, detections, category, iou_thr, score_thr, in_truth, in_detections
+    for image, truth, found in zip(images.tolist(), truth_rows, detection_rows, strict=True):
+        # By falling score; of equal scores the first goes first.
+        found = found[np.argsort(-detections.score[found], kind="stable")]
+        cases, alarms = _sort_image(
+            ground_truth, detections, category, iou_thr, score_thr, image, truth, found
         )
-        truths += [TruthCase(int(image), *case) for case in sort.truths()]
-        alarms = [FalseAlarm(int(image), *alarm) for alarm in sort.false_alarms()]
-        if image in excused:
+        truths += cases
+        if image in not_exhaustive:
             num_excused += len(alarms)
         else:
             false_alarms += alarms
@@ -195,95 +198,76 @@ def find_errors(
     )
 
 
-class _ImageSorter:
-    """The annotations and detections of one image."""
+def _sort_image(
+    ground_truth: LVISGroundTruth,
+    detections: LVISDetections,
+    category: int,
+    iou_thr: float,
+    score_thr: float,
+    image: int,
+    truth: np.ndarray,
+    found: np.ndarray,
+) -> tuple[list[TruthCase], list[FalseAlarm]]:
+    """Sort one image; ``truth`` and ``found`` are its rows, the latter by falling score."""
+    names = ground_truth.category_names
+    boxes, truth_boxes = detections.boxes[found], ground_truth.boxes[truth]
+    truth_category = ground_truth.category[truth]
+    own_truth, ignore = truth_category == category, ground_truth.ignore[truth]
+    own_found = detections.category[found] == category
+    counts = detections.score[found] >= score_thr
+    iou = np.zeros((len(found), len(truth)))
+    if iou.size:
+        iou = np.asarray(mask_utils.iou(boxes, truth_boxes, np.zeros(len(truth), np.uint8)))
 
-    def __init__(
-        self,
-        ground_truth: LVISGroundTruth,
-        detections: LVISDetections,
-        category: int,
-        iou_thr: float,
-        score_thr: float,
-        in_truth: np.ndarray,
-        in_detections: np.ndarray,
-    ) -> None:
-        self.names = ground_truth.category_names
-        self.category = category
-        self.iou_thr = iou_thr
-        self.truth_boxes = ground_truth.boxes[in_truth]
-        self.truth_category = ground_truth.category[in_truth]
-        self.set_aside = ground_truth.ignore[in_truth]
-        # By falling score; of equal scores the first goes first.
-        by_score = in_detections[np.argsort(-detections.score[in_detections], kind="stable")]
-        self.boxes = detections.boxes[by_score]
-        self.score = detections.score[by_score]
-        self.label = detections.category[by_score]
-        self.counts = self.score >= score_thr
-        self.iou = _ious(self.boxes, self.truth_boxes)
-        self._match()
+    def detection(rows: np.ndarray) -> Detection | None:
+        """The first of some detections."""
+        if not len(rows):
+            return None
+        row = found[rows[0]]
+        name, score = names[detections.category[row]], float(detections.score[row])
+        return Detection(name, score, boxes[rows[0]])
 
-    def _match(self) -> None:
-        """The detection of each annotation of the category, and the other way round; -1: none."""
-        self.detection_of = np.full(len(self.truth_boxes), -1)
-        self.truth_of = np.full(len(self.boxes), -1)
-        own = self.truth_category == self.category
-        for index in np.flatnonzero((self.label == self.category) & self.counts):
-            # What is set aside matches only what matches nothing else.
-            for candidates in (own & ~self.set_aside, own & self.set_aside):
-                free = candidates & (self.detection_of < 0) & (self.iou[index] >= self.iou_thr)
-                if free.any():
-                    # Of equal ones the last, as in LVIS.
-                    best = np.flatnonzero(free & (self.iou[index] == self.iou[index][free].max()))[
-                        -1
-                    ]
-                    self.detection_of[best], self.truth_of[index] = index, best
-                    break
+    match_of_truth = np.full(len(truth), -1)
+    alarms = []
+    for row in np.flatnonzero(own_found & counts):
+        free = own_truth & (match_of_truth < 0) & (iou[row] >= iou_thr)
+        # An ignored annotation matches only what matches nothing else.
+        free = free & ~ignore if (free & ~ignore).any() else free
+        if free.any():
+            # Of equal ones the last, as in LVIS.
+            best = np.flatnonzero(free & (iou[row] == iou[row][free].max()))[-1]
+            match_of_truth[best] = row
+            continue
+        kind, other, box = "nothing annotated", None, None
+        if len(truth) and iou[row].max() >= iou_thr:
+            best = iou[row].argmax()
+            kind, box = "duplicate", truth_boxes[best]
+            if not own_truth[best]:
+                kind, other = "another category", names[truth_category[best]]
+        elif own_truth.any() and iou[row][own_truth].max() >= _NEAR:
+            kind, box = "badly placed", truth_boxes[own_truth][iou[row][own_truth].argmax()]
+        alarms.append(FalseAlarm(image, detection([row]), kind, other, box))
 
-    def truths(self) -> list[tuple]:
-        """Box, match, and of a miss what was found instead."""
-        cases = []
-        for index in np.flatnonzero((self.truth_category == self.category) & ~self.set_aside):
-            box, match = self.truth_boxes[index], self.detection_of[index]
-            if match >= 0:
-                cases.append((box, self._detection(match)))
-                continue
-            there = self.iou[:, index] >= self.iou_thr
-            is_own = self.label == self.category
-            confused = np.flatnonzero(there & ~is_own & self.counts)
-            below = np.flatnonzero(there & is_own & ~self.counts)
-            cases.append(
-                (
-                    box,
-                    None,
-                    self._detection(confused[0]) if len(confused) else None,
-                    self._detection(below[0]) if len(below) else None,
-                )
-            )
-        return cases
+    cases = []
+    for index in np.flatnonzero(own_truth & ~ignore):
+        if match_of_truth[index] >= 0:
+            cases.append(TruthCase(image, truth_boxes[index], detection([match_of_truth[index]])))
+            continue
+        there = iou[:, index] >= iou_thr
+        confused = detection(np.flatnonzero(there & ~own_found & counts))
+        below = detection(np.flatnonzero(there & own_found & ~counts))
+        cases.append(TruthCase(image, truth_boxes[index], None, confused, below))
+    return cases, alarms
 
-    def false_alarms(self) -> list[tuple]:
-        """Detection, kind, and the annotation that it names."""
-        alarms = []
-        own = self.truth_category == self.category
-        for index in np.flatnonzero((self.label == self.category) & self.counts):
-            if self.truth_of[index] >= 0:
-                continue
-            iou = self.iou[index]
-            kind, other, box = "nothing annotated", None, None
-            if len(iou) and iou.max() >= self.iou_thr:
-                best = iou.argmax()
-                kind, box = "duplicate", self.truth_boxes[best]
-                if not own[best]:
-                    kind, other = "another category", self.names[self.truth_category[best]]
-            elif own.any() and iou[own].max() >= _NEAR:
-                kind, box = "badly placed", self.truth_boxes[own][iou[own].argmax()]
-            alarm = (self._detection(index), kind, other, box)
-            alarms.append(alarm)
-        return alarms
 
-    def _detection(self, index: int) -> Detection:
-        return Detection(self.names[self.label[index]], float(self.score[index]), self.boxes[index])
+def _images_of(
+    ground_truth: LVISGroundTruth, groups: np.ndarray | None, category: int
+) -> np.ndarray:
+    """Images of the groups of a category; all images for None."""
+    if groups is None:
+        return np.arange(len(ground_truth.image_ids))
+    num_categories = len(ground_truth.category_ids)
+    return groups[groups % num_categories == category] // num_categories
 
 
 def _rows_of_images(image: np.ndarray, wanted: np.ndarray) -> list[np.ndarray]:
@@ -293,14 +277,6 @@ def _rows_of_images(image: np.ndarray, wanted: np.ndarray) -> list[np.ndarray]:
     return [order[start:end] for start, end in zip(starts, ends, strict=True)]
 
 
-def _ious(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    if not len(boxes) or not len(others):
-        return np.zeros((len(boxes), len(others)))
-    return np.asarray(mask_utils.iou(boxes, others, np.zeros(len(others), np.uint8)))
-
-
-def _count(names) -> dict[str, int]:
-    counts = {}
-    for name in names:
-        counts[name] = counts.get(name, 0) + 1
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+def count_names(names: Iterable[str]) -> dict[str, int]:
+    """Count names, the most frequent first and equally frequent ones by name."""
+    return dict(sorted(Counter(names).items(), key=lambda item: (-item[1], item[0])))

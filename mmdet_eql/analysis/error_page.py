@@ -3,13 +3,18 @@
 import base64
 import html
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import cv2
 import mmcv
 import numpy as np
 
-from mmdet_eql.analysis.category_errors import CategoryErrors, FalseAlarm, TruthCase
+from mmdet_eql.analysis.category_errors import (
+    CategoryErrors,
+    FalseAlarm,
+    TruthCase,
+    count_names,
+)
 from mmdet_eql.frequency import GROUP_NAMES
 from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.files import atomic_write
@@ -77,7 +82,7 @@ def write_error_page(
         '<div class="tables">'
         + _table("Seen where it was missed", errors.mistaken_for())
         + _table("Annotated where it was seen wrongly", errors.mistaken_from())
-        + _table("Kinds of false alarms", _kinds(errors.false_alarms))
+        + _table("Kinds of false alarms", count_names(alarm.kind for alarm in errors.false_alarms))
         + "</div>"
     )
     for key, (name, cases, picture) in sections.items():
@@ -110,13 +115,6 @@ def _summary(errors: CategoryErrors) -> str:
         "category"
     )
     return "".join(f"<p>{html.escape(line)}</p>" for line in lines) + f"<p>{legend}</p>"
-
-
-def _kinds(alarms: Iterable[FalseAlarm]) -> dict[str, int]:
-    kinds = {}
-    for alarm in alarms:
-        kinds[alarm.kind] = kinds.get(alarm.kind, 0) + 1
-    return dict(sorted(kinds.items(), key=lambda item: -item[1]))
 
 
 def _table(caption: str, counts: Mapping[str, int], longest: int = 10) -> str:

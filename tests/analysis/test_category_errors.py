@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from mmdet_eql.analysis.category_errors import find_category, find_errors
-from mmdet_eql.evaluation.lvis_evaluation import (
+from mmdet_eql.annotations.reader import columns_of
+from mmdet_eql.evaluation import (
     LVISDetections,
     LVISGroundTruth,
     evaluate_detections,
+    write_results,
 )
-from mmdet_eql.evaluation.lvis_results import write_results
 from mmdet_eql.utils.errors import UserError
 from tests.evaluation.federated_sets import make_federated_set
 
@@ -21,7 +22,7 @@ DOG, CAT, COW = 1, 2, 3
 RIGHT, NEAR, AWAY = [10, 10, 40, 40], [30, 30, 40, 40], [60, 60, 30, 30]
 
 
-def make_truth(**images) -> LVISGroundTruth:
+def make_truth(federated=True, **images) -> LVISGroundTruth:
     """Images by their labels: ``a=dict(annotated=[(category, box)], absent=[], partly=[])``."""
     data = {"images": [], "annotations": [], "categories": []}
     for category_id, name in ((DOG, "dog"), (CAT, "cat"), (COW, "cow")):
@@ -33,15 +34,16 @@ def make_truth(**images) -> LVISGroundTruth:
                 "height": 100,
                 "width": 100,
                 "file_name": f"{image_id}.png",
-                "neg_category_ids": image.get("absent", []),
-                "not_exhaustive_category_ids": image.get("partly", []),
             }
         )
+        if federated:
+            data["images"][-1]["neg_category_ids"] = image.get("absent", [])
+            data["images"][-1]["not_exhaustive_category_ids"] = image.get("partly", [])
         for category_id, box in image.get("annotated", []):
             number = len(data["annotations"]) + 1
             annotation = {"id": number, "image_id": image_id, "area": box[2] * box[3]}
             data["annotations"].append(dict(annotation, category_id=category_id, bbox=box))
-    return LVISGroundTruth.from_lvis(data, "annotations.json")
+    return LVISGroundTruth.from_columns(columns_of(data, "a.json"), "a.json")
 
 
 def make_detections(*rows) -> LVISDetections:
@@ -108,10 +110,21 @@ def test_images_that_do_not_judge_the_category_are_no_errors():
     assert (errors.num_unjudged, errors.num_excused) == (1, 1)
 
 
+def test_all_images_of_a_coco_file_judge_the_category():
+    truth = make_truth(
+        federated=False, a=dict(annotated=[(DOG, RIGHT)]), b=dict(annotated=[(CAT, RIGHT)]), c={}
+    )
+    errors = errors_of_dogs(truth, (1, DOG, RIGHT, 0.9), (2, DOG, RIGHT, 0.8), (3, DOG, AWAY, 0.7))
+    assert len(errors.hits) == 1
+    kinds = [alarm.kind for alarm in errors.false_alarms]
+    assert kinds == ["another category", "nothing annotated"]
+    assert (errors.num_absent, errors.num_unjudged, errors.num_excused) == (2, 0, 0)
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_as_many_hits_as_the_evaluation_counts(seed):
     data, records = make_federated_set(seed)
-    truth = LVISGroundTruth.from_lvis(data, "annotations.json")
+    truth = LVISGroundTruth.from_columns(columns_of(data, "a.json"), "a.json")
     position = {
         name: {one: index for index, one in enumerate(ids.tolist())}
         for name, ids in (("image", truth.image_ids), ("category", truth.category_ids))

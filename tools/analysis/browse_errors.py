@@ -7,8 +7,8 @@ RESULTS.bbox.json is what a test writes with
 
     --cfg-options test_evaluator.outfile_prefix=RESULTS
 
-The page holds its pictures and opens from disk. Only images that are verified to contain the
-category, or not to, count.
+The page holds its pictures and opens from disk. Only images count that are verified to contain the
+category or not to; in COCO files these are all.
 """
 
 import argparse
@@ -16,10 +16,8 @@ import os.path as osp
 
 from mmdet_eql.analysis.category_errors import find_category, find_errors
 from mmdet_eql.analysis.error_page import write_error_page
-from mmdet_eql.annotations.checks import load_lvis_json
-from mmdet_eql.annotations.reader import read_annotations
-from mmdet_eql.evaluation.lvis_evaluation import LVISGroundTruth
-from mmdet_eql.evaluation.lvis_results import read_results
+from mmdet_eql.annotations import read_annotations
+from mmdet_eql.evaluation import LVISGroundTruth, read_results
 from mmdet_eql.utils.errors import UserError, exit_on_user_error
 
 
@@ -28,7 +26,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("results", help="result file of boxes")
-    parser.add_argument("ann_file", help="annotation file in LVIS format")
+    parser.add_argument("ann_file", help="annotation file in LVIS or COCO format")
     parser.add_argument("--category", required=True, help="name of the category")
     parser.add_argument(
         "--images", required=True, help="folder of the images, as data_root in the config"
@@ -36,7 +34,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--out", default="errors.html", help="page (default: %(default)s)")
     parser.add_argument("--iou-thr", type=float, default=0.5, help="default: %(default)s")
     parser.add_argument(
-        "--score-thr", type=float, default=0.05, help="least score (default: %(default)s)"
+        "--score-thr", type=float, default=0.05, help="lowest score (default: %(default)s)"
     )
     parser.add_argument(
         "--max-cases", type=int, default=60, help="pictures of a kind (default: %(default)s)"
@@ -50,12 +48,11 @@ def parse_args() -> argparse.Namespace:
 @exit_on_user_error
 def main() -> None:
     args = parse_args()
-    data = load_lvis_json(args.ann_file)
-    ground_truth = LVISGroundTruth.from_lvis(data, args.ann_file)
+    columns = read_annotations(args.ann_file)
+    ground_truth = LVISGroundTruth.from_columns(columns, args.ann_file)
     category = find_category(ground_truth, args.category)
     detections = read_results(args.results, ground_truth, "bbox", args.ann_file)
     errors = find_errors(ground_truth, detections, category, args.iou_thr, args.score_thr)
-    columns = read_annotations(args.ann_file)
     paths = [
         osp.join(args.images, columns.path(image)) for image in columns.image_id.argsort().tolist()
     ]
