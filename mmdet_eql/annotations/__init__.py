@@ -12,6 +12,7 @@ One reader turns a file into one column model, which training, evaluation and re
     segmentation         whether a segmentation can be handed to pycocotools
     dataset_annotations  the columns under the labels of one dataset: its instances and counts f_j
     instance_labels      the labels of the instances of all images, for samplers
+    open_images          box counts of an annotation file of the Open Images Challenge
 """
 
 from mmdet_eql.annotations.columns import AnnotationColumns

@@ -1,8 +1,4 @@
-"""Open Images Challenge 2019, with its class frequencies.
-
-A text file lists the images, each as its path, a line that is passed over, its number of boxes, and
-a line per box: label from 1 on, x1, y1, x2, y2 relative to the image, and whether it is a group.
-"""
+"""Open Images Challenge 2019, with its class frequencies."""
 
 import csv
 import pickle
@@ -10,7 +6,6 @@ import pickle
 import numpy as np
 from mmdet.datasets import OpenImagesChallengeDataset
 from mmdet.registry import DATASETS
-from mmengine.fileio import get_local_path
 
 from mmdet_eql.frequency import ClassFrequency
 from mmdet_eql.utils.errors import UserError
@@ -80,41 +75,3 @@ class CountedOpenImagesChallengeDataset(OpenImagesChallengeDataset):
                     f"{max(of_image) + 1}, and {self.label_file} names the labels 1 to "
                     f"{num_classes}; give files that belong together."
                 )
-
-
-def count_challenge_boxes(
-    ann_file: str, num_classes: int, backend_args: dict | None = None
-) -> np.ndarray:
-    """Count the boxes of each category in an annotation file, without its companions.
-
-    Args:
-        ann_file (str): Annotation file of the Open Images Challenge, a text file.
-        num_classes (int): Number of categories, C.
-        backend_args (dict, optional): mmengine's file backend.
-
-    Returns:
-        np.ndarray: int64 of shape (C,).
-
-    Raises:
-        UserError: If the file cannot be read.
-    """
-    count = np.zeros(num_classes, dtype=np.int64)
-    try:
-        with (
-            get_local_path(ann_file, backend_args=backend_args) as local_path,
-            open(local_path, encoding="utf-8") as file,
-        ):
-            while next(file, ""):
-                next(file)
-                for _ in range(int(next(file))):
-                    label = int(next(file).split(maxsplit=1)[0])
-                    if not 1 <= label <= num_classes:
-                        raise ValueError(f"label {label} of {num_classes}")
-                    count[label - 1] += 1
-    except (OSError, ValueError, IndexError, StopIteration) as error:
-        reason = "cut off" if isinstance(error, StopIteration) else error
-        raise UserError(
-            f"{ann_file}: cannot be read as annotations of the Open Images Challenge ({reason}); "
-            "correct 'train_ann_file' of the evaluator."
-        ) from None
-    return count

@@ -12,7 +12,7 @@ from mmdet.evaluation.functional.mean_ap import tpfp_openimages
 from mmdet.registry import METRICS
 from mmengine.logging import MMLogger
 
-from mmdet_eql.datasets.open_images import count_challenge_boxes
+from mmdet_eql.annotations.open_images import count_challenge_boxes
 from mmdet_eql.utils.errors import UserError
 
 

@@ -12,8 +12,8 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
+from mmdet_eql.annotations.open_images import count_challenge_boxes
 from mmdet_eql.datasets import CountedOpenImagesChallengeDataset
-from mmdet_eql.datasets.open_images import count_challenge_boxes
 from mmdet_eql.evaluation.open_images_metric import OpenImagesGroupMetric
 from mmdet_eql.frequency import class_frequency_of
 from mmdet_eql.utils.errors import UserError
