@@ -7,10 +7,9 @@ import pytest
 
 from mmdet_eql.analysis.gradient_plot import format_ratios
 from mmdet_eql.engine.gradient_file import load_gradient_record
-from mmdet_eql.runs.comparison_report import format_report
-from mmdet_eql.runs.image_bins import with_image_bins
-from mmdet_eql.runs.run_groups import group_runs, load_records
-from mmdet_eql.runs.sweep_file import entries_of, read_sweep_file
+from mmdet_eql.runs.groups import group_runs, load_records, with_image_bins
+from mmdet_eql.runs.sweep_file import read_entries
+from mmdet_eql.runs.tables import format_report
 from tests.conftest import CONFIGS, REPOSITORY
 
 DOCS = REPOSITORY / "docs"
@@ -58,7 +57,7 @@ def key_of(config, options, seed):
 def runs_of(study):
     """Runs that the sweep file of a study asks for, by what they are known by."""
     path = CONFIGS / "studies" / f"{study}.yaml"
-    entries = entries_of(read_sweep_file(path), path.name)
+    entries = read_entries(path)
     return [key_of(entry.config, entry.options, entry.seed) for entry in entries]
 
 

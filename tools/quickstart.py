@@ -1,80 +1,109 @@
 """Train Mask R-CNN with and without the Equalization Loss on MiniLVIS, and compare them.
 
 Everything runs on the CPU, the two models side by side. What is done is not done again, and what
-was stopped goes on from its last checkpoint.
+was stopped goes on from its last checkpoint. The runs are those of configs/studies/quickstart.yaml.
 """
 
 import argparse
 import contextlib
 import io
 import os
-import signal
 import sys
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-CONFIGS = {
-    "baseline": "mask-rcnn_r18_fpn_sigmoid_1xb4_minilvis.py",
-    "EQL": "mask-rcnn_r18_fpn_eql_1xb4_minilvis.py",
-}
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STUDY = "configs/studies/quickstart.yaml"
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="tools/quickstart.sh", description=__doc__)
-    data = Path(os.environ.get("MMDET_EQL_DATA", REPOSITORY / "data")) / "minilvis"
-    work_dir = REPOSITORY / "work_dirs" / "quickstart"
-    parser.add_argument(
-        "--data", type=Path, default=data, help="MiniLVIS, made if missing (default: %(default)s)"
+    parser = argparse.ArgumentParser(
+        prog="tools/quickstart.sh",
+        description=__doc__,
+        epilog="Environment variable MMDET_EQL_DATA: folder for the data (default: data).",
     )
+    work_dir = REPOSITORY / "work_dirs" / "quickstart"
     parser.add_argument(
         "--work-dir", type=Path, default=work_dir, help="for all results (default: %(default)s)"
     )
     parser.add_argument(
-        "--max-iters",
-        type=int,
-        help="training iterations of each model, for a shorter try (default: as in the configs)",
+        "--cfg-options",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="for a shorter try: train_cfg.max_iters=200 train_cfg.val_interval=200",
     )
     return parser.parse_args()
 
 
-def stop(signum, frame) -> None:
-    """Stop in order whichever way the end is asked for: Ctrl-C, kill, a closed terminal."""
-    # Once is enough: what follows takes seconds, and is not to be broken off.
-    for each in SIGNALS:
-        signal.signal(each, signal.SIG_IGN)
-    # Not by print, which may be in the middle of a line. The terminal may be gone.
-    with contextlib.suppress(OSError):
-        os.write(2, b"\nstopping; run the same command again to go on\n")
-    raise KeyboardInterrupt
+def train_and_compare(args: argparse.Namespace) -> None:
+    work_dir = args.work_dir.resolve()
+    data = Path(os.environ.get("MMDET_EQL_DATA", REPOSITORY / "data")).resolve()
+    os.environ["MMDET_EQL_DATA"] = str(data)
+    os.chdir(REPOSITORY)
+    from mmdet_eql.minilvis import make_minilvis
+    from mmdet_eql.minilvis.folder import read_marker
+    from mmdet_eql.runs.execution import Machine
+    from mmdet_eql.runs.sweep import run_sweep
+    from mmdet_eql.runs.sweep_file import parse_grid, read_entries
+
+    print(f"[1/3] MiniLVIS in {data / 'minilvis'}", flush=True)
+    if read_marker(data / "minilvis") is None:
+        make_minilvis(data / "minilvis")
+    print("[2/3] training", flush=True)
+    options = {key: values[0] for key, values in parse_grid(args.cfg_options).items()}
+    entries = read_entries(STUDY, options=options)
+    # On the CPU also where there is a GPU.
+    machine = Machine(REPOSITORY / "tools", jobs=len(entries))
+    plan, finished = run_sweep(entries, work_dir, machine)
+    if not finished:
+        sys.exit(1)
+    print("[3/3] results\n", flush=True)
+    compare(plan.runs, work_dir)
+
+
+def compare(runs: list, work_dir: Path) -> None:
+    """Print the table, and write it, a page, a plot and pictures to the work_dir."""
+    from mmdet.registry import DATASETS
+
+    from mmdet_eql.analysis.drawing import draw_predictions
+    from mmdet_eql.frequency import class_frequency_of
+    from mmdet_eql.runs.execution import final_checkpoint
+    from mmdet_eql.runs.groups import group_runs, load_records
+    from mmdet_eql.runs.page import format_page
+    from mmdet_eql.runs.planning import RESULT_NAME
+    from mmdet_eql.runs.plots import save_overview
+    from mmdet_eql.runs.tables import format_report
+    from mmdet_eql.utils.files import write_text
+
+    title = "Mask R-CNN with and without the Equalization Loss on MiniLVIS"
+    groups = group_runs(load_records(run.work_dir for run in runs))
+    report = format_report(groups, groups[0], "welch")
+    write_text(work_dir / "table.md", report + "\n")
+    print(report + "\n", flush=True)
+    # Written last: if it is newer than the results, all is there.
+    page = work_dir / "comparison.html"
+    newest = max((run.work_dir / RESULT_NAME).stat().st_mtime for run in runs)
+    if not page.exists() or page.stat().st_mtime < newest:
+        save_overview(groups, work_dir / "ap_over_frequency.png", title)
+        frequency = class_frequency_of(DATASETS.build(runs[0].cfg.train_dataloader.dataset))
+        models = {run.entry.label: (run.cfg, final_checkpoint(run.work_dir)) for run in runs}
+        draw_predictions(models, frequency, work_dir / "predictions")
+        write_text(page, format_page(groups, groups[0], "welch", title))
+    for name in ("table.md", "comparison.html", "ap_over_frequency.png", "predictions"):
+        print(work_dir / name)
 
 
 def main() -> None:
     args = parse_args()
-    for signum in SIGNALS:
-        # Ignored by nohup, and to stay so. A shell's background jobs ignore Ctrl-C alike, but a
-        # SIGINT that was sent on purpose counts.
-        if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:
-            signal.signal(signum, stop)
     try:
-        # Late, so that --help needs no environment and Ctrl-C while importing is no traceback.
-        # MMDetection prints which of its optional parts are not there.
+        # Late, so that --help needs no environment. MMDetection prints which of its optional parts
+        # are not there.
         with contextlib.redirect_stdout(io.StringIO()):
-            from mmdet_eql.runs.minilvis_comparison import Comparison, compare_on_minilvis
             from mmdet_eql.utils.errors import exit_on_user_error
 
-        comparison = Comparison(
-            configs={
-                name: REPOSITORY / "configs/minilvis" / file for name, file in CONFIGS.items()
-            },
-            data=args.data.resolve(),
-            work_dir=args.work_dir.resolve(),
-            tools=REPOSITORY / "tools",
-            max_iters=args.max_iters,
-        )
-        exit_on_user_error(lambda: compare_on_minilvis(comparison))()
+        exit_on_user_error(lambda: train_and_compare(args))()
     except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

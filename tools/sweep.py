@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import io
 import os
-import signal
 import sys
 from pathlib import Path
 
@@ -19,12 +18,21 @@ from mmengine.config import DictAction
 
 # MMDetection prints which of its optional parts are not there.
 with contextlib.redirect_stdout(io.StringIO()):
-    from mmdet_eql.runs.command import SweepCommand, run_sweep
-    from mmdet_eql.runs.planning import TrainingOptions
-    from mmdet_eql.runs.run_record import record_run
+    from mmdet_eql.runs.execution import Machine, visible_devices
+    from mmdet_eql.runs.planning import TrainingOptions, plan_runs
+    from mmdet_eql.runs.records import record_run
+    from mmdet_eql.runs.slurm import write_jobs
+    from mmdet_eql.runs.sweep import run_sweep
+    from mmdet_eql.runs.sweep_file import read_entries
     from mmdet_eql.utils.errors import UserError, exit_on_user_error
+    from mmdet_eql.utils.files import hold_folder
 
 TOOLS = Path(__file__).resolve().parent
+FLAGS = {
+    "--amp": "automatic mixed precision",
+    "--auto-scale-lr": "scale the learning rate with the batch size",
+    "--deterministic": "the same weights each time",
+}
 
 
 def parse_args() -> argparse.Namespace:
@@ -49,12 +57,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--gpus", type=int, default=1, help="GPUs, or CPU processes, of each run (default: 1)"
     )
-    for flag, text in (
-        ("--amp", "automatic mixed precision"),
-        ("--auto-scale-lr", "scale the learning rate with the batch size"),
-        ("--deterministic", "the same weights each time"),
-    ):
-        parser.add_argument(flag, action="store_true", help=text)
+    for flag, text in FLAGS.items():
+        parser.add_argument(
+            flag, dest="flags", action="append_const", const=flag, default=[], help=text
+        )
     parser.add_argument(
         "--delete-checkpoints", action="store_true", help="of runs that are done and not needed"
     )
@@ -75,25 +81,12 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-class Interruption:
-    """Notes that the end was asked for, by Ctrl-C or kill.
-
-    Nothing is raised where the signal finds the program: libraries that catch all exceptions would
-    take it for their own.
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(signum, self._note)
-
-    def _note(self, signum: int, frame: object) -> None:
-        # Once is enough: ending the runs in order takes seconds.
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, signal.SIG_IGN)
-        # Not by print, which may be in the middle of a line.
-        os.write(2, b"\nstopping; give the same command again to go on\n")
-        self.requested = True
+def threads_per_process(processes: int) -> int:
+    """OMP_NUM_THREADS, or the cores shared out among all processes."""
+    named = os.environ.get("OMP_NUM_THREADS", "")
+    if named.isdecimal() and int(named) > 0:
+        return int(named)
+    return max(1, (os.cpu_count() or 1) // processes)
 
 
 @exit_on_user_error
@@ -102,28 +95,29 @@ def main() -> None:
     if args.record is not None:
         record_run(args.record)
         return
-    interruption = Interruption()
-    flags = ("--amp", "--auto-scale-lr", "--deterministic")
-    command = SweepCommand(
-        file=args.file,
-        configs=args.config or [],
-        grid=args.grid,
-        seeds=args.seeds,
-        options=args.cfg_options,
-        work_dir=args.work_dir,
-        tools=TOOLS,
-        jobs=args.jobs,
-        training=TrainingOptions(
-            args.gpus,
-            tuple(flag for flag in flags if getattr(args, flag[2:].replace("-", "_"))),
-        ),
-        delete_checkpoints=args.delete_checkpoints,
-        dry_run=args.dry_run,
-        partition=args.slurm,
-        cpus_per_task=args.cpus_per_task,
-        gpus_per_node=args.gpus_per_node,
-    )
-    sys.exit(0 if run_sweep(command, should_stop=lambda: interruption.requested) else 1)
+    entries = read_entries(args.file, args.config or [], args.cfg_options, args.grid, args.seeds)
+    work_dir = args.work_dir or Path("work_dirs") / Path(args.file or "sweep").stem
+    training = TrainingOptions(args.gpus, tuple(flag for flag in FLAGS if flag in args.flags))
+    if args.dry_run:
+        plan = plan_runs(entries, work_dir, training)
+        print(plan.describe())
+        for run in plan.runs:
+            print(f"  {'done' if run.is_done else 'to do'}  {run.name}")
+        finished = not plan.invalid
+    elif args.slurm is not None:
+        with hold_folder(work_dir, "give another --work-dir"):
+            plan = plan_runs(entries, work_dir, training)
+            print(plan.describe())
+            submit, number = write_jobs(
+                plan.runs, work_dir, TOOLS, args.slurm, args.cpus_per_task, args.gpus_per_node
+            )
+            print(f"{number} jobs are written; submit them by: bash {submit}")
+        finished = not plan.invalid
+    else:
+        threads = threads_per_process(args.jobs * args.gpus)
+        machine = Machine(TOOLS, args.jobs, visible_devices(), threads)
+        _, finished = run_sweep(entries, work_dir, machine, training, args.delete_checkpoints)
+    sys.exit(0 if finished else 1)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""From what is asked for to runs: merged configs, identities, folders; and what is broken.
+"""From entries to runs: merged configs, identities, names; and which entries are invalid.
 
 A run is known by its identity, a digest of its merged config (without ``work_dir``), of the options
 of ``train.py``, and of the run that it starts from. Its folder is named when it is first planned::
 
     WORK_DIR/configs/NAME.py        its config, complete
-    WORK_DIR/NAME/sweep_run.json    its identity and what it was asked for by
+    WORK_DIR/NAME/sweep_run.json    its identity and its entry
+    WORK_DIR/NAME/result.json       its metrics, once it is done
 
 and found again by its identity, however the sweep file has changed meanwhile.
 """
@@ -27,7 +28,8 @@ from mmdet_eql.runs.sweep_file import SEED_KEY, Entry
 from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.files import write_text
 
-MARKER = "sweep_run.json"
+MARKER_NAME = "sweep_run.json"
+RESULT_NAME = "result.json"
 #: Characters of a name, before what makes it unique.
 _LONGEST_NAME = 120
 
@@ -47,15 +49,15 @@ class TrainingOptions:
 
 @dataclass(frozen=True, eq=False)
 class SweepRun:
-    """A training to be done once.
+    """A training of a sweep, which is done once.
 
     Args:
         name (str): Name of its folder, unique in the sweep.
-        label (str): The same without the seed.
-        entry (Entry): What it was asked for by.
+        label (str): Its name without the seed.
+        entry (Entry): Its entry in the sweep.
         cfg (Config): Its merged config.
-        identity (str): Digest of all that decides what comes out.
-        experiment (str): The same without the seed: runs that differ in it alone share it.
+        identity (str): Digest of everything that determines its result.
+        experiment (str): The same without the seed: equal for runs that differ in the seed only.
         work_dir (Path): Folder for its logs, checkpoints and result.
         config (Path): File for its config.
         training (TrainingOptions): How it is trained.
@@ -73,9 +75,14 @@ class SweepRun:
     training: TrainingOptions
     first_stage: "SweepRun | None" = None
 
+    @property
+    def is_done(self) -> bool:
+        """Whether its result is written."""
+        return (self.work_dir / RESULT_NAME).is_file()
+
 
 @dataclass(frozen=True)
-class Broken:
+class InvalidEntry:
     """An entry that cannot be trained.
 
     Args:
@@ -89,48 +96,60 @@ class Broken:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep consists of.
+    """The runs of a sweep.
 
     Args:
-        runs (list[SweepRun]): Each run once, first stages before what starts from them.
-        broken (list[Broken]): What is left out.
-        repeated (int): Number of entries that ask for a run of another entry once more.
+        work_dir (Path): Folder of the sweep.
+        runs (list[SweepRun]): Each run once, first stages before the runs that start from them.
+        invalid (list[InvalidEntry]): Entries that are left out.
+        repeated (int): Number of entries that are the same run as another entry.
     """
 
+    work_dir: Path
     runs: list[SweepRun]
-    broken: list[Broken]
+    invalid: list[InvalidEntry]
     repeated: int
+
+    def describe(self) -> str:
+        """How many runs there are, and which entries are left out, in a few lines."""
+        done = sum(run.is_done for run in self.runs)
+        parts = [f"{len(self.runs)} runs in {self.work_dir}"]
+        if done:
+            parts.append(f"{done} are done already")
+        if self.repeated:
+            parts.append(f"{self.repeated} entries repeat one of them")
+        left_out = [f"  invalid, left out: {each.name}: {each.reason}" for each in self.invalid]
+        return "\n".join([", ".join(parts), *left_out])
 
 
 def plan_runs(
     entries: Sequence[Entry], work_dir: Path, training: TrainingOptions = TrainingOptions()
 ) -> Plan:
-    """Merge, check, identify and name the runs of a sweep.
-
-    Nothing is written.
+    """Merge, check, identify and name the runs of a sweep. Nothing is written.
 
     Args:
-        entries (Sequence[Entry]): What is asked for.
-        work_dir (Path): Folder of the sweep; what it holds is recognised.
+        entries (Sequence[Entry]): Entries of the sweep.
+        work_dir (Path): Folder of the sweep; runs that it holds keep their names.
         training (TrainingOptions): How to train.
 
     Returns:
-        Plan: The runs, and what is broken.
+        Plan: The runs, and the invalid entries.
     """
     planner = _Planner(work_dir, training, short_keys(e.differing for e in entries))
-    # A first stage may be listed after what starts from it.
-    waiting, ready = list(entries), []
+    # A first stage may be listed after the runs that start from it.
+    waiting = list(entries)
     while waiting:
         labels = {entry.label for entry in waiting}
-        free = [entry for entry in waiting if entry.load_from not in labels]
-        if not free:
-            planner.refuse(waiting, "load_from goes round in a circle")
-            break
-        ready += free
-        waiting = [entry for entry in waiting if entry.load_from in labels]
-    for entry in ready:
-        planner.add(entry)
-    return Plan(list(planner.runs.values()), planner.broken, planner.repeated)
+        ready = [entry for entry in waiting if entry.load_from not in labels]
+        for entry in ready or waiting:
+            try:
+                if not ready:
+                    raise UserError("load_from goes round in a circle")
+                planner.add(entry)
+            except UserError as error:
+                planner.invalid.append(InvalidEntry(planner.names(entry)[1], str(error)))
+        waiting = [entry for entry in waiting if ready and entry.load_from in labels]
+    return Plan(work_dir, list(planner.runs.values()), planner.invalid, planner.repeated)
 
 
 class _Planner:
@@ -139,53 +158,48 @@ class _Planner:
         self.training = training
         self.shorts = shorts
         self.runs: dict[str, SweepRun] = {}
-        self.broken: list[Broken] = []
+        self.invalid: list[InvalidEntry] = []
         self.repeated = 0
-        self._known = _folders_by_identity(work_dir)
+        self._known: dict[str, str] = {}
+        for path in sorted(work_dir.glob(f"*/{MARKER_NAME}")):
+            if identity := read_marker(path.parent).get("identity"):
+                self._known.setdefault(identity, path.parent.name)
         self._taken = set(self._known.values())
-        self._bases: dict[str, Config | UserError] = {}
+        self._configs: dict[str, Config] = {}
+        #: What is wrong with the config of an experiment, None if it is valid.
         self._checked: dict[str, UserError | None] = {}
         self._of_label: dict[str, list[SweepRun]] = {}
 
-    def refuse(self, entries: Iterable[Entry], reason: str) -> None:
-        self.broken += [Broken(self._label(entry)[1], reason) for entry in entries]
-
     def add(self, entry: Entry) -> None:
-        try:
-            first_stage = self._first_stage(entry)
-            cfg = self._merged(entry)
-            experiment = self._digest(without_seed(cfg), first_stage and first_stage.experiment)
-            self._check(cfg, experiment)
-        except UserError as error:
-            self.refuse([entry], str(error))
-            return
+        first_stage = self._first_stage(entry)
+        cfg = self.merged_config(entry)
+        experiment = self._digest(without_seed(cfg), first_stage and first_stage.experiment)
+        self._check(cfg, experiment)
         identity = self._digest(cfg, first_stage and first_stage.identity)
         if identity in self.runs:
             self.repeated += 1
-            self._of_label.setdefault(entry.label, []).append(self.runs[identity])
-            return
-        label, name = self._label(entry)
-        if identity in self._known:
-            name = self._known[identity]
-        elif name in self._taken or (self.work_dir / name).exists():
-            name = f"{name}_{identity[:8]}"
-        self._taken.add(name)
-        run = SweepRun(
-            name=name,
-            label=label,
-            entry=entry,
-            cfg=cfg,
-            identity=identity,
-            experiment=experiment,
-            work_dir=self.work_dir / name,
-            config=self.work_dir / "configs" / f"{name}.py",
-            training=self.training,
-            first_stage=first_stage,
-        )
-        self.runs[identity] = run
-        self._of_label.setdefault(entry.label, []).append(run)
+        else:
+            label, name = self.names(entry)
+            if identity in self._known:
+                name = self._known[identity]
+            elif name in self._taken or (self.work_dir / name).exists():
+                name = f"{name}_{identity[:8]}"
+            self._taken.add(name)
+            self.runs[identity] = SweepRun(
+                name=name,
+                label=label,
+                entry=entry,
+                cfg=cfg,
+                identity=identity,
+                experiment=experiment,
+                work_dir=self.work_dir / name,
+                config=self.work_dir / "configs" / f"{name}.py",
+                training=self.training,
+                first_stage=first_stage,
+            )
+        self._of_label.setdefault(entry.label, []).append(self.runs[identity])
 
-    def _label(self, entry: Entry) -> tuple[str, str]:
+    def names(self, entry: Entry) -> tuple[str, str]:
         """Name without and with the seed."""
         # No hidden folder, and nothing that looks like an option.
         parts = [_safe(entry.label).lstrip(".-") or "run"]
@@ -196,41 +210,35 @@ class _Planner:
             label = f"{label[:_LONGEST_NAME]}_{digest}"
         return label, label if entry.seed is None else f"{label}_seed={entry.seed}"
 
+    def merged_config(self, entry: Entry) -> Config:
+        if entry.config not in self._configs:
+            self._configs[entry.config] = read_config(entry.config)
+        base = self._configs[entry.config]
+        cfg = copy.deepcopy(base)
+        options = copy.deepcopy(dict(entry.options))
+        if entry.seed is not None:
+            options[SEED_KEY] = entry.seed
+        merge_options(cfg, {key: _as_in(base, key, value) for key, value in options.items()})
+        cfg.pop("work_dir", None)
+        return cfg
+
     def _first_stage(self, entry: Entry) -> SweepRun | None:
         if entry.load_from is None:
             return None
         # One that is listed twice is one run.
         candidates = list(dict.fromkeys(self._of_label.get(entry.load_from, [])))
-        same_seed = [run for run in candidates if run.entry.seed == entry.seed]
-        found = same_seed or candidates
+        found = [run for run in candidates if run.entry.seed == entry.seed] or candidates
         if len(found) != 1:
-            known = "is broken" if not candidates else f"names {len(found)} runs"
+            known = "is invalid" if not candidates else f"names {len(found)} runs"
             raise UserError(f"load_from: {entry.load_from!r} {known}; it must be one")
         return found[0]
 
-    def _merged(self, entry: Entry) -> Config:
-        if entry.config not in self._bases:
-            try:
-                self._bases[entry.config] = read_config(entry.config)
-            except UserError as error:
-                self._bases[entry.config] = error
-        base = self._bases[entry.config]
-        if isinstance(base, UserError):
-            raise base
-        cfg = copy.deepcopy(base)
-        options = copy.deepcopy(dict(entry.options))
-        merge_options(cfg, {key: _as_in(base, key, value) for key, value in options.items()})
-        if entry.seed is not None:
-            merge_options(cfg, {SEED_KEY: entry.seed})
-        cfg.pop("work_dir", None)
-        return cfg
-
     def _check(self, cfg: Config, experiment: str) -> None:
-        """Once for all seeds."""
+        """Check the config once for all seeds."""
         if experiment not in self._checked:
+            self._checked[experiment] = None
             try:
                 check_config(cfg)
-                self._checked[experiment] = None
             except UserError as error:
                 self._checked[experiment] = error
         if self._checked[experiment] is not None:
@@ -253,13 +261,13 @@ def _as_in(cfg: Config, key: str, value: Any) -> Any:
 
 
 def digest_of(content: Any) -> str:
-    """A digest of nested dicts, lists and plain values, whatever the order of keys."""
+    """Return a digest of nested dicts, lists and plain values, whatever the order of keys."""
     text = json.dumps(content, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def without_seed(cfg: Config) -> Config:
-    """A copy of a config that names no seed."""
+    """Return a copy of a config without its seed."""
     cfg = copy.deepcopy(cfg)
     randomness = cfg.get("randomness")
     if randomness is not None:
@@ -270,7 +278,7 @@ def without_seed(cfg: Config) -> Config:
 
 
 def write_run_files(run: SweepRun) -> None:
-    """Write the config of a run, and what it is known by.
+    """Write the config and the marker of a run.
 
     Raises:
         UserError: If they cannot be written.
@@ -287,20 +295,20 @@ def write_run_files(run: SweepRun) -> None:
         "flags": list(run.training.flags),
         "load_from": run.first_stage.name if run.first_stage else None,
     }
-    write_text(run.work_dir / MARKER, json.dumps(marker, indent=1, default=str) + "\n")
+    write_text(run.work_dir / MARKER_NAME, json.dumps(marker, indent=1, default=str) + "\n")
 
 
 def read_marker(work_dir: Path) -> dict:
-    """What :func:`write_run_files` wrote; empty for a folder of another kind."""
+    """Read the marker that :func:`write_run_files` wrote; empty if there is none."""
     try:
-        marker = json.loads((work_dir / MARKER).read_text(encoding="utf-8"))
+        marker = json.loads((work_dir / MARKER_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return marker if isinstance(marker, dict) else {}
 
 
 def short_keys(differing: Iterable[Sequence[str]]) -> dict[str, str]:
-    """Names of dotted keys: as few of their last parts as tell them apart.
+    """Shorten dotted keys to as few of their last parts as keep them distinct.
 
     Example:
         >>> short_keys([["model.loss.lambda_", "train.loss.weight", "val.loss.weight"]])
@@ -329,14 +337,5 @@ def _shown(value: Any) -> str:
 
 
 def _safe(text: str) -> str:
-    """The text with what no shell, file system or config option minds."""
+    """The text without characters that a shell, a file system or a config option minds."""
     return re.sub(r"[^A-Za-z0-9._+-]+", "-", text)
-
-
-def _folders_by_identity(work_dir: Path) -> dict[str, str]:
-    found = {}
-    for path in sorted(work_dir.glob(f"*/{MARKER}")):
-        identity = read_marker(path.parent).get("identity")
-        if isinstance(identity, str):
-            found.setdefault(identity, path.parent.name)
-    return found

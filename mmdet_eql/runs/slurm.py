@@ -1,4 +1,4 @@
-"""Runs as job scripts for Slurm."""
+"""Runs as Slurm jobs: a job script for each, and one that submits them all."""
 
 import shlex
 import sys
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmdet_eql.runs.planning import SweepRun, write_run_files
-from mmdet_eql.runs.run_record import RESULT_NAME
 from mmdet_eql.utils.files import write_text
 
 _SCRIPT = """\
@@ -40,7 +39,7 @@ def write_jobs(
     """Write a job script for each run that is not done, and one that submits them all.
 
     Args:
-        runs (Sequence[SweepRun]): The runs, first stages before what starts from them.
+        runs (Sequence[SweepRun]): The runs, first stages before the runs that start from them.
         work_dir (Path): Folder of the sweep; the scripts go to ``slurm/`` in it.
         tools (Path): Folder of ``slurm_train.sh``.
         partition (str): Partition.
@@ -55,9 +54,7 @@ def write_jobs(
     """
     folder = work_dir / "slurm"
     lines, job_of = ["#!/usr/bin/env bash", "set -euo pipefail"], {}
-    for run in runs:
-        if (run.work_dir / RESULT_NAME).is_file():
-            continue
+    for run in (run for run in runs if not run.is_done):
         write_run_files(run)
         options = list(map(shlex.quote, run.training.flags))
         dependency = ""
@@ -68,21 +65,24 @@ def write_jobs(
             if run.first_stage.name in job_of:
                 dependency = f'--dependency="afterok:${job_of[run.first_stage.name]}" '
         job_of[run.name] = f"job_{len(job_of)}"
-        script = folder / f"{run.name}.sh"
+        paths = {
+            "log": run.work_dir.resolve() / "slurm-%j.log",
+            "folder": Path.cwd(),
+            "python": sys.executable,
+            "tools": tools,
+            "config": run.config.resolve(),
+            "work_dir": run.work_dir.resolve(),
+            "name": run.name,
+            "partition": partition,
+        }
         text = _SCRIPT.format(
-            name=shlex.quote(run.name),
-            partition=shlex.quote(partition),
             gpus=run.training.gpus,
             per_node=min(run.training.gpus, gpus_per_node),
             cpus=cpus_per_task,
-            log=shlex.quote(str(run.work_dir.resolve() / "slurm-%j.log")),
-            folder=shlex.quote(str(Path.cwd())),
-            python=shlex.quote(sys.executable),
-            tools=shlex.quote(str(tools)),
-            config=shlex.quote(str(run.config.resolve())),
-            work_dir=shlex.quote(str(run.work_dir.resolve())),
             options=" ".join(options),
+            **{key: shlex.quote(str(value)) for key, value in paths.items()},
         )
+        script = folder / f"{run.name}.sh"
         write_text(script, text)
         quoted = shlex.quote(str(script.resolve()))
         lines.append(f"{job_of[run.name]}=$(sbatch --parsable {dependency}{quoted})")

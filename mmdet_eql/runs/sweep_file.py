@@ -33,16 +33,16 @@ _RUN_KEYS = ("config", "name", *_COMMON_KEYS, "load_from")
 
 @dataclass(frozen=True)
 class Entry:
-    """One training that is asked for.
+    """One training of a sweep.
 
     Args:
         config (str): Path of its config file.
-        label (str): What its name begins with, and what ``load_from`` of others calls it.
+        label (str): First part of its name; ``load_from`` of other entries refers to it.
         options (Mapping[str, Any]): New values by dotted key, without the seed.
-        differing (tuple[str, ...]): Those keys of ``options`` that are not the same in all runs of
-            the sweep, in their order in its name.
-        seed (int, optional): Seed; None for what the config says.
-        load_from (str, optional): Label of the entry whose last checkpoint this one starts from.
+        differing (tuple[str, ...]): Keys of ``options`` that are part of its name, in this order:
+            those that are not common to all runs.
+        seed (int, optional): Seed; None for that of the config.
+        load_from (str, optional): Label of the entry whose last checkpoint it starts from.
     """
 
     config: str
@@ -65,16 +65,10 @@ _Loader.add_implicit_resolver(
 
 
 def parse_values(text: str) -> list:
-    """Values of a key on the command line, with commas between them.
-
-    Args:
-        text (str): Such as ``"0.1,0.2"`` or ``"[1,2],[3,4]"``; each value is YAML.
-
-    Returns:
-        list: The values.
+    """Parse comma-separated YAML values of the command line.
 
     Raises:
-        UserError: If it is not YAML.
+        UserError: If the text is not YAML.
 
     Example:
         >>> parse_values("1e-3,none,[8,11]")
@@ -87,7 +81,7 @@ def parse_values(text: str) -> list:
 
 
 def parse_grid(arguments: Sequence[str]) -> dict[str, list]:
-    """``key=value,value`` of the command line, several of them.
+    """Parse ``key=value,value`` arguments of the command line.
 
     Raises:
         UserError: If one has no key or no value.
@@ -101,8 +95,41 @@ def parse_grid(arguments: Sequence[str]) -> dict[str, list]:
     return grid
 
 
-def read_sweep_file(path: str | os.PathLike) -> dict:
-    """Read a sweep file, with what it inherits from its ``_base_``.
+def read_entries(
+    file: str | os.PathLike | None = None,
+    configs: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+    grid: Sequence[str] = (),
+    seeds: str | None = None,
+) -> list[Entry]:
+    """List the runs of a sweep file, or of configs, with the options of the command line.
+
+    Args:
+        file (str | os.PathLike, optional): Sweep file.
+        configs (Sequence[str]): Config files, if there is no sweep file.
+        options (Mapping[str, Any], optional): Options in addition to the common ones of the file.
+        grid (Sequence[str]): ``key=value,value``, in addition to the common grid of the file.
+        seeds (str, optional): ``"0,1,2"``, in place of the common seeds of the file.
+
+    Returns:
+        list[Entry]: As :func:`entries_of`.
+
+    Raises:
+        UserError: As :func:`read_sweep_file` and :func:`entries_of`.
+    """
+    spec, source = {"config": list(configs)}, "command line"
+    if file is not None:
+        spec, source = read_sweep_file(file), str(file)
+    for key, given in (("options", options), ("grid", parse_grid(grid))):
+        if given:
+            spec[key] = {**_mapping(spec, key, source), **given}
+    if seeds is not None:
+        spec["seeds"] = parse_values(seeds)
+    return entries_of(spec, source)
+
+
+def read_sweep_file(path: str | os.PathLike, _reached: tuple[Path, ...] = ()) -> dict:
+    """Read a sweep file and what it inherits from its ``_base_``.
 
     A ``.py`` file is a config and is run: read only those you trust.
 
@@ -115,31 +142,20 @@ def read_sweep_file(path: str | os.PathLike) -> dict:
     Raises:
         UserError: If it or a base is missing or no mapping, or if a file is its own base.
     """
-    content: dict = {}
-    for of_file in _with_bases(Path(path)):
-        for key, value in of_file.items():
-            inherited = content.get(key)
-            both = isinstance(value, Mapping) and isinstance(inherited, Mapping)
-            content[key] = {**inherited, **value} if both else value
-    return content
-
-
-def _with_bases(path: Path) -> list[dict]:
-    """Contents of a sweep file and of its bases, the farthest first."""
-    contents: list[dict] = []
-    seen: set[Path] = set()
-    while True:
-        if path.resolve() in seen:
-            raise UserError(f"{path}: is reached again by its own _base_; break the circle.")
-        seen.add(path.resolve())
-        content = _read_file(path)
-        base = content.pop("_base_", None)
-        contents.insert(0, content)
-        if base is None:
-            return contents
-        if not isinstance(base, str):
-            raise UserError(f"{path}: _base_ is {base!r}; give the path of one sweep file.")
-        path = path.parent / base
+    path = Path(path)
+    if path.resolve() in _reached:
+        raise UserError(f"{path}: is reached again by its own _base_; break the circle.")
+    content = _read_file(path)
+    base = content.pop("_base_", None)
+    if base is None:
+        return content
+    if not isinstance(base, str):
+        raise UserError(f"{path}: _base_ is {base!r}; give the path of one sweep file.")
+    merged = read_sweep_file(path.parent / base, (*_reached, path.resolve()))
+    for key, value in content.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = {**merged[key], **value} if both else value
+    return merged
 
 
 def _read_file(path: Path) -> dict:
@@ -150,30 +166,28 @@ def _read_file(path: Path) -> dict:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); correct the path.") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{path}: is neither YAML nor JSON ({reason}); mend it.") from None
+        raise UserError(f"{path}: is neither YAML nor JSON ({reason}); fix it.") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds no mapping; see docs/sweeps.md for what to write.")
     return content
 
 
 def entries_of(spec: Mapping[str, Any], source: str) -> list[Entry]:
-    """List the runs that a sweep consists of.
+    """List the runs of a sweep.
 
     Args:
         spec (Mapping[str, Any]): Content of a sweep file.
-        source (str): Where it comes from, for messages.
+        source (str): Its name, for error messages.
 
     Returns:
-        list[Entry]: The runs in their order: by entry, grid point (the last key varies fastest)
-        and seed.
+        list[Entry]: The runs by entry, grid point (the last key varies fastest) and seed.
 
     Raises:
-        UserError: If a key is unknown or a value is not of its kind.
+        UserError: If a key is unknown or a value has the wrong type.
     """
-    common = {}
-    runs = [spec]
+    common, runs = {}, [spec]
     if "runs" in spec:
         runs = spec["runs"]
         common = {key: value for key, value in spec.items() if key != "runs"}
@@ -188,11 +202,11 @@ def entries_of(spec: Mapping[str, Any], source: str) -> list[Entry]:
         entries += _entries_of_run(run, common, where)
     labels = {entry.label for entry in entries}
     for entry in entries:
-        if entry.load_from is not None and entry.load_from not in labels - {entry.label}:
+        others = sorted(labels - {entry.label})
+        if entry.load_from is not None and entry.load_from not in others:
             raise UserError(
                 f"{source}: load_from of {entry.label!r} is {entry.load_from!r}, which is the name "
-                "of no other run; give one of "
-                f"{sorted(labels - {entry.label})}, or set the key in options for a file."
+                f"of no other run; give one of {others}, or set the key in options for a file."
             )
     return entries
 
@@ -221,23 +235,19 @@ def _entries_of_run(run: Mapping[str, Any], common: Mapping[str, Any], where: st
             raise UserError(f"{where}: grid.{key} is {values!r}; give a list of values.")
     seeds = run.get("seeds", common.get("seeds"))
     _check_seeds(seeds, {*shared, *own, *grid}, where)
-
-    entries = []
-    for config in configs:
-        for point in itertools.product(*grid.values()):
-            options = {**shared, **own, **dict(zip(grid, point, strict=True))}
-            entries += [
-                Entry(
-                    config=config,
-                    label=name or Path(config).stem,
-                    options=options,
-                    differing=(*(key for key in own if key not in grid), *grid),
-                    seed=seed,
-                    load_from=load_from,
-                )
-                for seed in (seeds if seeds is not None else [None])
-            ]
-    return entries
+    return [
+        Entry(
+            config=config,
+            label=name or Path(config).stem,
+            options={**shared, **own, **dict(zip(grid, point, strict=True))},
+            differing=(*(key for key in own if key not in grid), *grid),
+            seed=seed,
+            load_from=load_from,
+        )
+        for config in configs
+        for point in itertools.product(*grid.values())
+        for seed in (seeds if seeds is not None else [None])
+    ]
 
 
 def _check_keys(given: Mapping, known: Sequence[str], where: str) -> None:

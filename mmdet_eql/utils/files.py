@@ -1,10 +1,11 @@
 """Writing a file whole or not at all."""
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from mmdet_eql.utils.errors import UserError
 
@@ -79,14 +80,15 @@ def hold_folder(folder: str | os.PathLike, mend: str = "choose another folder") 
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".lock", "w")  # noqa: SIM115
+        lock = FileLock(folder / ".lock", timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise UserError(
+            f"{folder}: another process is at work in this folder; wait for it, or {mend}."
+        ) from None
     except OSError as error:
         raise UserError(f"{folder}: cannot be written to ({error.strerror}); {mend}.") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                f"{folder}: another process is at work in this folder; wait for it, or {mend}."
-            ) from None
+    try:
         yield
+    finally:
+        lock.release()

@@ -16,17 +16,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from mmdet_eql.runs.comparison_page import format_page
-from mmdet_eql.runs.comparison_report import format_csv, format_report
-from mmdet_eql.runs.image_bins import bin_names, parse_bounds, with_image_bins
-from mmdet_eql.runs.run_groups import (
-    compare,
+from mmdet_eql.runs.groups import (
+    bin_names,
     group_runs,
     kinds_of,
     load_records,
+    parse_bounds,
     unfinished_runs,
+    with_image_bins,
 )
-from mmdet_eql.runs.run_record import RunRecord, load_record, make_record, record_run
+from mmdet_eql.runs.page import format_page
+from mmdet_eql.runs.records import RunRecord, load_record, make_record, record_run
+from mmdet_eql.runs.statistics import compare
+from mmdet_eql.runs.tables import format_csv, format_report
 from mmdet_eql.utils.errors import UserError
 
 # Left by a sweep of sigmoid and EQL, two seeds each, on a MiniLVIS of 12 categories.

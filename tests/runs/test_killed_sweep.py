@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from mmdet_eql.engine.launch import build_runner, read_config
-from mmdet_eql.runs.command import SweepCommand, run_sweep
-from mmdet_eql.runs.run_record import load_record, make_record
+from mmdet_eql.runs.execution import Machine
+from mmdet_eql.runs.records import load_record, make_record
+from mmdet_eql.runs.sweep import run_sweep
+from mmdet_eql.runs.sweep_file import read_entries
 from mmdet_eql.utils.errors import UserError
 from tests.classification.conftest import crops, crops_config, tiny_options
 from tests.conftest import REPOSITORY
@@ -72,7 +74,7 @@ def test_a_sweep_that_is_killed_twice_ends_as_one_that_is_not(command, tmp_path,
     first = start(command)
     wait_for(first, "*/epoch_*.pth", work_dir)
     with pytest.raises(UserError, match="another process is at work in this folder"):
-        run_sweep(same_sweep(command))
+        same_sweep(command)
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
 
@@ -86,7 +88,7 @@ def test_a_sweep_that_is_killed_twice_ends_as_one_that_is_not(command, tmp_path,
 
     last = subprocess.run(command, capture_output=True, text=True, timeout=250)
     assert last.returncode == 1, last.stdout + last.stderr  # for the one that is broken
-    assert "broken, left out: seql_gamma=much_seed=0" in out
+    assert "invalid, left out: seql_gamma=much_seed=0" in out
     assert "4 of 4 runs are done" in last.stdout
     assert sorted(path.parent.name for path in work_dir.glob("*/result.json")) == NAMES
     for name in NAMES:
@@ -94,17 +96,18 @@ def test_a_sweep_that_is_killed_twice_ends_as_one_that_is_not(command, tmp_path,
 
     # Once more: nothing is left to do.
     before = {path: path.stat().st_mtime_ns for path in work_dir.rglob("*") if path.is_file()}
-    assert not run_sweep(same_sweep(command))  # for the one that is broken
+    assert not same_sweep(command)  # for the one that is broken
     assert "4 runs in" in (out := capsys.readouterr().out)
     assert "4 are done already" in out
     after = {path: path.stat().st_mtime_ns for path in work_dir.rglob("*") if path.is_file()}
     assert {path for path in after if after[path] != before.get(path)} <= {work_dir / ".lock"}
 
 
-def same_sweep(command: list[str]) -> SweepCommand:
-    """The sweep of a command line, to be run in this process."""
+def same_sweep(command: list[str]) -> bool:
+    """Run the sweep of a command line in this process."""
     _, script, file, _, work_dir, _, jobs = command
-    return SweepCommand(file, [], [], None, {}, Path(work_dir), Path(script).parent, int(jobs))
+    machine = Machine(Path(script).parent, int(jobs))
+    return run_sweep(read_entries(file), Path(work_dir), machine)[1]
 
 
 def check_against_unbroken(broken: Path, unbroken: Path) -> None:

@@ -49,7 +49,7 @@ def test_names_tell_what_differs(entries, tmp_path):
     common = dict(grid={"optim_wrapper.optimizer.lr": [0.1, -1e-5]}, seeds=[0, 1])
     seql = dict(config="seql", name="seql", options={GAMMA: 0.5})
     plan = plan_runs(entries(dict(config="softmax"), seql, **common), tmp_path)
-    assert not plan.broken
+    assert not plan.invalid
     assert names(plan) == [
         *(
             f"resnet14_softmax_1xb64-40e_minilvis-crops_lr={lr}_seed={seed}"
@@ -71,10 +71,10 @@ def test_lists_become_tuples_where_the_config_has_them(tmp_path):
     options = {"a.b.0.c": [3, 4], "a.b.0.d": [5], "a.e": [6], "a.f": [7], "a.b.1.c": [8]}
     planner = planning._Planner(tmp_path, TrainingOptions(), {})
     entry = Entry(str(tmp_path / "base.py"), "base", dict(list(options.items())[:4]))
-    cfg = planner._merged(entry).to_dict()
+    cfg = planner.merged_config(entry).to_dict()
     assert cfg == {"a": {"b": [{"c": (3, 4), "d": [5]}], "e": [6], "f": [7]}}
     with pytest.raises(UserError, match="does not fit"):
-        planner._merged(Entry(entry.config, "base", options))
+        planner.merged_config(Entry(entry.config, "base", options))
 
 
 def test_what_is_the_same_is_trained_once(entries, tmp_path):
@@ -136,9 +136,9 @@ def test_what_is_broken_is_told_and_left_out(entries, tmp_path, options, reason)
     runs = [dict(config="seql", name="bad", options=options), dict(config="seql", name="good")]
     plan = plan_runs(entries(*runs, seeds=[0, 1]), tmp_path)
     assert names(plan) == ["good_seed=0", "good_seed=1"]
-    assert len(plan.broken) == 2
-    assert plan.broken[0].name.startswith("bad_")
-    assert re.search(reason, plan.broken[0].reason), plan.broken[0].reason
+    assert len(plan.invalid) == 2
+    assert plan.invalid[0].name.startswith("bad_")
+    assert re.search(reason, plan.invalid[0].reason), plan.invalid[0].reason
 
 
 def test_missing_configs_are_told(entries, tmp_path):
@@ -147,9 +147,9 @@ def test_missing_configs_are_told(entries, tmp_path):
     found.append(Entry(str(tmp_path / "bad.py"), "bad", {}))
     plan = plan_runs(found, tmp_path)
     assert len(plan.runs) == 1
-    assert [broken.name for broken in plan.broken] == ["gone", "bad"]
-    assert "no such config" in plan.broken[0].reason
-    assert "is not Python" in plan.broken[1].reason
+    assert [entry.name for entry in plan.invalid] == ["gone", "bad"]
+    assert "no such config" in plan.invalid[0].reason
+    assert "is not Python" in plan.invalid[1].reason
 
 
 def test_second_stages_come_after_their_first(entries, tmp_path):
@@ -179,14 +179,14 @@ def test_first_stages_that_are_not_one_are_told(entries, tmp_path):
     plan = plan_runs(
         entries(crt, dict(config="softmax", name="softmax", seeds=[0], grid=grid)), tmp_path
     )
-    assert "names 2 runs; it must be one" in plan.broken[0].reason
+    assert "names 2 runs; it must be one" in plan.invalid[0].reason
     plan = plan_runs(entries(crt, dict(config="softmax", name="softmax", seeds=[1, 2])), tmp_path)
-    assert "names 2 runs; it must be one" in plan.broken[0].reason
+    assert "names 2 runs; it must be one" in plan.invalid[0].reason
     broken = dict(config="softmax", name="softmax", options={"model.head.type": "NoHead"})
     plan = plan_runs(entries(crt, broken), tmp_path)
-    assert [item.reason[:9] for item in plan.broken] == ["model can", "load_from"]
+    assert [item.reason[:9] for item in plan.invalid] == ["model can", "load_from"]
     circle = [dict(config="crt", name=a, load_from=b) for a, b in ("ab", "bc", "ca")]
-    assert len(plan_runs(entries(*circle), tmp_path).broken) == 3
+    assert len(plan_runs(entries(*circle), tmp_path).invalid) == 3
 
 
 def test_job_scripts(entries, tmp_path):

@@ -12,10 +12,15 @@ import sys
 
 # MMDetection prints which of its optional parts are not there.
 with contextlib.redirect_stdout(io.StringIO()):
-    from mmdet_eql.runs.comparison_page import format_page
-    from mmdet_eql.runs.comparison_report import format_csv, format_report
-    from mmdet_eql.runs.image_bins import parse_bounds, with_image_bins
-    from mmdet_eql.runs.run_groups import group_runs, load_records, unfinished_runs
+    from mmdet_eql.runs.groups import (
+        group_runs,
+        load_records,
+        parse_bounds,
+        unfinished_runs,
+        with_image_bins,
+    )
+    from mmdet_eql.runs.page import format_page
+    from mmdet_eql.runs.tables import format_csv, format_report
     from mmdet_eql.utils.errors import UserError, exit_on_user_error
     from mmdet_eql.utils.files import write_text
 
@@ -41,7 +46,7 @@ def parse_args() -> argparse.Namespace:
         "more for 4,10,100",
     )
     parser.add_argument("--markdown", help="file for the tables")
-    parser.add_argument("--csv", help="file for all figures")
+    parser.add_argument("--csv", help="file for all metrics")
     parser.add_argument("--html", help="file for a page with tables and plots")
     parser.add_argument("--title", default="Comparison of runs", help="heading of the page")
     return parser.parse_args()

@@ -1,6 +1,6 @@
-"""What is left of a run, small enough to commit: ``result.json`` in its work_dir.
+"""``result.json`` in the work_dir of a run: what is kept of it, small enough to commit.
 
-It holds what was asked for, the figures of the last evaluation (of each category, too, if the
+It holds the entry of the run, the metrics of its last evaluation (of each category, too, if the
 evaluator has ``classwise=True``), the training images of each category, the learning curve, and the
 versions of the packages. AP and accuracies are fractions; null stands where there is no ground
 truth.
@@ -11,7 +11,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,11 @@ from mmengine.utils import import_modules_from_strings
 
 from mmdet_eql.engine.launch import read_config
 from mmdet_eql.frequency import class_frequency_of
-from mmdet_eql.runs.planning import digest_of, read_marker, without_seed
-from mmdet_eql.runs.run_results import learning_curve, load_run
+from mmdet_eql.runs.planning import RESULT_NAME, digest_of, read_marker, without_seed
+from mmdet_eql.runs.run_logs import learning_curve, load_run
 from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.files import write_text
 
-RESULT_NAME = "result.json"
 #: Under either name, the continuation's or the original's.
 _PACKAGES = (
     *("torch", "numpy", "onedl-mmcv", "mmcv", "onedl-mmdetection", "mmdet"),
@@ -40,21 +39,21 @@ _image_counts: dict[str, dict[str, int]] = {}
 
 @dataclass(frozen=True)
 class RunRecord:
-    """A run that is done.
+    """A run that is done, as ``result.json`` has it.
 
     Args:
         name (str): Name of its folder.
         label (str): The same without the seed.
         config (str): Name of its config file, without ``.py``.
-        options (dict[str, Any]): Options beyond the config, without the seed.
+        options (dict[str, Any]): Options in addition to the config, without the seed.
         seed (int, optional): Its seed.
-        identity (str): Digest of all that decides what comes out.
+        identity (str): Digest of everything that determines its result.
         experiment (str): The same without the seed.
-        figures (dict[str, dict[str, float]]): As in :class:`~.run_results.RunResult`.
+        figures (dict[str, dict[str, float]]): Metrics, as in :class:`~.run_logs.RunResult`.
         category_figures (dict[str, dict[str, float]]): Its ``category_ap``.
         image_count (dict[str, int]): Training images that contain each category; empty if the
             training set does not count them.
-        learning_curve (list): Step and figures of each validation.
+        learning_curve (list): Step and metrics of each validation.
         training (dict[str, Any]): How it was trained: number of GPUs, flags, first stage.
         versions (dict[str, str]): Of Python and the packages.
     """
@@ -75,14 +74,10 @@ class RunRecord:
 
 
 def make_record(work_dir: str | os.PathLike) -> RunRecord:
-    """Gather what is known of a run, of a sweep or not, from its folder.
+    """Collect the record of a run, of a sweep or not, from its work_dir.
 
-    Args:
-        work_dir (str | os.PathLike): Folder of the run.
-
-    Returns:
-        RunRecord: The record. Of a run that is not of a sweep the config is the one that mmengine
-        left in the folder, with all options merged.
+    The config of a run without a sweep is the one that mmengine left in the folder, with all
+    options merged.
 
     Raises:
         UserError: If it was not evaluated, or its config is not there.
@@ -92,7 +87,7 @@ def make_record(work_dir: str | os.PathLike) -> RunRecord:
     marker = read_marker(work_dir)
     cfg = _config_of(work_dir)
     seed = (cfg.get("randomness") or {}).get("seed")
-    # Where a run lies, and what it was resumed from, does not tell runs apart.
+    # Where a run lies and what it was resumed from is not part of the experiment.
     bare = without_seed(cfg)
     for key in ("work_dir", "resume", "load_from", "launcher"):
         bare.pop(key, None)
@@ -109,21 +104,20 @@ def make_record(work_dir: str | os.PathLike) -> RunRecord:
         figures=result.figures,
         category_figures=_rounded(result.category_ap),
         image_count=_count_images(cfg),
-        learning_curve=[(step, _rounded(figures)) for step, figures in learning_curve(work_dir)],
+        learning_curve=[(step, _rounded(metrics)) for step, metrics in learning_curve(work_dir)],
         training={key: marker[key] for key in ("gpus", "flags", "load_from") if marker.get(key)},
         versions=_versions(),
     )
 
 
 def record_run(work_dir: str | os.PathLike) -> RunRecord:
-    """Write ``result.json`` of a run that is done.
+    """Write the ``result.json`` of a run that is done.
 
     Raises:
         UserError: As :func:`make_record`, or if it cannot be written.
     """
     record = make_record(work_dir)
     content = _without_nan(asdict(record))
-    content["versions"] = record.versions
     lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in content.items()]
     write_text(Path(work_dir) / RESULT_NAME, "{\n" + ",\n".join(lines) + "\n}\n")
     return record
@@ -136,9 +130,6 @@ def load_record(path: str | os.PathLike) -> RunRecord:
         path (str | os.PathLike): The file, under any name; or a folder, whose ``result.json`` is
             read if it has one.
 
-    Returns:
-        RunRecord: The record.
-
     Raises:
         UserError: If it is neither.
     """
@@ -149,24 +140,17 @@ def load_record(path: str | os.PathLike) -> RunRecord:
         path = path / RESULT_NAME
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        record = RunRecord(**content)
-        figures = _with_nan(record.figures)
-        category_figures = _with_nan(record.category_figures)
-        curve = [(int(step), _with_nan(values)) for step, values in record.learning_curve]
+        content["figures"] = _with_nan(content["figures"])
+        content["category_figures"] = _with_nan(content.get("category_figures", {}))
+        curve = content.get("learning_curve", [])
+        content["learning_curve"] = [(int(step), _with_nan(metrics)) for step, metrics in curve]
+        return RunRecord(**content)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give a work_dir.") from None
-    except (ValueError, TypeError, AttributeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: is no result of a run ({error}); give a work_dir or its {RESULT_NAME}."
         ) from None
-    return RunRecord(
-        **{
-            **content,
-            "figures": figures,
-            "category_figures": category_figures,
-            "learning_curve": curve,
-        }
-    )
 
 
 def _config_of(work_dir: Path) -> Config:
@@ -191,7 +175,7 @@ def _count_images(cfg: Config) -> dict[str, int]:
         try:
             frequency = class_frequency_of(DATASETS.build(dataset))
         except (UserError, OSError):
-            # The training set may be gone, or of another kind: then it has no frequencies.
+            # The training set may be gone, or of a type that does not count.
             _image_counts[key] = {}
         else:
             counts = frequency.image_count.tolist()
@@ -209,12 +193,20 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _rounded(figures: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """To a thousandth of a percent, which keeps the file small."""
+def _each_value(metrics: dict, change: Callable[[Any], Any]) -> dict[str, dict]:
     return {
-        kind: {name: round(value, 5) for name, value in values.items()}
-        for kind, values in figures.items()
+        kind: {name: change(value) for name, value in values.items()}
+        for kind, values in metrics.items()
     }
+
+
+def _rounded(metrics: dict) -> dict[str, dict[str, float]]:
+    """To a thousandth of a percent, which keeps the file small."""
+    return _each_value(metrics, lambda value: round(value, 5))
+
+
+def _with_nan(metrics: dict) -> dict[str, dict[str, float]]:
+    return _each_value(metrics, lambda value: math.nan if value is None else value)
 
 
 def _without_nan(content: Any) -> Any:
@@ -225,10 +217,3 @@ def _without_nan(content: Any) -> Any:
     if isinstance(content, float) and math.isnan(content):
         return None
     return content if isinstance(content, (str, int, float, type(None))) else str(content)
-
-
-def _with_nan(figures: Mapping[str, Mapping[str, float | None]]) -> dict[str, dict[str, float]]:
-    return {
-        kind: {name: math.nan if value is None else value for name, value in values.items()}
-        for kind, values in figures.items()
-    }

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from mmdet_eql.runs.run_results import find_result, learning_curve, load_run
+from mmdet_eql.runs.run_logs import find_result, learning_curve, load_run
 from mmdet_eql.utils.errors import UserError
 
 TRAIN = {"lr": 0.02, "data_time": 0.01, "loss": 1.5, "time": 0.25, "epoch": 1, "iter": 20}
@@ -99,7 +99,7 @@ def test_missing_figures_are_told(tmp_path):
     assert find_result(tmp_path / "nowhere") is None
     write_scalars(tmp_path, "20250101_000000", [TRAIN | {"step": 20}, {"coco/bbox_mAP": 0.5}])
     assert find_result(tmp_path) is None
-    with pytest.raises(UserError, match="holds no figures of a finished evaluation"):
+    with pytest.raises(UserError, match="holds no metrics of a finished evaluation"):
         load_run(tmp_path)
 
 

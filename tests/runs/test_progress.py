@@ -6,13 +6,13 @@ import math
 import pytest
 from rich.console import Console
 
-from mmdet_eql.runs import display as display_module
-from mmdet_eql.runs.display import BarDisplay, LineDisplay, make_display, time_left
-from mmdet_eql.runs.scheduler import RunStatus
+from mmdet_eql.runs import progress
+from mmdet_eql.runs.execution import RunStatus
+from mmdet_eql.runs.progress import BarDisplay, LineDisplay, make_display, time_left
 
-TRAINING = RunStatus("EQL", "training", 600, 2400, 0.25, 450.0)
+TRAINING = RunStatus("EQL", "training", 600, 2400, 0.25)
 STARTING = RunStatus("baseline", "starting")
-EVALUATING = RunStatus("baseline", "evaluating", 10, 250, 0.5, 120.0)
+EVALUATING = RunStatus("baseline", "evaluating", 10, 250, 0.5)
 DONE = RunStatus("EQL", "done")
 FAILED = RunStatus("[bold]", "failed", reason="failed with exit status 1: ValueError: [x]")
 
@@ -33,8 +33,8 @@ def test_bars_name_stage_speed_and_time_left():
 
 def test_a_line_per_interval_and_stage(capsys, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(display_module.time, "monotonic", lambda: now[0])
-    validating = RunStatus("EQL", "evaluating", 1, 25, 0.5, 12.0)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    validating = RunStatus("EQL", "evaluating", 1, 25, 0.5)
     with LineDisplay() as display:
         for seconds, statuses, left in (
             (0, [STARTING, TRAINING], math.nan),

@@ -6,6 +6,7 @@ The processes are real; what they run is a small script that leaves the same fil
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,20 +15,20 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmdet_eql.runs.planning import SweepRun, TrainingOptions, digest_of
-from mmdet_eql.runs.run_record import load_record
-from mmdet_eql.runs.scheduler import (
+from mmdet_eql.runs.execution import (
     Machine,
     RunStatus,
     find_final_checkpoint,
     train_runs,
     training_command,
 )
+from mmdet_eql.runs.planning import SweepRun, TrainingOptions, digest_of
+from mmdet_eql.runs.records import load_record
 from mmdet_eql.runs.sweep_file import Entry
 from mmdet_eql.utils.errors import UserError
 
 SCRIPT = """
-import json, os, shutil, subprocess, sys, time
+import json, os, shutil, sys, time
 from pathlib import Path
 
 config, options = sys.argv[1], sys.argv[2:]
@@ -47,9 +48,6 @@ scalars = open(start / "vis_data" / "scalars.json", "a")
 last = work_dir / "last_checkpoint"
 iteration = int((work_dir / Path(last.read_text()).name).read_text()) if last.exists() else 0
 print("went on from", iteration)
-if "child" in behaviour:
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    (work_dir / "pid_child").write_text(str(child.pid))
 while iteration < 6:
     iteration += 1
     time.sleep(0.05)
@@ -152,12 +150,11 @@ def log_of(run: SweepRun) -> str:
 
 def test_runs_are_trained_and_recorded(tools, plan):
     runs = [plan("a"), plan("b"), plan("c")]
-    display, recorded = Recorder(), []
-    statuses = train(runs, tools, display, after_run=recorded.append)
+    display = Recorder()
+    statuses = train(runs, tools, display)
     assert {status.stage for status in statuses.values()} == {"done"}
     assert [status.stage for status in display.shown[0]] == ["starting", "starting", "waiting"]
     assert display.left[-1] == 0.0
-    assert sorted(record.name for record in recorded) == ["a", "b", "c"]
     for run in runs:
         record = load_record(run.work_dir)
         assert record.figures == {"bbox": {"AP": 0.5}}
@@ -207,7 +204,7 @@ def test_a_failure_is_told_and_ends_nothing_else(tools, plan):
     assert statuses["killed"].reason.startswith(
         "was killed by signal 9, perhaps for lack of memory"
     )
-    assert "holds no figures of a finished evaluation" in statuses["void"].reason
+    assert "holds no metrics of a finished evaluation" in statuses["void"].reason
     assert statuses["other"].stage == "done"
 
 
@@ -274,65 +271,75 @@ def test_several_ranks_are_started_by_the_launcher(tools, plan):
 
 
 def test_an_interrupt_stops_all_processes(tools, plan):
-    runs = [plan("a", "slow"), plan("b", "slow child")]
+    runs = [plan("a", "slow"), plan("b", "slow")]
 
     def interrupt(statuses):
         for run in runs:
             pid(run)
-        pid(runs[1], "child")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         train(runs, tools, Recorder(interrupt))
     assert not any(is_alive(pid(run)) for run in runs)
-    assert ends(pid(runs[1], "child"))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="asks the Linux kernel")
-def test_processes_end_with_their_parent(tools, plan):
-    run = plan("a", "slow")
+def sweep_of_one(run: SweepRun, tools: Path) -> subprocess.Popen:
+    """A process, in a group of its own, that trains a slow run."""
     program = f"""
 from pathlib import Path
-from mmdet_eql.runs.processes import Training
-command = [{sys.executable!r}, {str(tools / "train.py")!r}, {str(run.config)!r}]
-training = Training([*command, "--work-dir", {str(run.work_dir)!r}, "--resume"],
-                    Path({str(run.work_dir)!r}), {{"CUDA_VISIBLE_DEVICES": ""}})
-assert training.start()
-training.process.wait()
+from mmengine.config import Config
+from mmdet_eql.runs.execution import Machine, train_runs
+from mmdet_eql.runs.planning import SweepRun, TrainingOptions
+from mmdet_eql.runs.progress import LineDisplay
+from mmdet_eql.runs.sweep_file import Entry
+run = SweepRun("a", "a", Entry("config.py", "a", {{}}),
+               Config(dict(behaviour="slow", train_cfg=dict(max_iters=6))), "0", "0",
+               Path({str(run.work_dir)!r}), Path({str(run.config)!r}), TrainingOptions())
+train_runs([run], Machine(Path({str(tools)!r})), LineDisplay())
 """
-    run.config.parent.mkdir(parents=True)
-    run.config.write_text(run.cfg.pretty_text)
-    parent = subprocess.Popen([sys.executable, "-c", program])
-    child = pid(run)
-    parent.kill()
-    parent.wait()
-    assert ends(child)
+    return subprocess.Popen([sys.executable, "-c", program], start_new_session=True)
+
+
+def test_trainings_are_killed_with_the_process_group(tools, plan):
+    run = plan("a", "slow")
+    sweep = sweep_of_one(run, tools)
+    training = pid(run)
+    os.killpg(sweep.pid, signal.SIGKILL)
+    sweep.wait()
+    assert ends(training)
+
+
+def test_ctrl_c_is_for_the_sweep_alone(tools, plan):
+    run = plan("a", "slow")
+    sweep = sweep_of_one(run, tools)
+    training = pid(run)
+    os.kill(training, signal.SIGINT)
+    time.sleep(0.3)
+    assert is_alive(training)
+    os.killpg(sweep.pid, signal.SIGINT)
+    sweep.wait()
+    assert not is_alive(training)
 
 
 def test_a_process_that_is_left_is_waited_for(tools, plan):
-    # As a training that is still saving when its sweep was killed and started again.
-    run = plan("a")
-    run.work_dir.mkdir(parents=True)
-    code = (
-        "import sys, fcntl, time; lock = open(sys.argv[1], 'w'); "
-        "fcntl.flock(lock, fcntl.LOCK_EX); print('held', flush=True); time.sleep(600)"
-    )
-    command = [sys.executable, "-c", code, str(run.work_dir / ".lock")]
-    holder = subprocess.Popen(command, stdout=subprocess.PIPE)
-    try:
-        assert holder.stdout.readline()
+    # As a training whose sweep alone was killed.
+    run = plan("a", "slow")
+    sweep = sweep_of_one(run, tools)
+    training = pid(run)
+    sweep.kill()
+    sweep.wait()
+    run.cfg.behaviour = ""
 
-        def look(statuses):
-            if len(display.shown) == 2:
-                assert statuses[0].stage == "starting"
-                assert not (run.work_dir / "pid_20250101_000000").exists()
-                holder.kill()
+    def look(statuses):
+        if len(display.shown) == 2:
+            assert statuses[0].stage == "starting"
+            assert is_alive(training)
+            assert log_of(run).count("$ ") == 1
+            os.kill(training, signal.SIGKILL)
 
-        display = Recorder(look)
-        assert train([run], tools, display)["a"].stage == "done"
-    finally:
-        holder.kill()
-        holder.communicate()
+    display = Recorder(look)
+    assert train([run], tools, display)["a"].stage == "done"
+    assert log_of(run).count("$ ") == 2
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,10 @@
-"""The figures of a run, from the logs that mmengine leaves in its work_dir.
+"""Metrics of a run, from the logs that mmengine leaves in its work_dir.
 
-mmengine gives every start of ``train.py`` or ``test.py`` a folder of its own in the work_dir, named
-after the time::
+Every start of ``train.py`` or ``test.py`` has a folder of its own, named after the time::
 
-    work_dir/20250131_120000/vis_data/scalars.json      training losses and validation figures, one
+    work_dir/20250131_120000/vis_data/scalars.json      training losses and validation metrics, one
                                                         JSON object per line
-    work_dir/20250131_130000/20250131_130000.json       figures of a test, one JSON object
+    work_dir/20250131_130000/20250131_130000.json       metrics of a test, one JSON object
 """
 
 import json
@@ -20,7 +19,7 @@ from mmdet_eql.utils.errors import UserError
 
 _TIMESTAMP = re.compile(r"\d{8}_\d{6}")
 # Names carry the metric's prefix ("lvis/"), and the loop's ("val/") if the log processor keeps it.
-_FIGURE = re.compile(
+_METRIC = re.compile(
     r"(?:[^/]*/)*(?:(bbox|segm)_(AP\w*|AR\w*@\d+)|(accuracy)/(top\d+|many|medium|few))"
 )
 _CATEGORY = re.compile(r"(?:[^/]*/)*?(?:(bbox|segm)_(.+)_precision|(accuracy)/(.+)_accuracy)")
@@ -28,17 +27,16 @@ _CATEGORY = re.compile(r"(?:[^/]*/)*?(?:(bbox|segm)_(.+)_precision|(accuracy)/(.
 
 @dataclass(frozen=True)
 class RunResult:
-    """What the last evaluation in a work_dir found.
+    """The last evaluation in a work_dir.
 
     Args:
         work_dir (Path): Folder of the run.
-        path (Path): The log that the figures come from.
-        figures (dict[str, dict[str, float]]): By ``"bbox"``, ``"segm"`` or ``"accuracy"``, the
-            figures by name, such as ``figures["bbox"]["APr"]`` or ``figures["accuracy"]["top1"]``:
-            fractions in [0, 1], or NaN where there is no ground truth.
-        category_ap (dict[str, dict[str, float]]): By ``"bbox"``, ``"segm"`` or ``"accuracy"``, the
-            AP or accuracy of each category by its name, as above. Empty if the metric was not asked
-            for it (``classwise=True``).
+        path (Path): The log that the metrics come from.
+        figures (dict[str, dict[str, float]]): Metrics by ``"bbox"``, ``"segm"`` or ``"accuracy"``
+            and name, such as ``figures["bbox"]["APr"]`` or ``figures["accuracy"]["top1"]``:
+            fractions in [0, 1], NaN where there is no ground truth.
+        category_ap (dict[str, dict[str, float]]): By the same keys, the AP or accuracy of each
+            category by name. Empty unless the evaluator has ``classwise=True``.
     """
 
     work_dir: Path
@@ -48,15 +46,9 @@ class RunResult:
 
 
 def load_run(work_dir: str | os.PathLike) -> RunResult:
-    """Read the figures of the last evaluation in a work_dir, by ``train.py`` or ``test.py``.
+    """Read the metrics of the last evaluation in a work_dir, by ``train.py`` or ``test.py``.
 
-    A log whose last line is broken off, as a killed run leaves it, is read up to that line.
-
-    Args:
-        work_dir (str | os.PathLike): Folder of the run.
-
-    Returns:
-        RunResult: The figures.
+    A log whose last line is cut off, as a killed run leaves it, is read up to that line.
 
     Raises:
         UserError: If the folder does not exist or no evaluation in it was finished.
@@ -67,45 +59,37 @@ def load_run(work_dir: str | os.PathLike) -> RunResult:
     result = find_result(work_dir)
     if result is None:
         raise UserError(
-            f"{work_dir}: holds no figures of a finished evaluation; train with validation or run "
+            f"{work_dir}: holds no metrics of a finished evaluation; train with validation or run "
             "tools/test.py with this --work-dir, and with a LocalVisBackend in 'vis_backends'."
         )
     return result
 
 
 def find_result(work_dir: str | os.PathLike) -> RunResult | None:
-    """As :func:`load_run`, for a run that may not have been evaluated yet.
-
-    Args:
-        work_dir (str | os.PathLike): Folder of the run; it need not exist.
-
-    Returns:
-        RunResult | None: The figures, or None if there are none.
-    """
+    """As :func:`load_run`, but return None if there is no evaluation, or no such folder."""
     for start in _starts(work_dir):
         for path in (start / f"{start.name}.json", start / "vis_data" / "scalars.json"):
             for record in reversed(_read_records(path)):
-                figures, category_ap = _parse_figures(record)
+                figures, category_ap = _parse_metrics(record)
                 if figures:
                     return RunResult(Path(work_dir), path, figures, category_ap)
     return None
 
 
 def learning_curve(work_dir: str | os.PathLike) -> list[tuple[int, dict]]:
-    """The figures of all validations of a training, over all of its starts.
+    """Read the metrics of all validations of a training, over all of its starts.
 
     Args:
         work_dir (str | os.PathLike): Folder of the run; it need not exist.
 
     Returns:
-        list[tuple[int, dict]]: Step (iterations or epochs, as the run logs validations) and figures
-        as in :class:`RunResult`, by increasing step. Of validations of the same step the last one
-        counts.
+        list[tuple[int, dict]]: Step (iterations or epochs, as logged) and metrics as in
+        :class:`RunResult`, by increasing step; of each step the last validation.
     """
     curve = {}
     for start in reversed(list(_starts(work_dir))):
         for record in _read_records(start / "vis_data" / "scalars.json"):
-            figures, _ = _parse_figures(record)
+            figures, _ = _parse_metrics(record)
             if figures and isinstance(record.get("step"), int):
                 curve[record["step"]] = figures
     return sorted(curve.items())
@@ -122,29 +106,27 @@ def _starts(work_dir: str | os.PathLike) -> Iterator[Path]:
 
 def _read_records(path: Path) -> list[dict]:
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
     records = []
-    for line in text.splitlines():
+    for line in lines:
         # A run that was killed leaves half a line; the next start writes a file of its own.
         try:
-            record = json.loads(line)
+            records.append(json.loads(line))
         except ValueError:
             continue
-        if isinstance(record, dict):
-            records.append(record)
-    return records
+    return [record for record in records if isinstance(record, dict)]
 
 
-def _parse_figures(record: dict) -> tuple[dict, dict]:
+def _parse_metrics(record: dict) -> tuple[dict, dict]:
     figures, category_ap = {}, {}
     for key, value in record.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             continue
-        # LVIS writes -1 where there is nothing to find.
+        # LVIS writes -1 where there is no ground truth.
         value = float(value) if value >= 0 else math.nan
-        for pattern, found in ((_CATEGORY, category_ap), (_FIGURE, figures)):
+        for pattern, found in ((_CATEGORY, category_ap), (_METRIC, figures)):
             if match := pattern.fullmatch(key):
                 kind, name = (group for group in match.groups() if group is not None)
                 # Accuracies are logged in percent.

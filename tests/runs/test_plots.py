@@ -10,20 +10,38 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmdet_eql.frequency import ClassFrequency, frequency_group
-from mmdet_eql.runs.frequency_plot import mean_over_frequency, plot_runs
-from mmdet_eql.runs.run_results import RunResult
+from mmdet_eql.frequency import frequency_group
+from mmdet_eql.runs.groups import RunGroup, group_runs
+from mmdet_eql.runs.plots import (
+    mean_over_frequency,
+    plot_categories,
+    plot_gains,
+    plot_learning_curves,
+    save_overview,
+)
+from mmdet_eql.runs.records import RunRecord
 from mmdet_eql.utils.errors import UserError
 
 COUNTS = np.array([0, 1, 2, 2, 5, 10, 11, 40, 100, 101, 900])
 NAMES = tuple(f"category {index}" for index in range(len(COUNTS)))
-FREQUENCY = ClassFrequency(COUNTS, COUNTS, 1000, NAMES)
 
 
-def run(ap: float, kinds=("bbox", "segm"), names=NAMES) -> RunResult:
-    figures = {kind: {"AP": ap, "APr": math.nan, "APc": ap, "APf": ap} for kind in kinds}
-    category_ap = {kind: dict.fromkeys(names, ap) for kind in kinds}
-    return RunResult(Path("work_dir"), Path("scalars.json"), figures, category_ap)
+def groups(kinds=("bbox", "segm"), names=NAMES, **ap: float) -> list[RunGroup]:
+    """Groups of one run, by their labels."""
+    return group_runs(
+        [
+            RunRecord(
+                *(label, label, label, {}, 0, label, label),
+                figures={
+                    kind: {"AP": value, "APr": math.nan, "APc": value, "APf": value}
+                    for kind in kinds
+                },
+                category_figures={kind: dict.fromkeys(names, value) for kind in kinds},
+                image_count=dict(zip(NAMES, COUNTS.tolist(), strict=True)),
+            )
+            for label, value in ap.items()
+        ]
+    )
 
 
 def picture(path: Path) -> np.ndarray:
@@ -34,43 +52,41 @@ def picture(path: Path) -> np.ndarray:
 
 def test_the_picture_shows_the_runs(tmp_path):
     path = tmp_path / "new folder" / "plot.png"
-    plot_runs({"baseline": run(0.2), "EQL": run(0.3)}, FREQUENCY, path, "title")
+    save_overview(groups(baseline=0.2, EQL=0.3), path, "title")
     both = picture(path)
     assert os.listdir(path.parent) == ["plot.png"]
-    plot_runs({"baseline": run(0.2), "EQL": run(0.1)}, FREQUENCY, path, "title")
+    save_overview(groups(baseline=0.2, EQL=0.1), path, "title")
     assert both.shape == picture(path).shape
     assert (both != picture(path)).any()
-    plot_runs({"baseline": run(0.2, kinds=["bbox"])}, FREQUENCY, path)
+    save_overview(groups(baseline=0.2, kinds=["bbox"]), path)
     assert picture(path).shape[0] < both.shape[0]
 
 
 def test_colours_of_both_runs_are_there(tmp_path):
-    plot_runs({"baseline": run(0.2), "EQL": run(0.3)}, FREQUENCY, tmp_path / "plot.png")
+    save_overview(groups(baseline=0.2, EQL=0.3), tmp_path / "plot.png")
     pixels = {tuple(pixel) for pixel in picture(tmp_path / "plot.png").reshape(-1, 3).tolist()}
     assert (0xB2, 0x72, 0x00) in pixels
     assert (0x00, 0x5E, 0xD5) in pixels
 
 
-@pytest.mark.parametrize("ap", [0.0, math.nan, 1.0])
-def test_figures_at_the_edge(tmp_path, ap):
-    plot_runs({"run": run(ap)}, FREQUENCY, tmp_path / "plot.png")
+@pytest.mark.parametrize("ap", [0.0, 1.0])
+def test_metrics_at_the_edge(tmp_path, ap):
+    save_overview(groups(run=ap), tmp_path / "plot.png")
     assert picture(tmp_path / "plot.png").std() > 0
 
 
-def test_what_cannot_be_drawn_is_told(tmp_path):
+def test_what_cannot_be_drawn_is_an_error(tmp_path):
     path = tmp_path / "plot.png"
-    with pytest.raises(UserError, match="classwise=True"):
-        plot_runs({"a": RunResult(Path("a"), Path("log"), run(0.1).figures, {})}, FREQUENCY, path)
-    with pytest.raises(UserError, match="no kind of AP"):
-        plot_runs({"a": run(0.1, ["bbox"]), "b": run(0.1, ["segm"])}, FREQUENCY, path)
-    with pytest.raises(UserError, match="'unicorn', which is not in the training set"):
-        plot_runs({"a": run(0.1, names=["unicorn"])}, FREQUENCY, path)
-    with pytest.raises(UserError, match="7 runs"):
-        plot_runs({str(index): run(0.1) for index in range(7)}, FREQUENCY, path)
+    for wrong in (groups(a=0.1, names=[]), groups(a=math.nan)):
+        with pytest.raises(UserError, match="classwise=True"):
+            save_overview(wrong, path)
+        assert plot_categories(wrong, "bbox") is None
+        assert plot_gains(wrong, wrong[0], "bbox") is None
+    assert plot_learning_curves(groups(a=0.1), "bbox", "AP") is None
     assert not path.exists()
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"):
-        plot_runs({"a": run(0.1)}, FREQUENCY, tmp_path / "file" / "plot.png")
+        save_overview(groups(a=0.1), tmp_path / "file" / "plot.png")
 
 
 @settings(max_examples=60, deadline=None)

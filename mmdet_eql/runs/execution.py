@@ -1,0 +1,396 @@
+"""Trainings as processes: several at once, on GPUs of their own, resumed, stopped, recorded.
+
+A run that fails ends no other, except those that start from it. Each is started with ``--resume``,
+and so continues from its last checkpoint. A run is done when its ``result.json`` is written.
+
+A training prints to ``train.log`` in its work_dir, which is locked while one of its processes
+lives. The processes belong to the process group of the sweep and are killed with it. Where the
+sweep alone was killed they go on, and the next sweep waits for them.
+"""
+
+import contextlib
+import fcntl
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from mmdet_eql.engine.resume.interruption_hook import STOPPED_AND_SAVED
+from mmdet_eql.runs.planning import SweepRun, write_run_files
+from mmdet_eql.runs.records import RESULT_NAME, record_run
+from mmdet_eql.utils.errors import UserError
+
+LOG_NAME = "train.log"
+_POLL_SECONDS = 0.5
+#: How long a process may take to save and end when it is told to.
+_GRACE_SECONDS = 20.0
+#: Bytes at the end of a log that are read.
+_TAIL = 1 << 16
+#: A progress line of mmengine: loop, epoch (if it counts them), step, steps, seconds per step.
+_PROGRESS = re.compile(
+    rb"(?:Epoch|Iter)\((train|val|test)\)\s+(?:\[\s*(\d+)\])?\[\s*(\d+)/\s*(\d+)\]"
+    rb"[^\n]*?\beta: [^\n]*?\btime: ([\d.]+)"
+)
+_ERROR = re.compile(r"^(?:\[rank\d+\]: *)?(?:error\b.*|[A-Za-z_][\w.]*(?:Error|Exception)\b.*)")
+#: Ctrl-C reaches the whole process group, but is for the sweep, which then ends all in order.
+_WITHOUT_INTERRUPT = ("sh", "-c", 'trap "" INT; exec "$@"', "sh")
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """State of a run.
+
+    Args:
+        name (str): Its name.
+        stage (str): ``"waiting"``, ``"starting"``, ``"training"``, ``"evaluating"``, ``"done"`` or
+            ``"failed"``.
+        done (int): Iterations or evaluated batches of this stage that are done.
+        total (int): Iterations or batches of this stage, 0 while unknown.
+        seconds_per_step (float): Mean over the last ones, or NaN while unknown.
+        reason (str): Why it failed.
+    """
+
+    name: str
+    stage: str
+    done: int = 0
+    total: int = 0
+    seconds_per_step: float = math.nan
+    reason: str = ""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is done or has failed."""
+        return self.stage in ("done", "failed")
+
+    @property
+    def seconds_left(self) -> float:
+        """Estimate until the stage is over, or NaN while unknown."""
+        return (self.total - self.done) * self.seconds_per_step
+
+
+class Display(Protocol):
+    """Shows the state of runs."""
+
+    def show(self, statuses: Sequence[RunStatus], seconds_left: float) -> None:
+        """Called about twice a second.
+
+        Args:
+            statuses (Sequence[RunStatus]): Of all runs.
+            seconds_left (float): Estimate until all have ended, or NaN while unknown.
+        """
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and by what runs are trained.
+
+    Args:
+        tools (Path): Folder of ``train.py`` and ``dist_train.sh``.
+        jobs (int): Number of runs at once.
+        devices (tuple[str, ...]): GPUs as in ``CUDA_VISIBLE_DEVICES``, shared out among the jobs;
+            empty for the CPU.
+        threads (int): Threads of each process.
+    """
+
+    tools: Path
+    jobs: int = 1
+    devices: tuple[str, ...] = ()
+    threads: int = 1
+
+
+def train_runs(
+    runs: Sequence[SweepRun],
+    machine: Machine,
+    display: Display,
+    delete_checkpoints: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> list[RunStatus]:
+    """Train the runs that are not done; return when all have ended.
+
+    If this function is left by an exception, KeyboardInterrupt included, all trainings are told to
+    save and end.
+
+    Args:
+        runs (Sequence[SweepRun]): The runs, first stages before the runs that start from them.
+        machine (Machine): Where to train.
+        display (Display): Shows the progress.
+        delete_checkpoints (bool): Whether to delete the checkpoints of runs that are done and that
+            no run to be trained starts from.
+        should_stop (Callable[[], bool]): Whether to end; called twice a second.
+
+    Returns:
+        list[RunStatus]: Of each run: ``"done"`` or ``"failed"``.
+
+    Raises:
+        UserError: If there are too few GPUs for a run.
+        KeyboardInterrupt: If ``should_stop`` returned True.
+    """
+    most = max((run.training.gpus for run in runs), default=1)
+    if machine.devices and most > len(machine.devices):
+        raise UserError(f"--gpus is {most}, but {len(machine.devices)} are visible; give fewer.")
+    schedule = _Schedule(runs, machine, delete_checkpoints)
+    try:
+        while not should_stop():
+            schedule.advance()
+            statuses = schedule.statuses()
+            display.show(statuses, schedule.seconds_left(statuses))
+            if all(status.has_ended for status in statuses):
+                return statuses
+            time.sleep(_POLL_SECONDS)
+        raise KeyboardInterrupt
+    finally:
+        schedule.stop()
+
+
+class _Schedule:
+    def __init__(
+        self, runs: Sequence[SweepRun], machine: Machine, delete_checkpoints: bool
+    ) -> None:
+        self.runs = runs
+        self.machine = machine
+        self.delete_checkpoints = delete_checkpoints
+        self.ended = {run.name: RunStatus(run.name, "done") for run in runs if run.is_done}
+        self.active: dict[int, _Training] = {}
+        self._durations: list[float] = []
+        self._delete_checkpoints()
+
+    def advance(self) -> None:
+        """Record the trainings that have ended, and start others."""
+        for slot, training in list(self.active.items()):
+            if training.process is None:
+                training.start()
+            elif training.process.poll() is not None:
+                del self.active[slot]
+                self._finish(training)
+        active = {training.run.name for training in self.active.values()}
+        for run in self.runs:
+            if run.name not in self.ended and run.name not in active:
+                self._start_if_possible(run)
+
+    def _finish(self, training: "_Training") -> None:
+        run = training.run
+        try:
+            training.check_success()
+            record_run(run.work_dir)
+        except UserError as error:
+            self._fail(run, str(error))
+            return
+        self.ended[run.name] = RunStatus(run.name, "done")
+        self._durations.append(time.monotonic() - training.began)
+        self._delete_checkpoints()
+
+    def _start_if_possible(self, run: SweepRun) -> None:
+        first_stage = run.first_stage
+        if first_stage is not None:
+            if first_stage.name not in self.ended:
+                return
+            if self.ended[first_stage.name].stage == "failed":
+                self._fail(run, f"starts from {first_stage.name}, which failed")
+                return
+        slot = next((slot for slot in range(self.machine.jobs) if slot not in self.active), None)
+        if slot is None:
+            return
+        try:
+            if first_stage is not None:
+                run.cfg.load_from = str(final_checkpoint(first_stage.work_dir))
+            write_run_files(run)
+            training = _Training(run, self.machine, slot)
+            training.start()
+        except UserError as error:
+            self._fail(run, str(error))
+        else:
+            self.active[slot] = training
+
+    def _fail(self, run: SweepRun, reason: str) -> None:
+        self.ended[run.name] = RunStatus(run.name, "failed", reason=reason)
+
+    def _delete_checkpoints(self) -> None:
+        if not self.delete_checkpoints:
+            return
+        needed = {
+            run.first_stage.name
+            for run in self.runs
+            if run.first_stage is not None and not run.is_done
+        }
+        for run in self.runs:
+            if run.is_done and run.name not in needed:
+                for path in run.work_dir.glob("*.pth"):
+                    path.unlink(missing_ok=True)
+
+    def statuses(self) -> list[RunStatus]:
+        active = {training.run.name: training for training in self.active.values()}
+        return [
+            self.ended.get(run.name)
+            or (active[run.name].status() if run.name in active else RunStatus(run.name, "waiting"))
+            for run in self.runs
+        ]
+
+    def seconds_left(self, statuses: Sequence[RunStatus]) -> float:
+        """Estimate until all have ended: runs that wait take as long as the others on average."""
+        running = [each for each in statuses if not each.has_ended and each.stage != "waiting"]
+        waiting = sum(status.stage == "waiting" for status in statuses)
+        left = [status.seconds_left for status in running]
+        # Evaluations come on top; how many is not known.
+        whole = self._durations + [
+            status.total * status.seconds_per_step
+            for status in running
+            if status.stage == "training"
+        ]
+        if any(map(math.isnan, left)) or (waiting and not whole):
+            return math.nan
+        ahead = waiting * sum(whole) / len(whole) if waiting else 0.0
+        return max([*left, (sum(left) + ahead) / self.machine.jobs])
+
+    def stop(self) -> None:
+        """Tell the trainings to save and end, and wait until they have."""
+        processes = [each.process for each in self.active.values() if each.process is not None]
+        for process in processes:
+            process.terminate()
+        deadline = time.monotonic() + _GRACE_SECONDS
+        for process in processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(deadline - time.monotonic(), 0))
+            process.kill()
+            process.wait()
+
+
+class _Training:
+    """The process that trains a run."""
+
+    def __init__(self, run: SweepRun, machine: Machine, slot: int) -> None:
+        self.run = run
+        self.command = training_command(run, machine.tools)
+        self.process: subprocess.Popen | None = None
+        self.began = time.monotonic()
+        self.log = run.work_dir / LOG_NAME
+        self._log_offset = 0
+        gpus, devices = run.training.gpus, machine.devices
+        chosen = [devices[(slot * gpus + i) % len(devices)] for i in range(gpus)] if devices else []
+        self._environment = {
+            **os.environ,
+            "CUDA_VISIBLE_DEVICES": ",".join(chosen),
+            "OMP_NUM_THREADS": str(machine.threads),
+            "MKL_NUM_THREADS": str(machine.threads),
+            "PYTHON": sys.executable,
+        }
+
+    def start(self) -> None:
+        """Start the process, unless an earlier one is still at work in the folder."""
+        try:
+            with open(self.log, "ab") as log:
+                try:
+                    # Held by all processes that print to it.
+                    fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return
+                log.write(f"$ {' '.join(self.command)}\n".encode(errors="surrogateescape"))
+                log.flush()
+                self._log_offset = log.tell()
+                self.process = subprocess.Popen(
+                    [*_WITHOUT_INTERRUPT, *self.command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=self._environment,
+                )
+        except OSError as error:
+            raise UserError(
+                f"{self.log}: cannot be written to ({error.strerror}); give another work_dir."
+            ) from None
+
+    def status(self) -> RunStatus:
+        """Its progress, by its log."""
+        found = _PROGRESS.findall(self._log_tail())
+        if not found or self.process is None:
+            return RunStatus(self.run.name, "starting")
+        loop, epoch, step, steps, seconds = found[-1]
+        step, steps = int(step), int(steps)
+        max_epochs = self.run.cfg.train_cfg.get("max_epochs")
+        if loop == b"train" and epoch and max_epochs:
+            step, steps = step + (int(epoch) - 1) * steps, max_epochs * steps
+        stage = "training" if loop == b"train" else "evaluating"
+        return RunStatus(self.run.name, stage, step, steps, float(seconds))
+
+    def check_success(self) -> None:
+        """Raise a UserError with the exit status and the last error of the log if it failed."""
+        status = self.process.returncode
+        if status == 0:
+            return
+        if status == STOPPED_AND_SAVED:
+            raise UserError("was told to stop, and saved")
+        how = f"failed with exit status {status}"
+        if status < 0:
+            hint = ", perhaps for lack of memory" if -status == signal.SIGKILL else ""
+            how = f"was killed by signal {-status}{hint}"
+        line = self._last_error()
+        raise UserError(f"{how}: {line}" if line else how)
+
+    def _last_error(self) -> str:
+        text = self._log_tail().decode(errors="replace")
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        errors = [line for line in lines if _ERROR.match(line)]
+        # torchrun's own error comes after that of the rank that failed.
+        ours = [line for line in errors if "ChildFailedError" not in line]
+        return (ours or errors or lines or [""])[-1]
+
+    def _log_tail(self) -> bytes:
+        with open(self.log, "rb") as log:
+            log.seek(max(self._log_offset, os.fstat(log.fileno()).st_size - _TAIL))
+            return log.read()
+
+
+def training_command(run: SweepRun, tools: Path) -> list[str]:
+    """Return the command that trains a run, or resumes it."""
+    options = [*("--work-dir", str(run.work_dir), "--resume"), *run.training.flags]
+    if run.training.gpus > 1:
+        script, gpus = tools / "dist_train.sh", str(run.training.gpus)
+        return ["bash", str(script), str(run.config), gpus, *options]
+    return [sys.executable, "-u", str(tools / "train.py"), str(run.config), *options]
+
+
+def find_final_checkpoint(work_dir: Path) -> Path | None:
+    """Return the last complete checkpoint of a run, or None if there is none.
+
+    ``last_checkpoint`` is written after the checkpoint that it names. The name counts rather than
+    the folder, which may have been moved.
+    """
+    try:
+        named = Path((work_dir / "last_checkpoint").read_text(encoding="utf-8").strip())
+    except OSError:
+        return None
+    paths = (work_dir / named.name, named)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def final_checkpoint(work_dir: Path) -> Path:
+    """Return the last checkpoint of a run that is done.
+
+    Raises:
+        UserError: If there is none.
+    """
+    path = find_final_checkpoint(work_dir)
+    if path is None:
+        raise UserError(
+            f"{work_dir}: its last checkpoint is gone, and is needed; remove "
+            f"{work_dir / RESULT_NAME} to train it again."
+        )
+    return path
+
+
+def visible_devices() -> tuple[str, ...]:
+    """Return the GPUs as ``CUDA_VISIBLE_DEVICES`` calls them."""
+    import torch
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not torch.cuda.is_available():
+        return ()
+    if named is not None:
+        return tuple(device.strip() for device in named.split(",") if device.strip())
+    return tuple(map(str, range(torch.cuda.device_count())))

@@ -1,0 +1,198 @@
+"""Runs that differ in their seed alone, taken together; categories in bins by training images."""
+
+import dataclasses
+import itertools
+import math
+import os
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mmdet_eql.runs.planning import MARKER_NAME, RESULT_NAME
+from mmdet_eql.runs.records import RunRecord, load_record
+from mmdet_eql.utils.errors import UserError
+
+#: Metrics of each kind in the order of their columns.
+METRICS = {
+    "bbox": ("AP", "AP50", "AP75", "APr", "APc", "APf"),
+    "segm": ("AP", "AP50", "AP75", "APr", "APc", "APf"),
+    "accuracy": ("top1", "top5", "many", "medium", "few"),
+}
+#: Appended to the name of a kind, such as "bbox", for metrics of bins by training images.
+BY_IMAGES = " by images"
+
+
+@dataclass(frozen=True, eq=False)
+class RunGroup:
+    """Runs of one experiment.
+
+    Args:
+        label (str): Its name in tables, unique in a comparison.
+        records (tuple[RunRecord, ...]): One run per seed, by increasing seed.
+    """
+
+    label: str
+    records: tuple[RunRecord, ...]
+
+    def values(self, kind: str, metric: str) -> np.ndarray:
+        """Return a metric of each run as a fraction, shape (n,), NaN where it is unknown."""
+        found = [record.figures.get(kind, {}).get(metric, math.nan) for record in self.records]
+        return np.array(found, dtype=np.float64)
+
+    def category_values(self, kind: str, categories: Sequence[str]) -> np.ndarray:
+        """Return the metric of each category, mean over the runs, shape (C,), NaN if unknown."""
+        of_runs = [
+            [record.category_figures.get(kind, {}).get(name, math.nan) for name in categories]
+            for record in self.records
+        ]
+        with warnings.catch_warnings():
+            # All runs may lack a category.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            return np.nanmean(np.array(of_runs, dtype=np.float64), axis=0)
+
+
+def load_records(paths: Iterable[str | os.PathLike]) -> list[RunRecord]:
+    """Read runs.
+
+    Args:
+        paths (Iterable[str | os.PathLike]): Each a work_dir, a ``result.json`` under any name, or a
+            folder of either kind, such as a sweep's. A run that is given twice counts once.
+
+    Returns:
+        list[RunRecord]: The runs, in their order; those of a folder by name.
+
+    Raises:
+        UserError: If a path is none of these.
+    """
+    records: dict[str, RunRecord] = {}
+    for path in map(Path, paths):
+        for found in _runs_at(path):
+            record = load_record(found)
+            records.setdefault(record.identity, record)
+    return list(records.values())
+
+
+def unfinished_runs(paths: Iterable[str | os.PathLike]) -> list[Path]:
+    """Return the folders of sweep runs that are not done, and so not in :func:`load_records`."""
+    begun = (marker.parent for path in map(Path, paths) for marker in path.glob(f"*/{MARKER_NAME}"))
+    return sorted(folder for folder in begun if not (folder / RESULT_NAME).is_file())
+
+
+def _runs_at(path: Path) -> list[Path]:
+    if not path.is_dir() or (path / RESULT_NAME).is_file() or list(path.glob("*/vis_data")):
+        return [path]
+    inner = [item.parent for item in path.glob(f"*/{RESULT_NAME}")]
+    inner += [item for item in path.glob("*.json") if item.is_file()]
+    if not inner:
+        raise UserError(
+            f"{path}: holds neither a run nor a folder with a {RESULT_NAME}; give the work_dir of "
+            "a run or of a sweep."
+        )
+    return sorted(inner)
+
+
+def group_runs(records: Sequence[RunRecord]) -> list[RunGroup]:
+    """Group runs that differ in their seed alone, in the order of their first runs.
+
+    Raises:
+        UserError: If there are none.
+    """
+    if not records:
+        raise UserError("no runs to compare; give their work_dirs.")
+    by_experiment: dict[str, list[RunRecord]] = {}
+    for record in records:
+        by_experiment.setdefault(record.experiment, []).append(record)
+    groups: list[RunGroup] = []
+    for experiment, members in by_experiment.items():
+        own = {record.label for record in members}
+        label = own.pop() if len(own) == 1 else members[0].config
+        if label in [group.label for group in groups]:
+            label = f"{label} ({experiment[:6]})"
+        members.sort(key=lambda record: (record.seed is None, record.seed or 0, record.name))
+        groups.append(RunGroup(label, tuple(members)))
+    return groups
+
+
+def kinds_of(groups: Sequence[RunGroup]) -> dict[str, list[str]]:
+    """Return the metrics that some run has, by kind, in the order of their columns; those of bins
+    by training images last."""
+    known: dict[str, dict[str, None]] = {}
+    for record in (record for group in groups for record in group.records):
+        for kind, metrics in record.figures.items():
+            known.setdefault(kind, {}).update(dict.fromkeys(metrics))
+    found = {
+        kind: [metric for metric in metrics if metric in known[kind]]
+        for kind, metrics in METRICS.items()
+        if kind in known
+    }
+    binned = {kind: list(names) for kind, names in known.items() if kind.endswith(BY_IMAGES)}
+    return found | dict(sorted(binned.items()))
+
+
+def parse_bounds(text: str) -> list[int]:
+    """Parse the upper ends of bins, such as ``"4,10,100"``, from the command line.
+
+    Raises:
+        UserError: If they are not whole, at least 1, and ascending.
+    """
+    try:
+        bounds = [int(word) for word in text.split(",")]
+    except ValueError:
+        bounds = []
+    if not bounds or bounds[0] < 1 or sorted(set(bounds)) != bounds:
+        raise UserError(
+            f"--image-bins is {text!r}; give ascending numbers of training images, as in 4,10,100."
+        )
+    return bounds
+
+
+def bin_names(bounds: Sequence[int]) -> list[str]:
+    """Name the bins with the given upper ends, and the last one, which has none.
+
+    Example:
+        >>> bin_names([4, 10, 11])
+        ['≤ 4', '5-10', '11', '> 11']
+    """
+    between = [
+        str(high) if high == low + 1 else f"{low + 1}-{high}"
+        for low, high in itertools.pairwise(bounds)
+    ]
+    return [f"≤ {bounds[0]}", *between, f"> {bounds[-1]}"]
+
+
+def with_image_bins(record: RunRecord, bounds: Sequence[int]) -> RunRecord:
+    """Add the mean metric of the categories of each bin by training images.
+
+    LVIS's groups, rare, common and frequent, need not be what an experiment divides: EQL with
+    another lambda protects some of the rare categories, or some of the common ones as well.
+
+    Args:
+        record (RunRecord): A run with metrics of categories.
+        bounds (Sequence[int]): Upper ends of all bins but the last, in training images.
+
+    Returns:
+        RunRecord: The same with ``"bbox by images"`` and the like in ``figures``; NaN for a bin
+        without a category that has ground truth.
+
+    Raises:
+        UserError: If the run has no metrics of categories, or their images were not counted.
+    """
+    if not record.category_figures or not record.image_count:
+        raise UserError(
+            f"{record.name}: holds no metrics of categories with their training images; validate "
+            "with val_evaluator.classwise=True, or leave --image-bins out."
+        )
+    position = np.searchsorted(bounds, list(record.image_count.values()))
+    added = {}
+    for kind, of_category in record.category_figures.items():
+        found = [of_category.get(name, math.nan) for name in record.image_count]
+        values = np.array(found, dtype=np.float64)
+        members = [values[~np.isnan(values) & (position == i)] for i in range(len(bounds) + 1)]
+        added[kind + BY_IMAGES] = {
+            name: float(inside.mean()) if len(inside) else math.nan
+            for name, inside in zip(bin_names(bounds), members, strict=True)
+        }
+    return dataclasses.replace(record, figures={**record.figures, **added})

@@ -1,0 +1,155 @@
+"""Live view of runs: bars on a terminal, plain lines elsewhere."""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from mmdet_eql.runs.execution import RunStatus
+
+#: Seconds between two lines where the output is no terminal.
+_LINE_INTERVAL = 30.0
+
+
+def make_display() -> "BarDisplay | LineDisplay":
+    """Return the display that suits standard output, a context manager."""
+    console = Console()
+    return BarDisplay(console) if console.is_terminal else LineDisplay()
+
+
+class LineDisplay:
+    """A line on all runs, every half a minute and whenever one comes to its next stage."""
+
+    def __init__(self) -> None:
+        self._shown_at = -math.inf
+        self._stages: list[str] = []
+        self._ended: set[str] = set()
+
+    def __enter__(self) -> "LineDisplay":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def show(self, statuses: Sequence[RunStatus], seconds_left: float) -> None:
+        """See :class:`~mmdet_eql.runs.execution.Display`."""
+        for line in _newly_ended(statuses, self._ended):
+            print(f"  {line}", flush=True)
+        # A run that validates often gets no line each time.
+        stages = [s.stage.replace("evaluating", "training") for s in statuses]
+        now = time.monotonic()
+        running = _running(statuses)
+        if (stages == self._stages and now < self._shown_at + _LINE_INTERVAL) or not running:
+            return
+        self._shown_at, self._stages = now, stages
+        parts = [_counts(statuses)] if len(statuses) > 1 else []
+        parts += [f"{status.name} {_join(_stage(status), _speed(status))}" for status in running]
+        print("  " + _join(*parts, time_left(seconds_left), separator="; "), flush=True)
+
+
+class BarDisplay:
+    """A bar per training and one for all; a line for each run that has ended.
+
+    Args:
+        console (Console): The terminal.
+    """
+
+    def __init__(self, console: Console) -> None:
+        # Refreshed by hand: processes are forked meanwhile, and a fork does not like threads.
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[text]}"),
+            console=console,
+            auto_refresh=False,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._ended: set[str] = set()
+
+    def __enter__(self) -> "BarDisplay":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def show(self, statuses: Sequence[RunStatus], seconds_left: float) -> None:
+        """See :class:`~mmdet_eql.runs.execution.Display`."""
+        for line in _newly_ended(statuses, self._ended):
+            self._progress.console.print(escape(line), highlight=False)
+        bars = {
+            status.name: (
+                status.done,
+                status.total,
+                _join(_stage(status), _speed(status), separator=" "),
+            )
+            for status in _running(statuses)
+        }
+        if len(statuses) > 1:
+            ended = sum(status.has_ended for status in statuses)
+            text = _join(_counts(statuses), time_left(seconds_left))
+            bars["all runs"] = ended, len(statuses), text
+        for name in set(self._tasks) - set(bars):
+            self._progress.remove_task(self._tasks.pop(name))
+        for name, (done, total, text) in bars.items():
+            if name not in self._tasks:
+                self._tasks[name] = self._progress.add_task(escape(name), text="")
+            self._progress.update(
+                self._tasks[name], completed=done, total=total or None, text=escape(text)
+            )
+        self._progress.refresh()
+
+
+def time_left(seconds: float) -> str:
+    """Format the time left; empty while it is unknown.
+
+    Example:
+        >>> time_left(4000)
+        'about 67 min left'
+    """
+    if math.isnan(seconds) or seconds <= 0:
+        return ""
+    if seconds < 90:
+        return f"about {max(10, 10 * round(seconds / 10))} s left"
+    if seconds < 3 * 3600:
+        return f"about {round(seconds / 60)} min left"
+    return f"about {round(seconds / 3600)} h left"
+
+
+def _running(statuses: Sequence[RunStatus]) -> list[RunStatus]:
+    return [each for each in statuses if not each.has_ended and each.stage != "waiting"]
+
+
+def _newly_ended(statuses: Sequence[RunStatus], known: set[str]) -> list[str]:
+    """A line for each run that has ended and is not known yet."""
+    ended = [status for status in statuses if status.has_ended and status.name not in known]
+    known.update(status.name for status in ended)
+    return [
+        f"done {each.name}" if each.stage == "done" else f"FAILED {each.name}: {each.reason}"
+        for each in ended
+    ]
+
+
+def _counts(statuses: Sequence[RunStatus]) -> str:
+    found = Counter(status.stage for status in statuses)
+    text = f"{found['done']} of {len(statuses)} done"
+    return f"{text}, {found['failed']} failed" if found["failed"] else text
+
+
+def _stage(status: RunStatus) -> str:
+    return f"{status.stage} {status.done}/{status.total}" if status.total else status.stage
+
+
+def _speed(status: RunStatus) -> str:
+    if math.isnan(status.seconds_per_step):
+        return ""
+    unit = "it" if status.stage == "training" else "batch"
+    return f"{status.seconds_per_step:.2f} s/{unit}"
+
+
+def _join(*parts: str, separator: str = ", ") -> str:
+    return separator.join(part for part in parts if part)

@@ -1,0 +1,85 @@
+"""A sweep from its entries to the last run, as ``tools/sweep.py`` and the quickstart do it."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from mmdet_eql.runs.execution import LOG_NAME, Machine, train_runs
+from mmdet_eql.runs.planning import Plan, TrainingOptions, plan_runs
+from mmdet_eql.runs.progress import make_display
+from mmdet_eql.runs.sweep_file import Entry
+from mmdet_eql.utils.files import hold_folder
+
+
+def run_sweep(
+    entries: Sequence[Entry],
+    work_dir: Path,
+    machine: Machine,
+    training: TrainingOptions | None = None,
+    delete_checkpoints: bool = False,
+    say: Callable[[str], None] = print,
+) -> tuple[Plan, bool]:
+    """Plan the runs, report invalid entries, and train the others.
+
+    Args:
+        entries (Sequence[Entry]): Entries of the sweep.
+        work_dir (Path): Folder of the sweep.
+        machine (Machine): Where to train.
+        training (TrainingOptions, optional): How to train; by default on one GPU or CPU process.
+        delete_checkpoints (bool): As for :func:`~mmdet_eql.runs.execution.train_runs`.
+        say (Callable[[str], None]): Prints a line.
+
+    Returns:
+        tuple[Plan, bool]: The runs, and whether all of the entries are done.
+
+    Raises:
+        UserError: If another process is at work in the folder, or there are too few GPUs.
+        KeyboardInterrupt: If the process was told to stop by Ctrl-C, SIGTERM or SIGHUP; the
+            trainings have saved and ended.
+    """
+    with hold_folder(work_dir, "give another --work-dir"):
+        plan = plan_runs(entries, work_dir, training or TrainingOptions())
+        say(plan.describe())
+        with stop_requested() as should_stop, make_display() as display:
+            statuses = train_runs(plan.runs, machine, display, delete_checkpoints, should_stop)
+    failed = [status for status in statuses if status.stage == "failed"]
+    say(f"{len(statuses) - len(failed)} of {len(statuses)} runs are done in {work_dir}")
+    for status in failed:
+        say(f"  failed: {status.name}: {status.reason}")
+        say(f"          {work_dir / status.name / LOG_NAME}; the same command tries it again")
+    for invalid in plan.invalid:
+        say(f"  invalid: {invalid.name}: {invalid.reason}")
+    return plan, not failed and not plan.invalid
+
+
+@contextlib.contextmanager
+def stop_requested() -> Iterator[Callable[[], bool]]:
+    """Note within the block that Ctrl-C, SIGTERM or SIGHUP has asked for the end.
+
+    Nothing is raised where the signal arrives: libraries that catch all exceptions would take it
+    for their own.
+
+    Yields:
+        Callable[[], bool]: Returns whether a signal has come.
+    """
+    # A SIGHUP that nohup ignores stays ignored.
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    received: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        if not received:
+            # Not by print, which may be in the middle of a line. The terminal may be gone.
+            with contextlib.suppress(OSError):
+                os.write(2, b"\nstopping; give the same command again to go on\n")
+        received.append(number)
+
+    previous = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,145 @@
+"""Groups of runs as tables: Markdown, which reads well on the terminal, too, and CSV."""
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+
+from mmdet_eql.runs.groups import BY_IMAGES, RunGroup, kinds_of
+from mmdet_eql.runs.statistics import CONFIDENCE, TESTS, Difference, compare, mean_and_std
+
+#: Names of the kinds of metrics for readers.
+TITLES = {"bbox": "box AP", "segm": "mask AP", "accuracy": "accuracy"}
+TITLES |= {kind + BY_IMAGES: f"{title} by training images" for kind, title in TITLES.items()}
+_NONE = "-"
+_CSV_COLUMNS = (
+    *("label", "config", "kind", "figure", "n", "mean", "std"),
+    *("difference", "ci_low", "ci_high", "p", "seeds", "values"),
+)
+
+
+def format_report(groups: Sequence[RunGroup], baseline: RunGroup, test: str) -> str:
+    """Format means and differences to the baseline as Markdown.
+
+    Args:
+        groups (Sequence[RunGroup]): The groups, with the baseline.
+        baseline (RunGroup): One of them.
+        test (str): ``"welch"`` or ``"paired"``.
+
+    Returns:
+        str: For each kind of metrics a table of means and standard deviations in percent, and one
+        of differences, with a sentence on how to read them.
+
+    Raises:
+        UserError: As :func:`~mmdet_eql.runs.statistics.compare`.
+    """
+    parts = []
+    for kind, metrics in kinds_of(groups).items():
+        parts.append(markdown_table(mean_rows(groups, kind, metrics)))
+        if len(groups) > 1:
+            parts.append(markdown_table(difference_rows(groups, baseline, kind, metrics, test)))
+    parts.append(describe(groups, baseline, test))
+    return "\n\n".join(parts)
+
+
+def mean_rows(groups: Sequence[RunGroup], kind: str, metrics: Sequence[str]) -> list[list[str]]:
+    """Return heading and rows of a table of means: label, n, ``mean ± std`` in percent."""
+    rows = [[f"{TITLES[kind]} (%)", "n", *metrics]]
+    for group in groups:
+        cells = [_spread(*mean_and_std(group.values(kind, metric))) for metric in metrics]
+        rows.append([group.label, str(len(group.records)), *cells])
+    return rows
+
+
+def difference_rows(
+    groups: Sequence[RunGroup], baseline: RunGroup, kind: str, metrics: Sequence[str], test: str
+) -> list[list[str]]:
+    """Return heading and rows of a table of differences: label, ``difference [interval] mark``."""
+    rows = [[f"{TITLES[kind]} minus {baseline.label}", *metrics]]
+    for group in groups:
+        if group is not baseline:
+            found = [compare(group, baseline, kind, metric, test) for metric in metrics]
+            rows.append([group.label, *map(_interval, found)])
+    return rows
+
+
+def describe(groups: Sequence[RunGroup], baseline: RunGroup, test: str) -> str:
+    """Explain how to read the tables."""
+    text = "Mean ± standard deviation over n runs that differ in their seed alone."
+    if len(groups) > 1:
+        text += (
+            f" Differences to {baseline.label} in points, [{CONFIDENCE:.0%} confidence interval]; "
+            f"* p < 0.05, ** p < 0.01, two-sided {TESTS[test]}, not corrected for the number "
+            "of comparisons."
+        )
+    return text
+
+
+def format_csv(groups: Sequence[RunGroup], baseline: RunGroup, test: str) -> str:
+    """Format all metrics as CSV: a line for each group, kind and metric, as unrounded fractions.
+
+    Args:
+        groups (Sequence[RunGroup]): The groups, with the baseline.
+        baseline (RunGroup): One of them.
+        test (str): ``"welch"`` or ``"paired"``.
+
+    Returns:
+        str: CSV with a heading; unknown values are empty.
+    """
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(_CSV_COLUMNS)
+    for group in groups:
+        for kind, metrics in kinds_of(groups).items():
+            for metric in metrics:
+                values = group.values(kind, metric)
+                found = Difference(math.nan)
+                if group is not baseline:
+                    found = compare(group, baseline, kind, metric, test)
+                numbers = *mean_and_std(values), found.mean, found.low, found.high, found.p
+                writer.writerow(
+                    [
+                        *(group.label, group.records[0].config, kind, metric, len(values)),
+                        *("" if math.isnan(number) else repr(number) for number in numbers),
+                        " ".join(str(record.seed) for record in group.records),
+                        " ".join(repr(float(value)) for value in values),
+                    ]
+                )
+    return file.getvalue()
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Lay out cells as a Markdown table that also reads well as plain text.
+
+    Args:
+        rows (Sequence[Sequence[str]]): The heading and the rows, of the same length; the first
+            column is aligned to the left, the others to the right.
+    """
+    first, *widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = []
+    for name, *cells in rows:
+        padded = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
+        lines.append("| " + " | ".join([name.ljust(first), *padded]) + " |")
+    rule = [":" + "-" * (first + 1), *("-" * (width + 1) + ":" for width in widths)]
+    lines.insert(1, "|" + "|".join(rule) + "|")
+    return "\n".join(lines)
+
+
+def _spread(mean: float, std: float) -> str:
+    if math.isnan(mean):
+        return _NONE
+    return f"{100 * mean:.1f}" if math.isnan(std) else f"{100 * mean:.1f} ± {100 * std:.1f}"
+
+
+def _interval(found: Difference) -> str:
+    if math.isnan(found.mean):
+        return _NONE
+    text = f"{_points(found.mean):+.1f}"
+    if not math.isnan(found.low):
+        text += f" [{_points(found.low):+.1f}, {_points(found.high):+.1f}]"
+    return f"{text} {found.mark}".rstrip()
+
+
+def _points(fraction: float) -> float:
+    # Adding zero turns the -0.0 that rounding can give into 0.0.
+    return round(100 * fraction, 1) + 0.0
