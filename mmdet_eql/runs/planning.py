@@ -22,8 +22,8 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmdet_eql.engine.config_check import check_config
 from mmdet_eql.engine.launch import merge_options, read_config
-from mmdet_eql.runs.config_check import check_config
 from mmdet_eql.runs.sweep_file import SEED_KEY, Entry
 from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.files import write_text
@@ -238,7 +238,8 @@ class _Planner:
         if experiment not in self._checked:
             self._checked[experiment] = None
             try:
-                check_config(cfg)
+                # A checkpoint to start from may still have to be made.
+                check_config(Config({**cfg.to_dict(), "load_from": None}))
             except UserError as error:
                 self._checked[experiment] = error
         if self._checked[experiment] is not None:
