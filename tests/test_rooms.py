@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "losses": "utils",
     "heads": "utils losses",
     "engine": "utils frequency losses",
-    "runs": "utils frequency annotations minilvis engine",
+    "runs": "utils frequency engine",
     "analysis": "utils frequency annotations datasets evaluation engine runs",
     "classification": "utils frequency datasets minilvis losses engine",
 }
@@ -28,9 +28,7 @@ MOST_LINES = 400
 
 #: PENDING: what breaks the contract today. Delete an entry with its violation; add none.
 PENDING = {
-    "import: mmdet_eql.runs.minilvis_comparison -> analysis",
     "list: mmdet_eql.heads",
-    "list: mmdet_eql.runs",
 }
 
 
