@@ -1,22 +1,20 @@
-"""What can be wrong with a config that still runs: keys that nothing reads, and repetitions."""
+"""What can be wrong with a config that still runs: keys that nothing reads."""
 
 import ast
-import copy
 import functools
 import inspect
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import mmcv.ops
 import mmdet.registry
+import mmengine.config.utils
 import mmengine.registry
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.registry import Registry
 from mmengine.runner import Runner
-
-from mmdet_eql.analysis.config_files import ConfigReader
 
 REGISTRIES = [
     registry
@@ -30,6 +28,7 @@ TOP_LEVEL_KEYS = {
     *inspect.signature(Runner.__init__).parameters,
     *("auto_scale_lr", "custom_imports", "find_unused_parameters", "vis_backends", "sync_bn"),
     *("tta_model", "tta_pipeline"),
+    "norm_cfg",  # a variable of MMDetection's C4 model
 }
 #: Keys that are taken out of a dict with a type before it is built, by a pattern of its place.
 TAKEN_OUT = {
@@ -65,7 +64,7 @@ PLAIN_DICTS = {
     r"custom_imports": {"imports", "allow_failed_imports"},
     r"default_hooks": {
         *("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint"),
-        "visualization",
+        *("visualization", "gradient_record", "partial_load"),
     },
     r"env_cfg": {"cudnn_benchmark", "mp_cfg", "dist_cfg", "resource_limit"},
     r"env_cfg\.mp_cfg": {"mp_start_method", "opencv_num_threads"},
@@ -74,18 +73,19 @@ PLAIN_DICTS = {
 }
 
 
-def unread_keys(path: Path) -> list[str]:
-    """Say which keys of a merged config nothing reads, and which classes are not registered.
+def unread_keys(path: Path, cfg: Config | None = None) -> list[str]:
+    """List the keys of a merged config that nothing reads, and classes that are not registered.
 
     A top-level key that is no setting must be a variable of the config or one of its bases.
 
     Args:
         path (Path): The config.
+        cfg (Config | None): The merged config where options change it; None for that of ``path``.
 
     Returns:
         list[str]: One sentence per fault.
     """
-    cfg = read(path)
+    cfg = cfg or read(path)
     known = TOP_LEVEL_KEYS | _variables(path)
     faults = [f"{key}: nothing reads it" for key in cfg if key not in known]
     for key in cfg:
@@ -157,29 +157,12 @@ def _arguments(part: Any) -> set[str]:
     return names - {"self"}
 
 
-def _python(path: Path) -> str:
-    """A config's program with mmengine's placeholders filled in."""
-    text = re.sub(r"\{\{\s*(_base_[\w.]+)\s*\}\}", r"\1", path.read_text())
-    return re.sub(r"\{\{\s*\$\w+:(.*?)\s*\}\}", r"\1", text)
-
-
-def _names_bases(node: ast.stmt) -> bool:
-    return isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == "_base_"
-
-
-def _bases(path: Path) -> list[str]:
-    """The bases of a config, as it names them."""
-    for node in filter(_names_bases, ast.parse(_python(path)).body):
-        bases = ast.literal_eval(node.value)
-        return [bases] if isinstance(bases, str) else bases
-    return []
-
-
 @functools.cache
 def _variables(path: Path) -> set[str]:
     """Names that a config or one of its bases reads as a variable."""
-    names = set().union(*map(_variables, _own_bases(path)))
-    for node in ast.walk(ast.parse(_python(path))):
+    names = set().union(*map(_variables, _bases(path)))
+    # mmengine's placeholders, such as {{$MMDET_EQL_DATA:data}}, stand in strings alone.
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
             names.add(node.id)
         elif isinstance(node, ast.Attribute) and getattr(node.value, "id", None) == "_base_":
@@ -187,58 +170,29 @@ def _variables(path: Path) -> set[str]:
     return names
 
 
-def _own_bases(path: Path) -> list[Path]:
+def _bases(path: Path) -> list[Path]:
     """The bases of a config that no other package holds."""
-    return [path.parent / name for name in _bases(path) if "::" not in name]
+    statement = re.search(
+        r"^_base_ = (\[.*?\]|\".*?\")$", path.read_text(), re.DOTALL | re.MULTILINE
+    )
+    names = re.findall(r'"([^":]+)"', statement.group(1)) if statement else []
+    return [path.parent / name for name in names]
 
 
 def depth_of(path: Path) -> int:
     """Steps of inheritance from a config to its farthest base; those of other packages
     (``mmdet::...``) do not count."""
-    return max((1 + depth_of(base) for base in _own_bases(path)), default=0)
+    return max((1 + depth_of(base) for base in _bases(path)), default=0)
 
 
-_reader = ConfigReader()
+_load = functools.cache(mmengine.config.utils.load)
 
 
 @functools.cache
 def read(path: Path) -> Config:
-    """Read a config once, not to be changed."""
-    return _reader.read(path)
+    """Read a config once, not to be changed.
 
-
-def repetitions(path: Path) -> list[str]:
-    """Say which keys a config gives the value that they have in its bases already.
-
-    Args:
-        path (Path): The config.
-
-    Returns:
-        list[str]: One sentence per key.
+    For each base of another package mmengine parses all metafiles of that package; here, once.
     """
-    base = ConfigDict()
-    for name in _bases(path):
-        base.update(read(Path(Config._get_cfg_path(name, str(path))[0]))._cfg_dict)
-    return list(_repeated(_own_keys(path, base), base, ""))
-
-
-def _own_keys(path: Path, base: ConfigDict) -> dict:
-    """What a config says itself: its program is run without merging the outcome into its bases."""
-    program = ast.parse(_python(path))
-    program.body = [node for node in program.body if not _names_bases(node)]
-    names = {"_base_": copy.deepcopy(base)}
-    exec(compile(program, str(path), "exec"), names)
-    return {key: value for key, value in names.items() if not key.startswith("_")}
-
-
-def _repeated(own: dict, base: dict, place: str) -> Iterator[str]:
-    for key, value in own.items():
-        if key not in base:
-            continue
-        if isinstance(value, dict) and isinstance(base[key], dict) and "_delete_" not in value:
-            yield from _repeated(value, base[key], f"{place}{key}.")
-            continue
-        if isinstance(value, dict):
-            value = {name: item for name, item in value.items() if name != "_delete_"}
-        if value == base[key]:
-            yield f"{place}{key}: its base says so already"
+    with mock.patch.object(mmengine.config.utils, "load", _load):
+        return Config.fromfile(path)

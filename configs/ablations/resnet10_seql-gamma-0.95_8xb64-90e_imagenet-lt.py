@@ -1,6 +1,4 @@
-_base_ = [
-    "../classification/resnet10_softmax_8xb64-90e_imagenet-lt.py",
-    "../_base_/losses/seql_classification.py",
-]
+_base_ = "../classification/resnet10_softmax_8xb64-90e_imagenet-lt.py"
 
-model = dict(head=dict(loss_cls=dict(_base_.pop("loss_cls"), lambda_=4.3e-4, gamma=0.95)))
+seql = dict(type="SoftmaxEqualizationLoss", lambda_=4.3e-4, gamma=0.95, has_background=False)
+model = dict(head=dict(loss_cls=dict(_delete_=True, **seql)))

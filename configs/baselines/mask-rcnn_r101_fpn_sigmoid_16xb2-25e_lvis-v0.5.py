@@ -1,3 +1,3 @@
-_base_ = ["./mask-rcnn_r50_fpn_sigmoid_16xb2-25e_lvis-v0.5.py", "../_base_/backbones/resnet101.py"]
+_base_ = "./mask-rcnn_r50_fpn_sigmoid_16xb2-25e_lvis-v0.5.py"
 
-model = dict(backbone=_base_.pop("backbone"))
+model = dict(backbone=dict(depth=101, init_cfg=dict(checkpoint="torchvision://resnet101")))

@@ -1,3 +1,11 @@
-_base_ = ["./mask-rcnn_r50_fpn_16xb2-25e_lvis-v0.5.py", "../_base_/losses/cb-sigmoid.py"]
+# Class-balanced loss (arXiv 1901.05555) over sigmoids.
+_base_ = "./mask-rcnn_r50_fpn_16xb2-25e_lvis-v0.5.py"
 
-model = dict(roi_head=dict(bbox_head=_base_.pop("classifier")))
+model = dict(
+    roi_head=dict(
+        bbox_head=dict(
+            cls_predictor_cfg=dict(type="PriorLinear"),
+            loss_cls=dict(type="ClassBalancedSigmoidLoss"),
+        )
+    )
+)

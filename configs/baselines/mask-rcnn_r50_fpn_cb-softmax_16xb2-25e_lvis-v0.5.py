@@ -1,3 +1,4 @@
-_base_ = ["./mask-rcnn_r50_fpn_16xb2-25e_lvis-v0.5.py", "../_base_/losses/cb-softmax.py"]
+# Class-balanced loss (arXiv 1901.05555) over the softmax.
+_base_ = "./mask-rcnn_r50_fpn_16xb2-25e_lvis-v0.5.py"
 
-model = dict(roi_head=dict(bbox_head=_base_.pop("classifier")))
+model = dict(roi_head=dict(bbox_head=dict(loss_cls=dict(type="ClassBalancedSoftmaxLoss"))))

@@ -6,4 +6,4 @@ _base_ = [
     "./_base_/runtime.py",
 ]
 
-model = dict(head=dict(num_classes={{_base_.num_classes}}))
+model = dict(head=dict(num_classes=_base_.num_classes))

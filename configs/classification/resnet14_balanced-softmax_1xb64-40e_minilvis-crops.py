@@ -1,12 +1,4 @@
 # Balanced softmax (arXiv 2007.10740); tau is that of the logit-adjusted loss (2007.07314).
 _base_ = "./resnet14_softmax_1xb64-40e_minilvis-crops.py"
 
-model = dict(
-    head=dict(
-        loss_cls=dict(
-            _delete_=True,
-            type="BalancedSoftmaxLoss",
-            tau=1.0,
-        )
-    )
-)
+model = dict(head=dict(loss_cls=dict(_delete_=True, type="BalancedSoftmaxLoss", tau=1.0)))

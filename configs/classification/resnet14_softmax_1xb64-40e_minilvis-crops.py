@@ -6,7 +6,4 @@ _base_ = [
     "./_base_/runtime.py",
 ]
 
-model = dict(
-    backbone=dict(depth=14, stem_stride=2),
-    head=dict(num_classes={{_base_.num_classes}}),
-)
+model = dict(backbone=dict(depth=14, stem_stride=2), head=dict(num_classes=_base_.num_classes))

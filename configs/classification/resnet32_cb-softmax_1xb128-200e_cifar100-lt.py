@@ -4,10 +4,7 @@ _base_ = "./resnet32_softmax_1xb128-200e_cifar100-lt.py"
 model = dict(
     head=dict(
         loss_cls=dict(
-            _delete_=True,
-            type="ClassBalancedSoftmaxLoss",
-            beta=0.9999,
-            has_background=False,
+            _delete_=True, type="ClassBalancedSoftmaxLoss", beta=0.9999, has_background=False
         )
     )
 )

@@ -3,11 +3,6 @@ _base_ = "./resnet32_softmax_1xb128-200e_cifar100-lt.py"
 
 model = dict(
     head=dict(
-        loss_cls=dict(
-            _delete_=True,
-            type="LogitAdjustedSoftmaxLoss",
-            tau=1.0,
-            has_background=False,
-        )
+        loss_cls=dict(_delete_=True, type="LogitAdjustedSoftmaxLoss", tau=1.0, has_background=False)
     )
 )

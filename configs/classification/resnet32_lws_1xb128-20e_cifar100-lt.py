@@ -1,10 +1,7 @@
 # Learnable weight scaling (LWS, arXiv 1910.09217): --cfg-options load_from=SOFTMAX_CHECKPOINT.
 _base_ = "./resnet32_softmax_1xb128-200e_cifar100-lt.py"
 
-model = dict(
-    freeze_backbone=True,
-    head=dict(classifier=dict(type="ScaledClassifier")),
-)
+model = dict(freeze_backbone=True, head=dict(classifier=dict(type="ScaledClassifier")))
 
 max_epochs = 20
 

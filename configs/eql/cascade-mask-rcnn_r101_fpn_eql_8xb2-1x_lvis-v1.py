@@ -1,3 +1,3 @@
-_base_ = ["./cascade-mask-rcnn_r50_fpn_eql_8xb2-1x_lvis-v1.py", "../_base_/backbones/resnet101.py"]
+_base_ = "./cascade-mask-rcnn_r50_fpn_eql_8xb2-1x_lvis-v1.py"
 
-model = dict(backbone=_base_.pop("backbone"))
+model = dict(backbone=dict(depth=101, init_cfg=dict(checkpoint="torchvision://resnet101")))

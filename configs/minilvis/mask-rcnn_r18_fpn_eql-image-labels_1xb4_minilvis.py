@@ -1,8 +1,13 @@
 # EQL with image-level labels (section 4.2 of the paper), which the official code leaves out.
 _base_ = "./mask-rcnn_r18_fpn_eql_1xb4_minilvis.py"
 
-train_pipeline = _base_.train_pipeline
-train_pipeline[-1].type = "PackLVISInputs"
+train_pipeline = [
+    dict(type="LoadVerifiedImage", backend_args=_base_.backend_args),
+    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+    dict(type="Resize", scale=(160, 160), keep_ratio=True),
+    dict(type="RandomFlip", prob=0.5),
+    dict(type="PackLVISInputs"),
+]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 
 model = dict(

@@ -1,4 +1,12 @@
-_base_ = ["./mask-rcnn_r18_fpn_1xb4_minilvis.py", "../_base_/losses/seesaw.py"]
+# Seesaw loss (arXiv 2008.10032), MMDetection's own.
+_base_ = "./mask-rcnn_r18_fpn_1xb4_minilvis.py"
 
-_base_.classifier.loss_cls.num_classes = _base_.num_classes
-model = dict(roi_head=dict(bbox_head=_base_.pop("classifier")))
+model = dict(
+    roi_head=dict(
+        bbox_head=dict(
+            # Of temperature 20; mmdet 3.3 has a spelling of its own for that argument.
+            cls_predictor_cfg=dict(type="NormedLinear"),
+            loss_cls=dict(type="SeesawLoss", num_classes=_base_.num_classes),
+        )
+    )
+)

@@ -1,11 +1,21 @@
+# EQL for training sets of any size: its tail is a share of the labels instead of a frequency, as
+# large as the paper's lambda makes it on LVIS v0.5.
 _base_ = [
     "../_base_/models/faster-rcnn_r50_fpn.py",
-    "../_base_/losses/eql_any-data.py",
     "../_base_/datasets/openimages-challenge2019.py",
     "../_base_/schedules/schedule_1x_openimages.py",
     "../_base_/default_runtime.py",
 ]
 
 model = dict(
-    roi_head=dict(bbox_head=dict(_base_.pop("classifier"), num_classes=_base_.num_classes))
+    roi_head=dict(
+        bbox_head=dict(
+            num_classes=_base_.num_classes,
+            cls_predictor_cfg=dict(type="PriorLinear"),
+            loss_cls=dict(
+                type="EqualizationLoss",
+                tail_weighting=dict(type="ThresholdTail", tail_ratio=0.09),
+            ),
+        )
+    )
 )

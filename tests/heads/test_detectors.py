@@ -11,19 +11,23 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 
 from mmdet_eql.engine import ClassFrequencyHook
-from tests.conftest import CONFIGS, TINY, tiny_options
+from tests.config_checks import read
+from tests.conftest import CONFIGS, TINY
+from tests.shrinking import shrink, shrink_model
 
 C = TINY.num_categories
 DETECTORS = {
-    "mask-rcnn": "mask-rcnn_r18_fpn_1xb4_minilvis.py",
-    "cascade": "cascade-mask-rcnn_r18_fpn_1xb4_minilvis.py",
-    "htc": "htc-without-semantic_r18_fpn_1xb4_minilvis.py",
+    "mask-rcnn": "mask-rcnn_r50_fpn_sigmoid_8xb2-1x_lvis-v1.py",
+    "cascade": "cascade-mask-rcnn_r50_fpn_sigmoid_8xb2-1x_lvis-v1.py",
+    "htc": "htc_r50_fpn_sigmoid_8xb2-1x_lvis-v1.py",
 }
+#: Mask R-CNNs of each method; the name of softmax's tells no method.
 METHODS = {
     path.stem.split("_")[3]: path
-    for path in sorted((CONFIGS / "minilvis").glob("mask-rcnn_r18_fpn_*_1xb4_minilvis.py"))
+    for folder in ("baselines", "eql", "eqlv2", "seql")
+    for path in sorted((CONFIGS / folder).glob("mask-rcnn_r50_fpn_[a-z]*.py"))
     # These have the classifier of another one.
-    if not path.stem.split("_")[3].endswith(("rfs", "class-aware", "class-specific"))
+    if not path.stem.split("_")[3].endswith(("rfs", "class-aware"))
 }
 
 every_detector = pytest.mark.parametrize("detector", DETECTORS)
@@ -38,27 +42,18 @@ def stages(part) -> list:
 def make_config(detector: str, method: str, data_root, **head) -> Config:
     """The config of a detector, with the classifier of a method's Mask R-CNN in every stage."""
     init_default_scope("mmdet")
-    cfg = Config.fromfile(CONFIGS / "minilvis" / DETECTORS[detector])
-    options = tiny_options(data_root, method="none")
-    options = {key: value for key, value in options.items() if not key.startswith("model.")}
-    cfg.merge_from_dict(options)
-    source = Config.fromfile(METHODS[method])
+    cfg = shrink(read(CONFIGS / "baselines" / DETECTORS[detector]), data_root)
+    source = copy.deepcopy(read(METHODS[method]))
+    shrink_model(source.model)
     classifier = source.model.roi_head.bbox_head
     for stage in stages(cfg.model.roi_head.bbox_head):
-        stage.type = classifier.type
-        stage.num_classes = C
-        stage.loss_cls = copy.deepcopy(classifier.loss_cls)
-        if "num_classes" in stage.loss_cls:
-            stage.loss_cls.num_classes = C
-        if "lambda_" in stage.loss_cls and stage.loss_cls.lambda_ > 0:
-            stage.loss_cls.lambda_ = 0.1  # the tiny set has no category below LVIS's lambda
-        if "cls_predictor_cfg" in classifier:
-            stage.cls_predictor_cfg = classifier.cls_predictor_cfg
+        del stage["cls_predictor_cfg"]
+        for key in ("type", "loss_cls", "cls_predictor_cfg"):
+            if key in classifier:
+                stage[key] = copy.deepcopy(classifier[key])
         stage.update(head)
-    for stage in stages(cfg.model.roi_head.mask_head):
-        stage.num_classes = C
     for stage in stages(cfg.model.train_cfg.rcnn):
-        stage.sampler.type = stages(source.model.train_cfg.rcnn)[0].sampler.type
+        stage.sampler.type = source.model.train_cfg.rcnn.sampler.type
     cfg.train_dataloader.dataset.pipeline[3].prob = 0.0  # mmdet takes a flip for test-time flipping
     cfg.train_dataloader.dataset.pipeline[-1].type = source.train_pipeline[-1].type
     return cfg

@@ -1,26 +1,80 @@
-"""List the experiments below configs/, one line each: what they train, with what and on what."""
+"""List experiments in a line each: model, loss, sampler, dataset and length of training."""
 
 import argparse
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from mmdet_eql.analysis.config_files import ConfigReader, find_experiments
-from mmdet_eql.analysis.config_summary import summarize
+from mmengine.config import Config
+
+from mmdet_eql.engine.launch import read_config
 from mmdet_eql.utils.errors import UserError, exit_on_user_error
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+# Arguments of a loss that are shown if the config sets them.
+SHOWN = ("lambda_", "lambda_count", "gamma", "exclude_background", "image_level_labels")
+
+
+def line_of(path: Path) -> str:
+    """Summarize what a config trains."""
+    cfg = read_config(str(path))
+    sampler = cfg.train_dataloader.sampler.type
+    epochs, iterations = cfg.train_cfg.get("max_epochs"), cfg.train_cfg.get("max_iters")
+    length = f"{epochs} epochs" if epochs else f"{iterations} iterations"
+    parts = (
+        str(path.relative_to(CONFIGS) if path.is_relative_to(CONFIGS) else path),
+        _model(cfg.model),
+        _loss(cfg.model),
+        sampler if sampler not in ("DefaultSampler", "InfiniteSampler") else "",
+        _dataset(cfg),
+        f"{length} of {cfg.auto_scale_lr.base_batch_size} images per step",
+    )
+    return " | ".join(filter(None, parts))
+
+
+def _model(model: dict) -> str:
+    depth = model.backbone.get("depth")
+    parts = [model.type, model.backbone.type + (f"-{depth}" if depth else "")]
+    roi_head = model.get("roi_head", {})
+    if "dcn" in model.backbone:
+        parts.append("deformable")
+    if "semantic_head" in roi_head:
+        parts.append("semantic branch")
+    if "shared_head" in roi_head:
+        parts.append("C4")
+    return ", ".join(parts)
+
+
+def _loss(model: dict) -> str:
+    head = model.roi_head.bbox_head if "roi_head" in model else model.head
+    loss = (head[0] if isinstance(head, list) else head).loss_cls
+    shown = [f"{key}={loss[key]}" for key in SHOWN if loss.get(key) is not None]
+    if loss.get("tail_weighting"):
+        shown.append(loss.tail_weighting.type)
+    return loss.type + (f"({', '.join(shown)})" if shown else "")
+
+
+def _dataset(cfg: Config) -> str:
+    dataset = cfg.train_dataloader.dataset
+    # The folder tells datasets of one class apart.
+    if dataset.type in ("LVISFormatDataset", "CountedOpenImagesChallengeDataset"):
+        return Path(dataset.data_root).name
+    return dataset.type
 
 
 @exit_on_user_error
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    default = Path(__file__).parents[2] / "configs"
-    parser.add_argument("folder", nargs="?", type=Path, default=default, help="default: configs/")
+    parser.add_argument("path", nargs="*", type=Path, help="configs or folders; default: configs/")
     args = parser.parse_args()
-    paths = find_experiments(args.folder)
-    if not paths:
-        raise UserError(f"{args.folder}: holds no configs; give a folder that does.")
-    reader = ConfigReader()
-    for path in paths:
-        parts = (path.relative_to(args.folder), *summarize(reader.read(path)))
-        print(" | ".join(str(part) for part in parts if part))
+    paths = []
+    for path in args.path or [CONFIGS]:
+        found = [path] if path.is_file() else sorted(path.resolve().rglob("*.py"))
+        if not found:
+            raise UserError(f"{path}: holds no configs; give a folder that does.")
+        paths += [each for each in found if "_base_" not in each.parts]
+    with ProcessPoolExecutor() as pool:
+        for line in pool.map(line_of, paths):
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -2,16 +2,42 @@
 _base_ = "./lvis_format_instance.py"
 
 num_classes = 200
-image_scale = (160, 160)
 data_root = "{{$MMDET_EQL_DATA:data}}/minilvis/"
 
-train_pipeline = _base_.train_pipeline
-train_pipeline[2].scale = image_scale
-test_pipeline = _base_.test_pipeline
-test_pipeline[1].scale = image_scale
-tta_pipeline = _base_.tta_pipeline
-tta_pipeline[1].transforms[0] = [
-    dict(type="Resize", scale=(size, size), keep_ratio=True) for size in (160, 128, 192)
+train_pipeline = [
+    dict(type="LoadVerifiedImage", backend_args=_base_.backend_args),
+    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+    dict(type="Resize", scale=(160, 160), keep_ratio=True),
+    dict(type="RandomFlip", prob=0.5),
+    dict(type="PackDetInputs"),
+]
+test_pipeline = [
+    # LoadVerifiedImage, by the name that MMDetection's DetInferencer looks for.
+    dict(type="mmdet_eql.LoadImageFromFile", backend_args=_base_.backend_args),
+    dict(type="Resize", scale=(160, 160), keep_ratio=True),
+    dict(
+        type="PackDetInputs",
+        meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
+    ),
+]
+tta_pipeline = [
+    dict(type="LoadVerifiedImage", backend_args=_base_.backend_args),
+    dict(
+        type="TestTimeAug",
+        transforms=[
+            [dict(type="Resize", scale=(size, size), keep_ratio=True) for size in (160, 128, 192)],
+            [dict(type="RandomFlip", prob=prob) for prob in (0.0, 1.0)],
+            [
+                dict(
+                    type="PackDetInputs",
+                    meta_keys=(
+                        *("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
+                        *("flip", "flip_direction"),
+                    ),
+                )
+            ],
+        ],
+    ),
 ]
 
 train_dataloader = dict(

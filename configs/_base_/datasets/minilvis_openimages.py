@@ -3,13 +3,27 @@
 _base_ = "./openimages-challenge2019.py"
 
 num_classes = 200
-image_scale = (160, 160)
 data_root = "{{$MMDET_EQL_DATA:data}}/minilvis_openimages/"
 
-train_pipeline = _base_.train_pipeline
-train_pipeline[2].scale = image_scale
-test_pipeline = _base_.test_pipeline
-test_pipeline[1].scale = image_scale
+train_pipeline = [
+    dict(type="LoadVerifiedImage", backend_args=_base_.backend_args),
+    dict(type="LoadAnnotations", with_bbox=True),
+    dict(type="Resize", scale=(160, 160), keep_ratio=True),
+    dict(type="RandomFlip", prob=0.5),
+    dict(type="PackDetInputs"),
+]
+test_pipeline = [
+    # LoadVerifiedImage, by the name that MMDetection's DetInferencer looks for.
+    dict(type="mmdet_eql.LoadImageFromFile", backend_args=_base_.backend_args),
+    dict(type="Resize", scale=(160, 160), keep_ratio=True),
+    dict(
+        type="PackDetInputs",
+        meta_keys=(
+            *("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
+            *("instances", "image_level_labels"),
+        ),
+    ),
+]
 
 train_dataloader = dict(
     batch_size=4,

@@ -1,8 +1,6 @@
 # Mask R-CNN R50-C4; see mask-rcnn_r50_fpn.py.
 _base_ = "mmdet::_base_/models/mask-rcnn_r50-caffe-c4.py"
 
-_base_.pop("norm_cfg")  # a variable of MMDetection's file
-
 model = dict(
     roi_head=dict(
         # The fifth stage is the head's; MMDetection would leave it at random weights, under batch

@@ -1,18 +1,15 @@
 # Boxes alone, for annotations without masks.
-_base_ = [
-    "../../_base_/models/faster-rcnn_r18_fpn_mini.py",
-    "../../_base_/losses/eql_any-data.py",
-    "../../_base_/datasets/minilvis_coco.py",
-    "../../_base_/schedules/schedule_minilvis.py",
-    "../../_base_/minilvis_runtime.py",
+_base_ = "./mask-rcnn_r18_fpn_eql_1xb4_minilvis-coco.py"
+
+model = dict(type="FasterRCNN", roi_head=dict(mask_roi_extractor=None, mask_head=None))
+
+train_pipeline = [
+    dict(type="LoadVerifiedImage", backend_args=_base_.backend_args),
+    dict(type="LoadAnnotations", with_bbox=True, with_mask=False),
+    dict(type="Resize", scale=(160, 160), keep_ratio=True),
+    dict(type="RandomFlip", prob=0.5),
+    dict(type="PackDetInputs"),
 ]
-
-model = dict(
-    roi_head=dict(bbox_head=dict(_base_.pop("classifier"), num_classes=_base_.num_classes))
-)
-
-train_pipeline = _base_.train_pipeline
-train_pipeline[1].with_mask = False
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 
 val_evaluator = dict(metric="bbox")

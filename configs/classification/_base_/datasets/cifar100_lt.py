@@ -1,6 +1,5 @@
 # Unpack cifar-100-python.tar.gz in data/cifar (see docs/classification.md).
 num_classes = 100
-dataset_type = "LongTailedCIFAR100"
 data_root = "{{$MMDET_EQL_DATA:data}}/cifar"
 
 train_pipeline = [
@@ -17,7 +16,7 @@ train_dataloader = dict(
     sampler=dict(type="DefaultSampler", shuffle=True),
     collate_fn=dict(type="default_collate"),
     dataset=dict(
-        type=dataset_type,
+        type="LongTailedCIFAR100",
         data_root=data_root,
         split="train",
         imbalance_factor=100,
@@ -31,7 +30,7 @@ val_dataloader = dict(
     sampler=dict(type="DefaultSampler", shuffle=False),
     collate_fn=dict(type="default_collate"),
     dataset=dict(
-        type=dataset_type,
+        type="LongTailedCIFAR100",
         data_root=data_root,
         split="test",
         test_mode=True,

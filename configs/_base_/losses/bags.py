@@ -1,2 +1,0 @@
-# Balanced group softmax (arXiv 2006.10408).
-classifier = dict(loss_cls=dict(type="BalancedGroupSoftmaxLoss"))

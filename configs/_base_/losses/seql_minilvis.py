@@ -1,3 +1,0 @@
-_base_ = "./seql.py"
-
-classifier = dict(loss_cls=dict(lambda_=2.2e-3))

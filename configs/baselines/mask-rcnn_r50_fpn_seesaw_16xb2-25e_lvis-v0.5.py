@@ -1,4 +1,0 @@
-_base_ = ["./mask-rcnn_r50_fpn_16xb2-25e_lvis-v0.5.py", "../_base_/losses/seesaw.py"]
-
-_base_.classifier.loss_cls.num_classes = _base_.num_classes
-model = dict(roi_head=dict(bbox_head=_base_.pop("classifier")))

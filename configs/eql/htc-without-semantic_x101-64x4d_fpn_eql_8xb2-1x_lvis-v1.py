@@ -1,6 +1,0 @@
-_base_ = [
-    "./htc-without-semantic_r50_fpn_eql_8xb2-1x_lvis-v1.py",
-    "../_base_/backbones/resnext101_64x4d.py",
-]
-
-model = dict(backbone=_base_.pop("backbone"))

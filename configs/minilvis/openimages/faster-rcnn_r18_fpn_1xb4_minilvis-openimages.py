@@ -1,8 +1,0 @@
-_base_ = [
-    "../../_base_/models/faster-rcnn_r18_fpn_mini.py",
-    "../../_base_/datasets/minilvis_openimages.py",
-    "../../_base_/schedules/schedule_minilvis.py",
-    "../../_base_/minilvis_runtime.py",
-]
-
-model = dict(roi_head=dict(bbox_head=dict(num_classes=_base_.num_classes)))
