@@ -1,7 +1,23 @@
 # Boxes alone, for annotations without masks.
-_base_ = "./mask-rcnn_r18_fpn_eql_1xb4_minilvis-coco.py"
+_base_ = [
+    "../../_base_/models/faster-rcnn_r18_fpn_mini.py",
+    "../../_base_/datasets/minilvis_coco.py",
+    "../../_base_/schedules/schedule_minilvis.py",
+    "../../_base_/minilvis_runtime.py",
+]
 
-model = dict(type="FasterRCNN", roi_head=dict(mask_roi_extractor=None, mask_head=None))
+model = dict(
+    roi_head=dict(
+        bbox_head=dict(
+            num_classes=_base_.num_classes,
+            cls_predictor_cfg=dict(type="PriorLinear"),
+            loss_cls=dict(
+                type="EqualizationLoss",
+                tail_weighting=dict(type="ThresholdTail", tail_ratio=0.09),
+            ),
+        )
+    )
+)
 
 train_pipeline = [
     dict(type="LoadVerifiedImage", backend_args=_base_.backend_args),
