@@ -6,7 +6,6 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mmdet_eql.engine.launch import read_config
 from mmdet_eql.utils.errors import UserError, exit_on_user_error
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -16,7 +15,7 @@ SHOWN = ("lambda_", "lambda_count", "gamma", "exclude_background", "image_level_
 
 def line_of(path: Path) -> str:
     """Summarize what a config trains."""
-    cfg = read_config(str(path))
+    cfg = Config.fromfile(path, import_custom_modules=False)
     sampler = cfg.train_dataloader.sampler.type
     epochs, iterations = cfg.train_cfg.get("max_epochs"), cfg.train_cfg.get("max_iters")
     length = f"{epochs} epochs" if epochs else f"{iterations} iterations"
