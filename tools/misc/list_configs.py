@@ -67,10 +67,10 @@ def main() -> None:
     args = parser.parse_args()
     paths = []
     for path in args.path or [CONFIGS]:
-        found = [path] if path.is_file() else sorted(path.resolve().rglob("*.py"))
+        found = [path] if path.is_file() else sorted(path.rglob("*.py"))
         if not found:
             raise UserError(f"{path}: holds no configs; give a folder that does.")
-        paths += [each for each in found if "_base_" not in each.parts]
+        paths += [each.resolve() for each in found if "_base_" not in each.parts]
     with ProcessPoolExecutor() as pool:
         for line in pool.map(line_of, paths):
             print(line, flush=True)
