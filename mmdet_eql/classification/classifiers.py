@@ -55,7 +55,7 @@ class CosineClassifier(nn.Linear):
         nn.init.normal_(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of shape (N, C), for features of shape (N, D)."""
+        """Return logits of shape (N, C), for features of shape (N, D)."""
         return F.linear(self.scale * F.normalize(x), F.normalize(self.weight))
 
 
@@ -81,7 +81,7 @@ class TauNormalizedClassifier(LinearClassifier):
         self.tau = tau
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of shape (N, C), for features of shape (N, D)."""
+        """Return logits of shape (N, C), for features of shape (N, D)."""
         if self.training:
             return super().forward(x)
         norm = self.weight.norm(dim=1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
@@ -102,5 +102,5 @@ class ScaledClassifier(LinearClassifier):
         self.bias.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of shape (N, C), for features of shape (N, D)."""
+        """Return logits of shape (N, C), for features of shape (N, D)."""
         return self.class_scale * super().forward(x)

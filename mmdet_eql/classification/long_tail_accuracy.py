@@ -20,13 +20,13 @@ FEW_BELOW = 20
 
 
 def shot_groups(counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Return which classes have many, medium and few training images.
+    """Return masks of the classes with ``"many"``, ``"medium"`` and ``"few"`` training images.
 
     Args:
         counts (np.ndarray): n_j, shape (C,).
 
     Returns:
-        dict[str, np.ndarray]: Boolean masks of shape (C,) by ``"many"``, ``"medium"``, ``"few"``.
+        dict[str, np.ndarray]: Boolean masks of shape (C,).
     """
     many, few = counts > MANY_ABOVE, counts < FEW_BELOW
     return {"many": many, "medium": ~many & ~few, "few": few}
@@ -80,13 +80,7 @@ class LongTailAccuracy(BaseMetric):
         self.results += zip(labels.tolist(), rank.tolist(), strict=True)
 
     def compute_metrics(self, results: list[tuple[int, int]]) -> dict[str, float]:
-        """Return the metrics in percent.
-
-        Args:
-            results (list[tuple[int, int]]): Label and rank of each image.
-
-        Returns:
-            dict[str, float]: See the class docstring.
+        """Return the metrics in percent from the label and the rank of each image.
 
         Raises:
             UserError: If the training counts are missing or of another number of classes.

@@ -105,15 +105,16 @@ class ClassificationHead(BaseModule):
         super().__init__(init_cfg)
         self.num_classes = num_classes
         self.loss_cls = MODELS.build(loss_cls)
-        get_channels = getattr(self.loss_cls, "get_cls_channels", lambda number: number)
-        channels = get_channels(num_classes)
+        channels = num_classes
+        if getattr(self.loss_cls, "custom_cls_channels", False):
+            channels = self.loss_cls.get_cls_channels(num_classes)
         if channels != num_classes:
             raise UserError(
                 f"model.head.loss_cls: {type(self.loss_cls).__name__} wants {channels} logits for "
                 f"{num_classes} classes, and images have no background; set "
                 "loss_cls.has_background=False, or use a loss without a background output."
             )
-        classifier = dict(classifier or dict(type="LinearClassifier"))
+        classifier = classifier or dict(type="LinearClassifier")
         self.classifier = MODELS.build(
             dict(classifier, in_features=in_channels, out_features=num_classes)
         )
@@ -121,18 +122,15 @@ class ClassificationHead(BaseModule):
         self.training_counts = TrainingCounts(num_classes)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits of shape (N, C), for a feature map of shape (N, D, h, w)."""
+        """Return logits of shape (N, C), for a feature map of shape (N, D, h, w)."""
         return self.classifier(F.adaptive_avg_pool2d(features, 1).flatten(1))
 
     def loss(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The loss, and the accuracy of the batch in percent.
+        """Return ``loss_cls`` and ``acc``, the accuracy of the batch in percent.
 
         Args:
             logits (Tensor): Shape (N, C).
             labels (Tensor): int64 of shape (N,).
-
-        Returns:
-            dict[str, Tensor]: ``loss_cls`` and ``acc``.
         """
         return {"loss_cls": self.loss_cls(logits, labels), "acc": accuracy(logits, labels)}
 

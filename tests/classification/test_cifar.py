@@ -246,7 +246,10 @@ def test_a_hostile_or_damaged_file_is_refused(tmp_path, monkeypatch, kind):
         ({"labels": [0]}, "field 'data' is not an array"),
         ({"labels": [0], "data": numbered_images(2)}, "field 'labels' does not hold"),
         ({"labels": ["a", "b"], "data": numbered_images(2)}, "field 'labels' does not hold"),
-        ({"labels": [0, 10], "data": numbered_images(2)}, "labels outside 0 to 9"),
+        (
+            {"labels": [0, 10], "data": numbered_images(2)},
+            "has the label 10, but there",
+        ),
         ({"fine_labels": [0, 1], "data": numbered_images(2)}, "field 'labels' does not hold"),
     ],
 )

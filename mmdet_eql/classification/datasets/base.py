@@ -19,9 +19,8 @@ from mmdet_eql.utils.errors import UserError
 class LabelledImages(BaseDataset):
     """Base of the datasets with one label per image.
 
-    A subclass gives ``load_data_list``, whose records have ``gt_label``, an int in [0, C), and what
-    the pipeline reads the image from; it puts C names into ``self._metainfo["classes"]``. Images
-    are counted before ``indices`` drops any.
+    A subclass defines ``load_data_list``, whose records have ``gt_label``, an int in [0, C), and
+    sets ``self._metainfo["classes"]`` to C names. Images are counted before ``indices`` drops any.
 
     Attributes:
         class_frequency (ClassFrequency): Images of each class.
@@ -106,11 +105,7 @@ class ImagesInMemory(LabelledImages):
         raise NotImplementedError
 
     def load_data_list(self) -> list[dict]:
-        """Read the set and cut it to its profile.
-
-        Returns:
-            list[dict]: Of each image, ``index`` in ``self.images``, and ``gt_label``.
-        """
+        """Read the set and cut it: ``index`` in ``self.images`` and ``gt_label`` of each image."""
         images, labels, classes = self.load_arrays()
         self._metainfo["classes"] = tuple(classes)
         self._check_labels(labels, self.ann_file or self.data_root)

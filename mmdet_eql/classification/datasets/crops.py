@@ -100,9 +100,8 @@ def make_crops(
     content = {"classes": np.array(class_names(config))}
     with atomic_write(path) as unfinished:
         for split in ("train", "val"):
-            content[f"{split}_images"], content[f"{split}_labels"] = render_crops(
-                config, split, progress
-            )
+            images, labels = render_crops(config, split, progress)
+            content |= {f"{split}_images": images, f"{split}_labels": labels}
         with open(unfinished, "wb") as file:
             np.savez(file, **content)
 
@@ -116,26 +115,13 @@ def class_names(config: CropsConfig) -> list[str]:
 def render_crops(
     config: CropsConfig, split: str, progress: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Render the crops of one split.
-
-    Args:
-        config (CropsConfig): Options.
-        split (str): ``"train"`` or ``"val"``.
-        progress (bool): Whether to show a progress bar.
-
-    Returns:
-        tuple[np.ndarray, np.ndarray]: Images, BGR, uint8 of shape (M, S, S, 3); labels, int64 of
-        shape (M,).
-    """
+    """Render the images and labels of one split, ``"train"`` or ``"val"``, as in the file."""
     scenes = config.scenes()
     dataset = plan_dataset(scenes)
-    wanted = np.full(
-        config.num_classes, config.train_per_class if split == "train" else config.val_per_class
-    )
+    wanted = np.full(config.num_classes, getattr(config, f"{split}_per_class"))
     images, labels = [], []
-    for plan in tqdm(
-        dataset.images[split], desc=f"{split} scenes", unit="image", disable=not progress
-    ):
+    plans = dataset.images[split]
+    for plan in tqdm(plans, desc=f"{split} scenes", unit="image", disable=not progress):
         scene = render_scene(plan, dataset.categories, scenes)
         for number, category_id in enumerate(plan.category_ids, start=1):
             label = dataset.categories[category_id - 1].rank - 1

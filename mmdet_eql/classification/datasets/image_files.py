@@ -21,9 +21,8 @@ class ImageListDataset(LabelledImages):
         ann_file (str): The list, relative to ``data_root``.
         num_classes (int, optional): C; the classes are named by their labels. Required unless
             ``metainfo.classes`` names them.
-        data_root (str): Folder of the list.
-        data_prefix (dict): ``img``: folder of the images, relative to ``data_root``.
-        **kwargs: As in mmengine's ``BaseDataset``.
+        **kwargs: As in mmengine's ``BaseDataset``; ``data_prefix["img"]`` is the folder of the
+            images, relative to ``data_root``.
 
     Raises:
         UserError: If the list or its first image is missing, or a line is invalid.
@@ -40,11 +39,7 @@ class ImageListDataset(LabelledImages):
         super().__init__(ann_file=ann_file, **kwargs)
 
     def load_data_list(self) -> list[dict]:
-        """Read the list.
-
-        Returns:
-            list[dict]: Of each image, ``img_path`` and ``gt_label``.
-        """
+        """Read the list: ``img_path`` and ``gt_label`` of each image."""
         try:
             with open(self.ann_file, encoding="utf-8") as file:
                 lines = file.read().splitlines()
@@ -107,11 +102,7 @@ class ImageFolderDataset(LabelledImages):
         super().__init__(data_root=data_root, **kwargs)
 
     def load_data_list(self) -> list[dict]:
-        """List the files.
-
-        Returns:
-            list[dict]: Of each image, ``img_path`` and ``gt_label``.
-        """
+        """List the files: ``img_path`` and ``gt_label`` of each image."""
         try:
             folders = sorted(entry.name for entry in os.scandir(self.data_root) if entry.is_dir())
         except OSError as error:

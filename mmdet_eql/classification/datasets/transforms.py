@@ -67,11 +67,10 @@ class RandomResizedCrop(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         """Cut out and resize."""
-        image = results["img"]
-        top, left, height, width = self._choose(*image.shape[:2])
-        part = image[top : top + height, left : left + width]
-        results["img"] = mmcv.imresize(part, (self.size, self.size))
+        top, left, height, width = self._choose(*results["img"].shape[:2])
+        part = results["img"][top : top + height, left : left + width]
         results["img_shape"] = (self.size, self.size)
+        results["img"] = mmcv.imresize(part, results["img_shape"])
         return results
 
     def _choose(self, height: int, width: int) -> tuple[int, int, int, int]:
