@@ -85,14 +85,15 @@ def test_the_package_needs_neither_tools_nor_tests():
 
 
 def test_evaluation_needs_no_framework():
-    """Nor does what it imports."""
+    """Nor does what it imports, but for mmengine's file backends, which read annotations."""
     evaluation = {name for name in FILES if name.startswith("mmdet_eql.evaluation.")}
     reached, found = set(), {name for name in evaluation if not name.endswith("_metric")}
     while found:
         reached |= found
         found = set().union(*(IMPORTS[name] for name in found)) & FILES.keys() - reached
-    frameworks = {name: IMPORTS[name] & FRAMEWORKS for name in reached}
-    assert not {name: used for name, used in frameworks.items() if used}
+    for name in reached:
+        allowed = set() if name in evaluation else {"mmengine"}
+        assert not IMPORTS[name] & FRAMEWORKS - allowed, name
 
 
 def test_no_file_is_too_long():

@@ -2,7 +2,6 @@
 
 sweep_file      what a sweep file or the command line asks for: one entry per run
 planning        entries to runs: merged configs, identities, names; what is invalid
-config_check    whether the parts of a config can be built
 sweep           a sweep from its entries to the last run
 execution       trainings as processes: order, GPUs, resuming, stopping
 progress        live view on the terminal
