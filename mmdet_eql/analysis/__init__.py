@@ -1,8 +1,6 @@
-"""Looking into data, configs and runs.
+"""Looking into data and runs.
 
     class_frequency_report    how often each category of an annotation file occurs
-    config_files              the experiments of configs/
-    config_summary            one line of an experiment
     gradient_plot             positive and negative gradients of each category
     drawing                   detections in images, beside the annotations
     category_errors           the errors of one category in a results file
