@@ -219,23 +219,29 @@ def torch_versions() -> tuple[str, str | None]:
 
 def build_mmcv(spec: str, folder: Path, cuda: str | None) -> Path:
     """Build MMCV from its source distribution and return the wheel, which is kept in a folder."""
+    import psutil  # of requirements/build.txt, which is in place by now
+
     check_tools(cuda)
     print(f"    building {spec} for the {'GPU' if cuda else 'CPU'}; minutes, once", flush=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+    with tempfile.TemporaryDirectory() as scratch:
         source = download_source(spec, Path(scratch))
-        env = dict(MAX_JOBS=os.environ.get("MAX_JOBS") or str(number_of_jobs()))
         if cuda:
-            env |= dict(FORCE_CUDA="1")  # also where no GPU is visible, as on a login node
+            env = dict(FORCE_CUDA="1")  # also where no GPU is visible, as on a login node
         else:
-            env |= dict(FORCE_CUDA="0", CUDA_VISIBLE_DEVICES="", CFLAGS="-O2 -DNDEBUG -w")
+            env = dict(FORCE_CUDA="0", CUDA_VISIBLE_DEVICES="", CFLAGS="-O2 -DNDEBUG -w")
             merge_sources(source / "mmcv" / "ops" / "csrc" / "pytorch")
+        # One file to a core, as far as the memory goes.
+        jobs = min(os.cpu_count(), int(psutil.virtual_memory().available / 1e9 / GIGABYTES_PER_JOB))
+        env["MAX_JOBS"] = os.environ.get("MAX_JOBS") or str(max(jobs, 1))
         # The build looks for ninja on the path.
         env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         build = ["wheel", "--verbose", "--no-deps", "--no-build-isolation", "--wheel-dir", scratch]
         pip(*build, ".", cwd=source, **env)
         (wheel,) = Path(scratch).glob("*.whl")
-        return wheel.replace(folder / wheel.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        # The name is given only to a whole file.
+        part = shutil.copy(wheel, folder / f"{wheel.name}.part")
+        return Path(part).replace(folder / wheel.name)
 
 
 def check_tools(cuda: str | None) -> None:
@@ -272,14 +278,6 @@ def first_output(*command: str) -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return ""
-
-
-def number_of_jobs() -> int:
-    """Return how many files to compile at once: one per core, as far as the memory goes."""
-    import psutil  # of requirements/build.txt, which is in place by then
-
-    gigabytes = psutil.virtual_memory().available / 1e9
-    return max(1, min(len(os.sched_getaffinity(0)), int(gigabytes / GIGABYTES_PER_JOB)))
 
 
 def download_source(spec: str, folder: Path) -> Path:

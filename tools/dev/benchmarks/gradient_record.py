@@ -9,30 +9,29 @@ from types import SimpleNamespace
 
 import numpy as np
 from side_by_side import LVIS_CATEGORIES, Comparison, Target, Workload, compare
-from training_step import make_model, step_of
+from training_step import CONFIG, NUM_PROPOSALS, make_model, step_of
 
 from mmdet_eql.engine import GradientRecordHook
 from mmdet_eql.frequency import ClassFrequency
 
 PART = "gradient record"
-CONFIG = "mask-rcnn_r18_fpn_eql_1xb4_minilvis.py"
-PROPOSALS = 512
 
 
-def measure(quick: bool, num_classes: int = LVIS_CATEGORIES) -> list[Comparison]:
+def measure(quick: bool) -> list[Comparison]:
     """Compare a step that is recorded to one that is not."""
+    model = make_model(CONFIG, LVIS_CATEGORIES, NUM_PROPOSALS)
     return compare(
         PART,
-        f"training step of Mask R-CNN R18, 2 x {PROPOSALS} proposals, {num_classes:,} categories, "
-        "recorded",
-        recorded(num_classes),
-        {"not recorded": step_of(make_model(CONFIG, num_classes, PROPOSALS), num_classes)},
+        f"training step of Mask R-CNN R18, 2 x {NUM_PROPOSALS} proposals, {LVIS_CATEGORIES:,} "
+        "categories, recorded",
+        recorded(LVIS_CATEGORIES),
+        {"not recorded": step_of(model, LVIS_CATEGORIES)},
         {"not recorded": Target(ratio=1 / 1.02)},
         repeats=5 if quick else 15,
     )
 
 
-def recorded(num_classes: int, num_proposals: int = PROPOSALS) -> Workload:
+def recorded(num_classes: int, num_proposals: int = NUM_PROPOSALS) -> Workload:
     """A training step with the hook; its notes, once in hundreds of steps, are left out."""
     model = make_model(CONFIG, num_classes, num_proposals)
     names = tuple(map(str, range(num_classes)))

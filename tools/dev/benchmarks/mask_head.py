@@ -15,15 +15,7 @@ from mmengine.config import ConfigDict
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
-from side_by_side import (
-    LVIS_CATEGORIES,
-    Comparison,
-    Point,
-    Target,
-    Workload,
-    compare,
-    growth,
-)
+from side_by_side import LVIS_CATEGORIES, Comparison, Point, Target, Workload, compare, growth
 
 import mmdet_eql  # noqa: F401 (registers its parts)
 
@@ -37,13 +29,13 @@ HEADS = {
 }
 
 
-def measure(quick: bool, num_classes: int = LVIS_CATEGORIES) -> list[Comparison]:
+def measure(quick: bool) -> list[Comparison]:
     """Compare the head with MMDetection's, class-specific and class-agnostic."""
     num_rois = 16 if quick else NUM_ROIS
-    workloads = {name: make_step(name, num_classes, num_rois) for name in HEADS}
+    workloads = {name: make_step(name, LVIS_CATEGORIES, num_rois) for name in HEADS}
     return compare(
         PART,
-        f"{num_rois} RoIs, {num_classes:,} categories, forward + loss + backward",
+        f"{num_rois} RoIs, {LVIS_CATEGORIES:,} categories, forward + loss + backward",
         workloads.pop("ours"),
         workloads,
         {

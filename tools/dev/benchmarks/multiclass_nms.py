@@ -7,15 +7,7 @@ or 30 objects, each with proposals around it and a few categories that are likel
 
 import torch
 from mmdet.models.layers import multiclass_nms as stock_multiclass_nms
-from side_by_side import (
-    LVIS_CATEGORIES,
-    Comparison,
-    Point,
-    Target,
-    Workload,
-    compare,
-    growth,
-)
+from side_by_side import LVIS_CATEGORIES, Comparison, Point, Target, Workload, compare, growth
 
 from mmdet_eql.heads import multiclass_nms
 

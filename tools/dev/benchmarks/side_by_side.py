@@ -53,13 +53,6 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Absent:
-    """In place of a rival that cannot run here, with the reason."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
 class Target:
     """What is wanted of a comparison.
 
@@ -84,53 +77,53 @@ class Comparison:
     description: str  #: Sizes and what is done with them.
     rival: str
     ours: list[Run]  #: One for each turn.
-    theirs: list[Run]  #: Likewise; empty if the rival is absent.
+    theirs: list[Run]  #: Likewise.
     target: Target = field(default_factory=Target)
-    note: str = ""  #: Such as why the rival is absent.
 
-    def medians(self, quantity: str) -> tuple[float | None, float | None]:
-        """Median wall, cpu or memory of ours and of the rival; None if unknown."""
-        values = [[getattr(run, quantity) for run in runs] for runs in (self.ours, self.theirs)]
-        return tuple(None if not v or None in v else statistics.median(v) for v in values)
+    def medians(self, quantity: str) -> dict[str, float | None]:
+        """Median wall, cpu or memory of ``"ours"`` and of the ``"rival"``; None if unknown."""
+        values = {
+            name: [getattr(run, quantity) for run in runs]
+            for name, runs in (("ours", self.ours), ("rival", self.theirs))
+        }
+        return {k: None if None in v else statistics.median(v) for k, v in values.items()}
 
-    def ratio(self, quantity: str = "wall") -> dict[str, float] | None:
-        """Low, median and high of the rival over ours, turn by turn; None without a rival."""
+    def ratio(self, quantity: str = "wall") -> dict[str, float]:
+        """Low, median and high of the rival over ours, turn by turn."""
         ratios = [
             getattr(theirs, quantity) / getattr(ours, quantity)
-            for ours, theirs in zip(self.ours, self.theirs, strict=False)
+            for ours, theirs in zip(self.ours, self.theirs, strict=True)
         ]
-        if not ratios:
-            return None
         return {"low": min(ratios), "median": statistics.median(ratios), "high": max(ratios)}
 
     def met(self) -> bool | None:
         """Whether the target was met; None if there is none or it could not be measured."""
-        ratio, (ours, theirs) = self.ratio(), self.medians("memory")
+        memory, target = self.medians("memory"), self.target
         verdicts = []
-        if self.target.ratio is not None:
-            verdicts.append(ratio and ratio["median"] >= self.target.ratio)
-        if self.target.memory_ratio is not None:
-            known = ours is not None and theirs is not None
-            verdicts.append(theirs >= self.target.memory_ratio * ours if known else None)
+        if target.ratio is not None:
+            verdicts.append(self.ratio()["median"] >= target.ratio)
+        if target.memory_ratio is not None:
+            known = None not in memory.values()
+            verdicts.append(
+                memory["rival"] >= target.memory_ratio * memory["ours"] if known else None
+            )
         if False in verdicts:
             return False
         return None if None in verdicts or not verdicts else True
 
     def figures(self) -> dict:
         """Everything in plain types, for JSON."""
-        seconds, memory = self.medians("wall"), self.medians("memory")
         return {
             "part": self.part,
             "description": self.description,
             "rival": self.rival,
-            "seconds": dict(zip(("ours", "rival"), seconds, strict=True)),
-            "memory_mib": dict(zip(("ours", "rival"), memory, strict=True)),
+            "seconds": self.medians("wall"),
+            "memory_mib": self.medians("memory"),
             "ratio": self.ratio("wall"),
             "processor_ratio": self.ratio("cpu"),
             "turns": len(self.ours),
             "target": str(self.target),
             "met": self.met(),
-            "note": self.note,
         }
 
 
@@ -141,7 +134,7 @@ def compare(
     part: str,
     description: str,
     ours: Workload,
-    rivals: Mapping[str, Workload | Absent],
+    rivals: Mapping[str, Workload],
     targets: Mapping[str, Target] | None = None,
     repeats: int = 5,
     memory: bool = True,
@@ -151,44 +144,38 @@ def compare(
     ``rivals`` and ``targets`` are by name; ``repeats`` is the number of turns. ``memory`` runs each
     workload three times more. Returns a comparison for each rival.
     """
-    works = {None: ours, **{name: r for name, r in rivals.items() if not isinstance(r, Absent)}}
+    works = {"ours": ours, **rivals}
     # Before anything ran here: the children then start from the same state.
     peaks = {name: peak_memory(work) if memory else None for name, work in works.items()}
     numbers = {name: _repetitions(work) for name, work in works.items()}
 
-    def runner(name: str | None) -> Callable[[], Run]:
+    def runner(name: str) -> Callable[[], Run]:
         return lambda: _time(works[name], numbers[name], peaks[name])
 
-    runners = {name: runner(name) if name in works else r for name, r in rivals.items()}
-    return compare_runs(part, description, runner(None), runners, targets, repeats)
+    runners = {name: runner(name) for name in rivals}
+    return compare_runs(part, description, runner("ours"), runners, targets, repeats)
 
 
 def compare_runs(
     part: str,
     description: str,
     ours: Callable[[], Run],
-    rivals: Mapping[str, Callable[[], Run] | Absent],
+    rivals: Mapping[str, Callable[[], Run]],
     targets: Mapping[str, Target] | None = None,
     repeats: int = 5,
 ) -> list[Comparison]:
     """Compare what measures itself, in turns; arguments and result as of :func:`compare`."""
-    our_runs: list[Run] = []
-    runs: dict[str, list[Run]] = {name: [] for name in rivals}
-    notes = {name: rival.reason for name, rival in rivals.items() if isinstance(rival, Absent)}
-    for _ in range(repeats):
-        our_runs.append(ours())
-        for name, rival in rivals.items():
-            if name not in notes:
-                runs[name].append(rival())
-    targets = {name: (targets or {}).get(name, Target()) for name in rivals}
+    works, targets = {"ours": ours, **rivals}, targets or {}
+    turns = [{name: work() for name, work in works.items()} for _ in range(repeats)]
+    runs = {name: [turn[name] for turn in turns] for name in works}
     return [
-        Comparison(part, description, name, our_runs, of, targets[name], notes.get(name, ""))
-        for name, of in runs.items()
+        Comparison(part, description, name, runs["ours"], runs[name], targets.get(name, Target()))
+        for name in rivals
     ]
 
 
 def _time(work: Workload, number: int = 1, memory: float | None = None) -> Run:
-    gc.collect()
+    gc.collect(1)
     gc.disable()
     try:
         wall, cpu = time.perf_counter(), time.process_time()
@@ -350,11 +337,11 @@ def table(comparisons: Sequence[Comparison], markdown: bool = False) -> str:
 
 
 def _cells(comparison: Comparison) -> tuple[str, ...]:
-    memory = [f"{m:,.0f} MiB" for m in comparison.medians("memory") if m is not None]
+    memory = [f"{m:,.0f} MiB" for m in comparison.medians("memory").values() if m is not None]
     return (
         f"{comparison.part}, {comparison.description}",
-        comparison.rival + (f" ({comparison.note})" if comparison.note else ""),
-        *map(_duration, comparison.medians("wall")),
+        comparison.rival,
+        *map(_duration, comparison.medians("wall").values()),
         _range(comparison.ratio("wall")),
         _range(comparison.ratio("cpu")),
         " : ".join(memory) or "-",
@@ -363,14 +350,10 @@ def _cells(comparison: Comparison) -> tuple[str, ...]:
     )
 
 
-def _range(ratio: dict[str, float] | None) -> str:
-    if ratio is None:
-        return "-"
+def _range(ratio: dict[str, float]) -> str:
     text = {k: f"{v:,.0f}" if v >= 100 else f"{v:.3g}" for k, v in ratio.items()}
     return f"{text['median']} ({text['low']} to {text['high']})"
 
 
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
+def _duration(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"

@@ -17,13 +17,7 @@ from mmdet.structures.mask import encode_mask_results
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
-from side_by_side import (
-    LVIS_CATEGORIES,
-    Comparison,
-    Target,
-    Workload,
-    compare,
-)
+from side_by_side import LVIS_CATEGORIES, Comparison, Target, Workload, compare
 
 import mmdet_eql  # noqa: F401 (registers its parts)
 
@@ -34,21 +28,23 @@ NAMES = {"ours": "mask-rcnn_r50_fpn_lvis-scale.py", "mmdet": "mask-rcnn_r50_fpn.
 #: candidates a score above 1e-4.
 SPREAD = {"trained": 4.0, "untrained": 0.1}
 NUM_PROPOSALS = 1000
+ORIGINAL_SIZE = (480, 640)
 
 
-def measure(quick: bool, num_classes: int = LVIS_CATEGORIES) -> list[Comparison]:
+def measure(quick: bool) -> list[Comparison]:
     """Compare the whole test step, with the scores of a trained and of an untrained detector."""
     num_proposals = 200 if quick else NUM_PROPOSALS
     size = (400, 533) if quick else (800, 1067)
     comparisons = []
     for scores in ("trained",) if quick else SPREAD:
         workloads = {
-            name: make_test_step(name, num_classes, num_proposals, size, scores) for name in NAMES
+            name: make_test_step(name, LVIS_CATEGORIES, num_proposals, size, scores)
+            for name in NAMES
         }
         comparisons += compare(
             PART,
             f"Mask R-CNN R50, {size[0]} x {size[1]} px, {num_proposals:,} proposals, "
-            f"{num_classes:,} categories, 300 detections, {scores}",
+            f"{LVIS_CATEGORIES:,} categories, 300 detections, {scores}",
             workloads["ours"],
             {"mmdet": workloads["mmdet"]},
             {"mmdet": Target(ratio=3.0)},
@@ -64,9 +60,8 @@ def make_test_step(
     model = make_model(name, num_classes, num_proposals)
     generator = torch.Generator().manual_seed(0)
     image = torch.randint(256, (3, *size), dtype=torch.uint8, generator=generator)
-    original = (480, 640)
-    scale_factor = (size[1] / original[1], size[0] / original[0])
-    metainfo = dict(img_id=0, img_shape=size, ori_shape=original, scale_factor=scale_factor)
+    scale_factor = (size[1] / ORIGINAL_SIZE[1], size[0] / ORIGINAL_SIZE[0])
+    metainfo = dict(img_id=0, img_shape=size, ori_shape=ORIGINAL_SIZE, scale_factor=scale_factor)
 
     def step() -> tuple[torch.Tensor, list[dict]]:
         batch = dict(inputs=[image], data_samples=[DetDataSample(metainfo=metainfo)])

@@ -17,48 +17,34 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
-from side_by_side import (
-    LVIS_CATEGORIES,
-    Comparison,
-    Target,
-    Workload,
-    compare,
-)
+from side_by_side import LVIS_CATEGORIES, Comparison, Target, Workload, compare
 
 import mmdet_eql  # noqa: F401 (registers its parts)
 
 PART = "training step"
 CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "minilvis"
+CONFIG = "mask-rcnn_r18_fpn_eql_1xb4_minilvis.py"
+NUM_PROPOSALS = 512
 IMAGE_SIZE = 160
 NUM_IMAGES = 2
 NUM_OBJECTS = 12
 
 
-def measure(
-    quick: bool, num_classes: int = LVIS_CATEGORIES, num_proposals: int = 512
-) -> list[Comparison]:
+def measure(quick: bool) -> list[Comparison]:
     """Compare a step with EQL to a step with softmax cross-entropy."""
-    steps = {
-        method: make_step(config, num_classes, num_proposals)
-        for method, config in {
-            "eql": "mask-rcnn_r18_fpn_eql_1xb4_minilvis.py",
-            "softmax": "mask-rcnn_r18_fpn_1xb4_minilvis.py",
-        }.items()
-    }
+    eql, softmax = (
+        step_of(make_model(config, LVIS_CATEGORIES, NUM_PROPOSALS), LVIS_CATEGORIES)
+        for config in (CONFIG, CONFIG.replace("_eql", ""))
+    )
     return compare(
         PART,
-        f"Mask R-CNN R18, {NUM_IMAGES} x {IMAGE_SIZE} px, {num_proposals} proposals, "
-        f"{num_classes:,} categories",
-        steps["eql"],
-        {"softmax": steps["softmax"]},
+        f"Mask R-CNN R18, {NUM_IMAGES} x {IMAGE_SIZE} px, {NUM_PROPOSALS} proposals, "
+        f"{LVIS_CATEGORIES:,} categories",
+        eql,
+        {"softmax": softmax},
         {"softmax": Target(ratio=1.0)},
         repeats=5 if quick else 15,
     )
-
-
-def make_step(config: str, num_classes: int, num_proposals: int) -> Workload:
-    """A training step of the model of a config."""
-    return step_of(make_model(config, num_classes, num_proposals), num_classes)
 
 
 def step_of(model: torch.nn.Module, num_classes: int) -> Workload:
@@ -108,15 +94,8 @@ def make_batch(num_classes: int) -> dict:
         for mask, (x1, y1, x2, y2) in zip(masks, boxes, strict=True):
             mask[y1:y2, x1:x2] = 1
         size = (IMAGE_SIZE, IMAGE_SIZE)
-        sample = DetDataSample(
-            metainfo=dict(
-                img_shape=size,
-                ori_shape=size,
-                pad_shape=size,
-                batch_input_shape=size,
-                scale_factor=(1, 1),
-            )
-        )
+        shapes = ("img_shape", "ori_shape", "pad_shape", "batch_input_shape")
+        sample = DetDataSample(metainfo=dict.fromkeys(shapes, size) | dict(scale_factor=(1, 1)))
         sample.gt_instances = InstanceData(
             bboxes=torch.from_numpy(boxes).float(),
             labels=torch.from_numpy(rng.integers(0, num_classes, NUM_OBJECTS)),
