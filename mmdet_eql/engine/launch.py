@@ -263,7 +263,7 @@ def enable_tta(cfg: Config) -> None:
     if missing:
         raise UserError(
             f"--tta: {cfg.filename} has no {' and no '.join(missing)}; inherit "
-            "configs/_base_/tta/lvis_format.py, or set them as there."
+            "configs/_base_/datasets/lvis_format_instance.py, or set them as there."
         )
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     dataset = cfg.test_dataloader.dataset

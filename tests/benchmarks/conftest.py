@@ -1,4 +1,4 @@
-"""The modules of tools/benchmarks, which import each other as scripts do."""
+"""The modules of tools/dev/benchmarks, which import each other as scripts do."""
 
 import sys
 
