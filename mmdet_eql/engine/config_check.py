@@ -59,9 +59,12 @@ def check_config(cfg: Config, splits: Sequence[str] = ("train", "val")) -> None:
             _check_dataset(loader["dataset"], f"{split}_dataloader.dataset")
         for name in ("sampler", "batch_sampler"):
             _check_arguments(DATA_SAMPLERS, loader.get(name), f"{split}_dataloader.{name}")
+        prefixes = []
         for key, metric in _items(cfg, f"{split}_evaluator").items():
             _check_file(metric.get("ann_file"), f"{key}.ann_file")
-            _build(METRICS, metric, key)
+            prefixes.append(getattr(_build(METRICS, metric, key), "prefix", None))
+        if split == "val" and prefixes:
+            _check_save_best(cfg, prefixes)
     _check_file(cfg.get("load_from"), "load_from")
     if "train" in splits:
         _check_training(cfg, model)
@@ -80,6 +83,18 @@ def _check_dataset(dataset: dict, key: str) -> None:
         return
     built = _build(DATASETS, dict(dataset, lazy_init=True), key)
     _check_file(built.ann_file, f"{key}.ann_file")
+
+
+def _check_save_best(cfg: Config, prefixes: list[str | None]) -> None:
+    names = _dict(_dict(cfg, "default_hooks"), "checkpoint").get("save_best")
+    names = names if isinstance(names, (str, list)) else []
+    for name in [names] if isinstance(names, str) else names:
+        prefix = str(name).rpartition("/")[0] or None
+        if name != "auto" and prefix not in prefixes:
+            raise UserError(
+                f"default_hooks.checkpoint.save_best: val_evaluator has no metric {name!r}; its "
+                f"metrics begin with {' or '.join(f'{p}/' for p in prefixes if p)}."
+            )
 
 
 def _check_training(cfg: Config, model: Any) -> None:

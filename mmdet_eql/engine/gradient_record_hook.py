@@ -65,10 +65,8 @@ class GradientRecordHook(Hook):
             if value < 1:
                 raise UserError(f"GradientRecordHook: {name} is {value}; it must be at least 1.")
         if quantity not in QUANTITIES:
-            raise UserError(
-                f"GradientRecordHook: quantity is {quantity!r}; give one of "
-                f"{', '.join(map(repr, QUANTITIES))}."
-            )
+            choices = ", ".join(map(repr, QUANTITIES))
+            raise UserError(f"GradientRecordHook: quantity is {quantity!r}; give one of {choices}.")
         self.interval = interval
         self.log_interval = log_interval
         self.quantity = quantity
@@ -150,12 +148,9 @@ class GradientRecordHook(Hook):
 
     def _resume(self, runner: Runner) -> None:
         sums = self._resumed.get("sums")
-        if (
-            sums is None
-            or self._resumed["quantity"] != self.quantity
-            or tuple(self._resumed["heads"]) != self.record.heads
-            or sums.shape != self.sums.shape
-        ):
+        known = self._resumed.get("quantity"), tuple(self._resumed.get("heads", ()))
+        same = known == (self.quantity, self.record.heads)
+        if not same or sums.shape != self.sums.shape:
             runner.logger.warning(
                 "GradientRecordHook: the resumed checkpoint holds no sums of these gradients; the "
                 f"record begins at iteration {runner.iter}."
@@ -180,10 +175,8 @@ class GradientRecordHook(Hook):
 
     def _log(self, runner: Runner) -> None:
         positive, negative = self.sums.sum(dim=0).cpu().numpy()
-        medians = group_medians(
-            gradient_ratio(positive, negative), self.record.class_frequency.group
-        )
-        for letter, median in medians.items():
+        ratio = gradient_ratio(positive, negative)
+        for letter, median in group_medians(ratio, self.record.class_frequency.group).items():
             if math.isfinite(median):
                 name = f"train/gradient_ratio_{GROUP_NAMES[letter]}"
                 runner.message_hub.update_scalar(name, median, resumed=False)

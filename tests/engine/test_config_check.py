@@ -39,6 +39,10 @@ from mmdet_eql.utils.errors import UserError
         ({"train_dataloader.sampler.type": "Some"}, ["sampler: Some is not in the"]),
         ({"val_evaluator.ann_file": "gone.json"}, ["val_evaluator.ann_file: gone.json does not"]),
         ({"val_evaluator.figures": 3}, ["val_evaluator (type 'LVISFastMetric')", "figures"]),
+        (
+            {"default_hooks.checkpoint.save_best": "bbox_AP"},
+            ["save_best: val_evaluator has no metric 'bbox_AP'", "lvis/"],
+        ),
         ({"load_from": "gone.pth"}, ["load_from: gone.pth does not exist"]),
         ({"optim_wrapper.optimizer.rate": 1}, ["optim_wrapper.optimizer", "rate"]),
         ({"param_scheduler.0.begin": "late"}, ["param_scheduler.0 (type 'LinearLR')"]),
