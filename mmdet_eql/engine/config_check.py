@@ -48,11 +48,12 @@ def check_config(cfg: Config, splits: Sequence[str] = ("train", "val")) -> None:
         if not _dict(cfg, key):
             raise UserError(f"{key} is missing in the config; add it, or inherit it from _base_.")
     model = _build(MODELS, cfg.model, "model")
-    for key, hook in _items(cfg, "custom_hooks").items():
-        _build(HOOKS, hook, key)
-    for name, hook in _dict(cfg, "default_hooks").items():
-        # The hook that draws needs the visualizer of a run.
-        _check_arguments(HOOKS, hook, f"default_hooks.{name}")
+    default = {f"default_hooks.{name}": hook for name, hook in _dict(cfg, "default_hooks").items()}
+    for key, hook in {**default, **_items(cfg, "custom_hooks")}.items():
+        _check_arguments(HOOKS, hook, key)
+        # Others, as the one that draws, may need a runner's visualizer.
+        if getattr(_class_of(HOOKS, hook), "__module__", "").startswith("mmdet_eql."):
+            _build(HOOKS, hook, key)
     for split in splits:
         loader = _dict(cfg, f"{split}_dataloader")
         if isinstance(loader.get("dataset"), dict):
@@ -188,8 +189,8 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(text.split())}".partition(". Please check")[0]
 
 
-def _class_of(registry: Registry | None, part: dict) -> Any:
-    known = registry is not None and isinstance(part.get("type"), str)
+def _class_of(registry: Registry | None, part: Any) -> Any:
+    known = registry is not None and isinstance(part, dict) and isinstance(part.get("type"), str)
     return registry.get(part["type"]) if known else None
 
 

@@ -20,7 +20,7 @@ PRIVATE_NAMES = {
         *(_MMENGINE, "8e1e4772"),
     ),
     "mmengine.dataset.BaseDataset._load_metainfo": (
-        "datasets/lvis.py and classification/datasets",
+        "datasets/lvis.py, classification/datasets",
         "its result _metainfo, of which metainfo is a copy, is set to the file's categories",
         *(_MMENGINE, "d170218d"),
     ),
@@ -30,14 +30,19 @@ PRIVATE_NAMES = {
         *(_MMDET, "31d4ad77"),
     ),
     "mmdet.models.CascadeRoIHead._mask_forward": (
-        "heads/mask_cascade.py",
-        "overridden: it hands no labels to the mask head",
+        "heads/mask_cascade.py, heads/tta_view.py",
+        "overridden to select the masks of the labels; called for the mask logits of each stage",
         *(_MMDET, "ac09acc9"),
     ),
     "mmdet.models.HybridTaskCascadeRoIHead._mask_forward": (
-        "heads/mask_cascade.py",
-        "overridden: it hands no labels to the mask head",
+        "heads/mask_cascade.py, heads/tta_view.py",
+        "overridden to select the masks of the labels; called for the mask logits of each stage",
         *(_MMDET, "036ccefa"),
+    ),
+    "mmdet.models.StandardRoIHead._mask_forward": (
+        "heads/tta_view.py",
+        "called for the mask logits; the public methods paste them into images",
+        *(_MMDET, "6cf4cbba"),
     ),
     "mmdet.models.ResNet._make_stem_layer": (
         "classification/backbones.py",

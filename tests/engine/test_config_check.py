@@ -67,6 +67,12 @@ def test_the_key_is_named(tiny_config, options, words):
     assert before != cfg.pretty_text
 
 
+def test_a_hook_that_draws_is_accepted(tiny_config):
+    cfg = tiny_config("eql")
+    cfg.custom_hooks.append(dict(type="DetVisualizationHook", interval=5))
+    check_config(cfg)
+
+
 @pytest.mark.parametrize("sampler", ["RepeatFactorSampler", "InfiniteSampler"])
 def test_an_endless_sampler_in_an_epoch_based_loop(tiny_config, sampler):
     cfg = tiny_config("eql")
