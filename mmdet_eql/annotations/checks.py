@@ -94,18 +94,6 @@ def image_path(coco_url: str | None, file_name: str | None, image_id: int, ann_f
     return path
 
 
-def is_federated(images: list[dict]) -> bool:
-    """Whether images say which categories were looked for in them, as LVIS's do and COCO's do not.
-
-    Args:
-        images (list[dict]): All ``images`` of an annotation file.
-
-    Returns:
-        bool: Whether any of them has one of :data:`FEDERATED_FIELDS`.
-    """
-    return any(field in image for image in images for field in FEDERATED_FIELDS)
-
-
 def _parse_json(path: str, backend_args: dict | None) -> Any:
     try:
         with (
@@ -178,7 +166,7 @@ def _check_records(path: str, table: str, records: list, fields: Iterable[str]) 
 
 
 def _check_images(path: str, images: list[dict], categories: set[int]) -> None:
-    federated = is_federated(images)
+    federated = any(field in image for image in images for field in FEDERATED_FIELDS)
     for image in images:
         where = f"{path}: image {image['id']}"
         for field in ("height", "width"):

@@ -19,7 +19,7 @@ import numpy as np
 from mmdet_eql.evaluation.columns import FREQUENCY_GROUPS, LVISDetections, LVISGroundTruth
 from mmdet_eql.evaluation.matching import AREA_RANGES, precision_recall
 from mmdet_eql.utils.errors import UserError
-from mmdet_eql.utils.garbage_collection import pause_garbage_collection
+from mmdet_eql.utils.json_pieces import pause_garbage_collection
 from mmdet_eql.utils.rle import count_pixels
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)

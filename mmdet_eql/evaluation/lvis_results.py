@@ -30,8 +30,12 @@ from mmdet_eql.evaluation.lvis_evaluation import (
 )
 from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.files import atomic_write, write_text
-from mmdet_eql.utils.garbage_collection import pause_garbage_collection
-from mmdet_eql.utils.json_pieces import forget_pages, iterate_pieces, map_file
+from mmdet_eql.utils.json_pieces import (
+    forget_pages,
+    iterate_pieces,
+    map_file,
+    pause_garbage_collection,
+)
 
 _HINT = "choose another 'outfile_prefix'"
 

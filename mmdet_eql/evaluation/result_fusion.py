@@ -26,7 +26,7 @@ from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth
 from mmdet_eql.evaluation.lvis_evaluation import detection_areas
 from mmdet_eql.evaluation.lvis_results import image_records, read_results, write_results
 from mmdet_eql.utils.errors import UserError
-from mmdet_eql.utils.garbage_collection import pause_garbage_collection
+from mmdet_eql.utils.json_pieces import pause_garbage_collection
 
 #: ensemble-boxes computes fused boxes in single precision, and divides by scores.
 _LOWEST_SCORE = float(np.finfo(np.float32).tiny)

@@ -3,7 +3,6 @@
 errors              errors that the user can correct, and how tools print them
 figure_file         saves a plot whole or not at all
 files               writes files whole or not at all; locks folders
-garbage_collection  pauses garbage collection while JSON is decoded
 json_pieces         reads large JSON files in pieces
 rle                 masks as RLE
 """

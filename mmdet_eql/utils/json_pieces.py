@@ -1,5 +1,7 @@
 """Long JSON lists of objects, piece by piece: never more than a piece exists as Python objects."""
 
+import contextlib
+import gc
 import mmap
 import re
 from collections.abc import Iterator
@@ -63,3 +65,15 @@ def iterate_pieces(content: bytes | mmap.mmap | msgspec.Raw) -> Iterator[bytes]:
         yield b"[%b]" % content[start : cut.start() + 1]
         start = cut.end() - 1
     yield b"[%b" % content[start:]
+
+
+@contextlib.contextmanager
+def pause_garbage_collection() -> Iterator[None]:
+    """Decoded JSON holds no cycles; looking for them takes longer than decoding it."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -158,12 +158,13 @@ def draw_object(rng: np.random.Generator) -> str:
     angle = np.sort(rng.uniform(0, 2 * np.pi, max(3, rng.poisson(POINTS_PER_POLYGON))))
     radius = rng.uniform(4, 60)
     centre = rng.uniform(60, [WIDTH - 60, HEIGHT - 60])
-    points = centre + radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    # With two decimals, as in LVIS.
+    points = (centre + radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)).round(2)
     low, high = points.min(axis=0), points.max(axis=0)
-    width, height = (high - low).tolist()
+    width, height = (high - low).round(2).tolist()
     record = {
         "bbox": [*low.tolist(), width, height],
-        "area": width * height,
+        "area": round(width * height, 2),
         "segmentation": [points.ravel().tolist()],
     }
     return json.dumps(record)[1:-1]
