@@ -65,9 +65,10 @@ def precision_recall(
     table[:, 6] = detections.category
     masks = _masks(ground_truth, detections) if iou_type == "segm" else None
     found = truth.load_res(table, segmentation=masks)
-
-    # No limit: without this, hotcoco applies its own of 300.
-    evaluation = LVISEval(truth, found.cap_detections_per_image(None), iou_type)
+    del table, masks
+    # Without this, hotcoco applies its own limit of 300 detections per image; the copy is released.
+    found = found.cap_detections_per_image(None)
+    evaluation = LVISEval(truth, found, iou_type)
     evaluation.params.iou_thrs = iou_thresholds.tolist()
     evaluation.params.area_rng = [list(limits) for limits in AREA_RANGES.values()]
     evaluation.params.area_rng_lbl = list(AREA_RANGES)
