@@ -12,18 +12,10 @@ from pathlib import Path
 import cv2
 import pytest
 
-from tests.conftest import TINY
+from tests.conftest import tiny_options
 
 REPOSITORY = Path(__file__).parents[1]
 RUNS = ("sigmoid_seed=0", "EQL_seed=0")
-OPTIONS = {
-    "train_cfg.max_iters": 12,
-    "train_cfg.val_interval": 12,
-    "default_hooks.checkpoint.interval": 3,
-    "default_hooks.logger.interval": 1,
-    "model.roi_head.bbox_head.num_classes": TINY.num_categories,
-    "model.roi_head.mask_head.num_classes": TINY.num_categories,
-}
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +27,9 @@ def work_dir(tmp_path_factory) -> Path:
 def command(minilvis, work_dir, monkeypatch) -> list[str]:
     monkeypatch.setenv("MMDET_EQL_DATA", str(minilvis.parent))
     script = str(REPOSITORY / "tools" / "quickstart.py")
-    options = [f"{key}={value}" for key, value in OPTIONS.items()]
+    options = tiny_options(minilvis, max_iters=12, method="sigmoid")
+    del options["randomness.seed"]
+    options = [f"{k}={list(v) if isinstance(v, tuple) else v}" for k, v in options.items()]
     return [sys.executable, script, "--work-dir", str(work_dir), "--cfg-options", *options]
 
 
@@ -145,7 +139,7 @@ def test_help_needs_no_environment(tmp_path):
     # A copy without .venv, and a python3 that has no packages.
     tools = tmp_path / "repository" / "tools"
     tools.mkdir(parents=True)
-    for name in ("quickstart.sh", "quickstart.py"):
+    for name in ("quickstart.sh", "quickstart.py", "arguments.py"):
         (tools / name).write_bytes((REPOSITORY / "tools" / name).read_bytes())
     environment = {**os.environ, "PYTHONNOUSERSITE": "1"}
     environment.pop("PYTHONPATH", None)

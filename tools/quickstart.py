@@ -5,11 +5,11 @@ was stopped goes on from its last checkpoint. The runs are those of configs/stud
 """
 
 import argparse
-import contextlib
-import io
 import os
 import sys
 from pathlib import Path
+
+from arguments import Options, import_quietly
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 STUDY = "configs/studies/quickstart.yaml"
@@ -28,7 +28,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--cfg-options",
         nargs="+",
-        default=[],
+        action=Options,
         metavar="KEY=VALUE",
         help="for a shorter try: train_cfg.max_iters=200 train_cfg.val_interval=200",
     )
@@ -44,14 +44,13 @@ def train_and_compare(args: argparse.Namespace) -> None:
     from mmdet_eql.minilvis.folder import read_marker
     from mmdet_eql.runs.execution import Machine
     from mmdet_eql.runs.sweep import run_sweep
-    from mmdet_eql.runs.sweep_file import parse_grid, read_entries
+    from mmdet_eql.runs.sweep_file import read_entries
 
     print(f"[1/3] MiniLVIS in {data / 'minilvis'}", flush=True)
     if read_marker(data / "minilvis") is None:
         make_minilvis(data / "minilvis")
     print("[2/3] training", flush=True)
-    options = {key: values[0] for key, values in parse_grid(args.cfg_options).items()}
-    entries = read_entries(STUDY, options=options)
+    entries = read_entries(STUDY, options=args.cfg_options)
     # On the CPU also where there is a GPU.
     machine = Machine(REPOSITORY / "tools", jobs=len(entries))
     plan, finished = run_sweep(entries, work_dir, machine)
@@ -96,10 +95,9 @@ def compare(runs: list, work_dir: Path) -> None:
 def main() -> None:
     args = parse_args()
     try:
-        # Late, so that --help needs no environment. MMDetection prints which of its optional parts
-        # are not there.
-        with contextlib.redirect_stdout(io.StringIO()):
-            from mmdet_eql.utils.errors import exit_on_user_error
+        # Late, so that --help needs no environment.
+        import_quietly()
+        from mmdet_eql.utils.errors import exit_on_user_error
 
         exit_on_user_error(lambda: train_and_compare(args))()
     except KeyboardInterrupt:

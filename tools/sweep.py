@@ -8,24 +8,11 @@ docs/sweeps.md describes the file and the results.
 """
 
 import argparse
-import contextlib
-import io
 import os
 import sys
 from pathlib import Path
 
-from mmengine.config import DictAction
-
-# MMDetection prints which of its optional parts are not there.
-with contextlib.redirect_stdout(io.StringIO()):
-    from mmdet_eql.runs.execution import Machine, visible_devices
-    from mmdet_eql.runs.planning import TrainingOptions, plan_runs
-    from mmdet_eql.runs.records import record_run
-    from mmdet_eql.runs.slurm import write_jobs
-    from mmdet_eql.runs.sweep import run_sweep
-    from mmdet_eql.runs.sweep_file import read_entries
-    from mmdet_eql.utils.errors import UserError, exit_on_user_error
-    from mmdet_eql.utils.files import hold_folder
+from arguments import Options, import_quietly
 
 TOOLS = Path(__file__).resolve().parent
 FLAGS = {
@@ -50,7 +37,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--seeds", metavar="SEED,SEED", help="in place of those of the file")
     parser.add_argument(
-        "--cfg-options", nargs="+", action=DictAction, default={}, help="the same in all runs"
+        "--cfg-options", nargs="+", action=Options, default={}, help="the same in all runs"
     )
     parser.add_argument("--work-dir", type=Path, help="default: work_dirs/ and the file's name")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once (default: 1)")
@@ -75,9 +62,9 @@ def parse_args() -> argparse.Namespace:
     for option in ("jobs", "gpus", "cpus_per_task", "gpus_per_node"):
         if getattr(args, option) < 1:
             name = option.replace("_", "-")
-            raise UserError(f"--{name} is {getattr(args, option)}; give a number from 1 on.")
+            parser.error(f"--{name} is {getattr(args, option)}; give a number from 1 on.")
     if args.record is None and (args.file is None) == (args.config is None):
-        raise UserError("give either a sweep file or --config; see --help.")
+        parser.error("give either a sweep file or --config; see --help.")
     return args
 
 
@@ -89,9 +76,15 @@ def threads_per_process(processes: int) -> int:
     return max(1, (os.cpu_count() or 1) // processes)
 
 
-@exit_on_user_error
-def main() -> None:
-    args = parse_args()
+def sweep(args: argparse.Namespace) -> None:
+    from mmdet_eql.runs.execution import Machine, visible_devices
+    from mmdet_eql.runs.planning import TrainingOptions, plan_runs
+    from mmdet_eql.runs.records import record_run
+    from mmdet_eql.runs.slurm import write_jobs
+    from mmdet_eql.runs.sweep import run_sweep
+    from mmdet_eql.runs.sweep_file import read_entries
+    from mmdet_eql.utils.files import hold_folder
+
     if args.record is not None:
         record_run(args.record)
         return
@@ -118,6 +111,14 @@ def main() -> None:
         machine = Machine(TOOLS, args.jobs, visible_devices(), threads)
         _, finished = run_sweep(entries, work_dir, machine, training, args.delete_checkpoints)
     sys.exit(0 if finished else 1)
+
+
+def main() -> None:
+    args = parse_args()
+    import_quietly()
+    from mmdet_eql.utils.errors import exit_on_user_error
+
+    exit_on_user_error(lambda: sweep(args))()
 
 
 if __name__ == "__main__":

@@ -7,11 +7,12 @@ Runs that differ in their seed alone are taken together. docs/sweeps.md tells ho
 
 import argparse
 import contextlib
-import io
 import sys
+import warnings
 
-# MMDetection prints which of its optional parts are not there.
-with contextlib.redirect_stdout(io.StringIO()):
+# MMDetection prints and warns which of its optional parts are not there.
+with contextlib.redirect_stdout(None), warnings.catch_warnings():
+    warnings.simplefilter("ignore")
     from mmdet_eql.runs.groups import (
         group_runs,
         load_records,
@@ -57,7 +58,7 @@ def main() -> None:
     args = parse_args()
     bounds = None if args.image_bins is None else parse_bounds(args.image_bins)
     # Counting training sets prints, too.
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(None):
         records = load_records(args.runs)
         if bounds is not None:
             records = [with_image_bins(record, bounds) for record in records]
