@@ -60,7 +60,7 @@ class OpenImagesGroupMetric(OpenImagesMetric):
         self._group: np.ndarray | None = None
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """Compute the figures.
+        """Compute the metrics.
 
         Args:
             results (list): Ground truth and detections of each image.
@@ -72,7 +72,7 @@ class OpenImagesGroupMetric(OpenImagesMetric):
         if self._group is None:
             self._group = self._groups()
         ground_truth, detections = zip(*results, strict=True)
-        figures, group_ap = {}, []
+        metrics, group_ap = {}, []
         for iou_thr, ioa_thr in zip(self.iou_thrs, self.ioa_thrs, strict=True):
             with _default_sigterm():
                 mean_ap, of_category = eval_map(
@@ -86,12 +86,12 @@ class OpenImagesGroupMetric(OpenImagesMetric):
                     logger=MMLogger.get_current_instance(),
                     use_group_of=self.use_group_of,
                 )
-            figures[f"AP{int(iou_thr * 100):02d}"] = float(np.mean(mean_ap))
+            metrics[f"AP{int(iou_thr * 100):02d}"] = float(np.mean(mean_ap))
             group_ap.append(self._mean_by_group(of_category))
-        figures["mAP"] = sum(figures.values()) / len(figures)
+        metrics["mAP"] = sum(metrics.values()) / len(metrics)
         for group, ap in enumerate(np.mean(group_ap, axis=0).tolist(), start=1):
-            figures[f"AP{group}"] = ap
-        return figures
+            metrics[f"AP{group}"] = ap
+        return metrics
 
     def _groups(self) -> np.ndarray:
         """Group of each category, from 0 for the fewest boxes: int64 of shape (C,)."""

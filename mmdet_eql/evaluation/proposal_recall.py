@@ -21,8 +21,8 @@ def proposal_recall(
     which proposals take part.
 
     Args:
-        ground_truth (LVISGroundTruth): Annotations; their categories are not looked at.
-        proposals (LVISDetections): Boxes; their categories are not looked at.
+        ground_truth (LVISGroundTruth): Annotations; their categories do not count.
+        proposals (LVISDetections): Boxes; their categories do not count.
         proposal_nums (Sequence[int]): Numbers N of best-scored proposals per image to try.
         iou_thresholds (np.ndarray): IoU from which an object counts as covered, shape (T,).
 

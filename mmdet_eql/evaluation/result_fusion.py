@@ -115,13 +115,13 @@ def fuse_files(
 
     fuse = functools.partial(_fused_records, config=config)
     images = _images_of(models, ground_truth)
-    mend = "choose another --out"
+    hint = "choose another --out"
     if num_workers > 1:
         # Started afresh, workers hold no copy of the files.
         with multiprocessing.get_context("spawn").Pool(num_workers) as pool:
-            write_results(out, counted(pool.imap(fuse, images, _IMAGES_AT_ONCE)), mend)
+            write_results(out, counted(pool.imap(fuse, images, _IMAGES_AT_ONCE)), hint)
     else:
-        write_results(out, counted(map(fuse, images)), mend)
+        write_results(out, counted(map(fuse, images)), hint)
     return num_read, num_written
 
 
