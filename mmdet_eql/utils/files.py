@@ -11,15 +11,14 @@ from mmdet_eql.utils.errors import UserError
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike, mend: str = "choose another place") -> Iterator[Path]:
-    """A path to write to, whose file takes its place when the block ends well.
+def atomic_write(path: str | os.PathLike, hint: str = "choose another place") -> Iterator[Path]:
+    """Write to another path in the same folder, which replaces ``path`` when the block ends.
 
-    Whatever interrupts the block, ``path`` holds what it held before, and nothing is left beside
-    it. Its folder is made.
+    If the block is interrupted, ``path`` holds what it held before. The folder is made.
 
     Args:
         path (str | os.PathLike): File to write.
-        mend (str): What the user can do if it cannot be written, for the sentence that says so.
+        hint (str): What to do if it cannot be written, for the message.
 
     Yields:
         Path: File to write in the block, in the same folder.
@@ -43,17 +42,17 @@ def atomic_write(path: str | os.PathLike, mend: str = "choose another place") ->
                 unfinished.unlink()
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); {mend} or free some space."
+            f"{path}: cannot be written ({error.strerror or error}); {hint} or free some space."
         ) from None
 
 
-def write_text(path: str | os.PathLike, text: str, mend: str = "choose another place") -> None:
-    """Write a text file, whole or not at all; one that holds just this is left as it is.
+def write_text(path: str | os.PathLike, text: str, hint: str = "choose another place") -> None:
+    """Write a text file whole or not at all, unless it holds this text already.
 
     Args:
         path (str | os.PathLike): File to write; its folder is made.
         text (str): Its content.
-        mend (str): As for :func:`atomic_write`.
+        hint (str): As for :func:`atomic_write`.
 
     Raises:
         UserError: If it cannot be written.
@@ -62,17 +61,17 @@ def write_text(path: str | os.PathLike, text: str, mend: str = "choose another p
     with contextlib.suppress(OSError, UnicodeDecodeError):
         if path.read_text(encoding="utf-8") == text:
             return
-    with atomic_write(path, mend) as unfinished:
+    with atomic_write(path, hint) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager
-def hold_folder(folder: str | os.PathLike, mend: str = "choose another folder") -> Iterator[None]:
-    """Hold a folder for one process at a time; the system gives it free if the process dies.
+def hold_folder(folder: str | os.PathLike, hint: str = "choose another folder") -> Iterator[None]:
+    """Lock a folder for one process; the system releases it if the process dies.
 
     Args:
         folder (str | os.PathLike): The folder; it is made.
-        mend (str): What the user can do if it is held by another process.
+        hint (str): What to do if another process holds it.
 
     Raises:
         UserError: If another process holds it, or it cannot be written to.
@@ -84,10 +83,10 @@ def hold_folder(folder: str | os.PathLike, mend: str = "choose another folder") 
         lock.acquire()
     except Timeout:
         raise UserError(
-            f"{folder}: another process is at work in this folder; wait for it, or {mend}."
+            f"{folder}: another process is at work in this folder; wait for it, or {hint}."
         ) from None
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written to ({error.strerror}); {mend}.") from None
+        raise UserError(f"{folder}: cannot be written to ({error.strerror}); {hint}.") from None
     try:
         yield
     finally:

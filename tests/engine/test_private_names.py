@@ -16,8 +16,6 @@ from mmdet_eql.engine.private_names import PRIVATE_NAMES
 PACKAGE = Path(mmdet_eql.__file__).parent
 #: Set by ``_load_metainfo``, which is listed.
 LISTED = {name.rpartition(".")[2] for name in PRIVATE_NAMES} | {"_metainfo"}
-#: PENDING: goes with analysis/config_files.py.
-LISTED.add("_file2dict")
 
 
 def is_private(name: str) -> bool:
