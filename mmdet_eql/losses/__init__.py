@@ -6,6 +6,8 @@ equalization          EQL
 tail_weighting        T(f), the tail of EQL
 softmax_equalization  SEQL, EQL on a softmax
 equalization_v2       EQL v2
+equalized_focal       EFL and EQFL, for dense heads
+gradient_sums         the running sums of gradients of EQL v2, EFL and EQFL
 rivals                what they are compared with
 """
 
@@ -13,6 +15,7 @@ from mmdet_eql.losses.base import ClassificationLoss, SigmoidLoss, SoftmaxLoss, 
 from mmdet_eql.losses.class_statistics import CountAware, FrequencyAware
 from mmdet_eql.losses.equalization import EqualizationLoss, equalization_loss
 from mmdet_eql.losses.equalization_v2 import EqualizationLossV2
+from mmdet_eql.losses.equalized_focal import EqualizedFocalLoss, EqualizedQualityFocalLoss
 from mmdet_eql.losses.rivals.balanced_group_softmax import BalancedGroupSoftmaxLoss
 from mmdet_eql.losses.rivals.class_balanced import (
     ClassBalancedSigmoidLoss,
@@ -42,6 +45,8 @@ __all__ = [
     "CountAware",
     "EqualizationLoss",
     "EqualizationLossV2",
+    "EqualizedFocalLoss",
+    "EqualizedQualityFocalLoss",
     "ExponentialDecayTail",
     "FederatedLoss",
     "FrequencyAware",

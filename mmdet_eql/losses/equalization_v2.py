@@ -21,30 +21,24 @@ Glossary:
 import math
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from mmdet.models.losses import accuracy
 from mmdet.registry import MODELS
 from torch import Tensor
 
 from mmdet_eql.losses.base import ClassificationLoss, foreground_accuracy, full_precision
+from mmdet_eql.losses.gradient_sums import GradientSums
 from mmdet_eql.utils.errors import UserError
-
-#: As in the authors' code: a category that met no negatives has the ratio pos / 1e-10.
-_RATIO_EPS = 1e-10
 
 
 @MODELS.register_module()
-class EqualizationLossV2(ClassificationLoss):
+class EqualizationLossV2(GradientSums, ClassificationLoss):
     """Equalization Loss v2 for the box heads of mmdet.
 
-    The running sums are persistent buffers, so that a resumed run continues with its weights.
-    ``forward`` changes them in training mode with gradients enabled only. Each forward pass adds to
-    them: with accumulated gradients the weights change with every small batch, and a repeated
-    forward pass (activation checkpointing around the loss) counts twice.
-
-    The sums are added up over all ranks in every forward pass, which therefore has to happen on
-    every rank. All computation is in float32 or better, the sums are in float64.
+    The running sums are in the checkpoint, see
+    :class:`~mmdet_eql.losses.gradient_sums.GradientSums`. ``forward`` changes them in training mode
+    with gradients enabled only. They are added up over all ranks in every forward pass, which
+    therefore has to happen on every rank.
 
     Start the classifier at a small probability, as the authors do for all C + 1 outputs:
     ``bbox_head=dict(cls_predictor_cfg=dict(type="PriorLinear"))``.
@@ -71,9 +65,6 @@ class EqualizationLossV2(ClassificationLoss):
     """
 
     extra_logits = 1
-    pos_grad: Tensor
-    neg_grad: Tensor
-    num_seen: Tensor
 
     def __init__(
         self,
@@ -94,20 +85,6 @@ class EqualizationLossV2(ClassificationLoss):
         self.mu = mu
         self.alpha = alpha
         self.test_with_objectness = test_with_objectness
-        self._reset_sums(num_classes or 0)
-
-    def _reset_sums(self, num_classes: int) -> None:
-        # Over a whole training, float32 would lose the small terms of a rare category.
-        for name in ("pos_grad", "neg_grad"):
-            self.register_buffer(name, torch.zeros(num_classes, dtype=torch.float64))
-        self.register_buffer("num_seen", torch.zeros((), dtype=torch.int64))
-
-    def get_cls_channels(self, num_classes: int) -> int:
-        """See the base class; also gives the sums their shape."""
-        channels = super().get_cls_channels(num_classes)
-        if len(self.pos_grad) != num_classes:
-            self._reset_sums(num_classes)
-        return channels
 
     def get_activation(self, cls_score: Tensor) -> Tensor:
         """Return the scores: sigmoids, those of the categories multiplied by 1 - p(background),
@@ -127,10 +104,6 @@ class EqualizationLossV2(ClassificationLoss):
             "acc_objectness": accuracy(objectness, (labels == self.num_classes).long()),
             "acc_classes": foreground_accuracy(cls_score[:, :-1], labels),
         }
-
-    def gradient_ratio(self) -> Tensor:
-        """Return g_j = pos_j / neg_j so far, float64 of shape (C,)."""
-        return self.pos_grad / (self.neg_grad + _RATIO_EPS)
 
     def class_weights(self) -> tuple[Tensor, Tensor]:
         """Return q_j and r_j for the next forward pass, each float64 of shape (C + 1,).
@@ -162,17 +135,8 @@ class EqualizationLossV2(ClassificationLoss):
             gradient = (logits.detach().sigmoid() - targets).abs() * weights
             if label_weights is not None:
                 gradient = gradient * label_weights[:, None]
-            self._add_gradients(gradient, targets)
+            # Background, the last, has no sums.
+            positive = (gradient * targets)[:, :-1].sum(dim=0, dtype=torch.float64)
+            negative = (gradient * (1 - targets))[:, :-1].sum(dim=0, dtype=torch.float64)
+            self.add_gradients(positive, negative, len(logits))
         return self.reduce(losses.sum(dim=1), label_weights, avg_factor, reduction_override)
-
-    def _add_gradients(self, gradient: Tensor, targets: Tensor) -> None:
-        # One message per step: the two sums, and whether any rank had a proposal at all.
-        positive = (gradient * targets)[:, :-1].sum(dim=0, dtype=torch.float64)
-        negative = (gradient * (1 - targets))[:, :-1].sum(dim=0, dtype=torch.float64)
-        step = torch.cat([positive, negative, positive.new_full((1,), len(gradient))])
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            dist.all_reduce(step)
-        positive, negative, seen = step.split([self.num_classes, self.num_classes, 1])
-        self.pos_grad += positive
-        self.neg_grad += negative
-        self.num_seen += seen[0].long()

@@ -21,6 +21,7 @@ LOSSES = {
         type="EqualizationLoss", tail_weighting=dict(type="ExponentialDecayTail", a=50, n=1)
     ),
     "eql_v2": dict(type="EqualizationLossV2"),
+    "efl": dict(type="EqualizedFocalLoss"),
     "seql": dict(type="SoftmaxEqualizationLoss", lambda_=1.76e-3),
     "focal": dict(type="SigmoidFocalLoss"),
     "focal_below_one": dict(type="SigmoidFocalLoss", gamma=0.5),

@@ -12,13 +12,19 @@ import torch
 import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
-from mmdet_eql.losses import EqualizationLoss, EqualizationLossV2, SoftmaxEqualizationLoss
+from mmdet_eql.losses import (
+    EqualizationLoss,
+    EqualizationLossV2,
+    EqualizedFocalLoss,
+    SoftmaxEqualizationLoss,
+)
 
 NUM_CLASSES, ROWS, STEPS = 6, 16, 30
 FREQUENCY = torch.tensor([0.5, 0.3, 0.1, 0.05, 0.01, 0.001])
 LOSSES = {
     "EQL": (EqualizationLoss, dict(lambda_=0.08)),
     "EQL v2": (EqualizationLossV2, dict()),
+    "EFL": (EqualizedFocalLoss, dict()),
     "SEQL": (SoftmaxEqualizationLoss, dict(lambda_=0.08, gamma=1.0)),
 }
 
