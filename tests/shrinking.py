@@ -34,8 +34,12 @@ def shrink(cfg: Config, folder: Path) -> Config:
         for key in files.keys() & cfg[f"{split}_evaluator"].keys():
             dataset = cfg[files[key]].dataset
             cfg[f"{split}_evaluator"][key] = f"{dataset.data_root}/{dataset.ann_file}"
-    cfg.train_cfg = ConfigDict(type="IterBasedTrainLoop", max_iters=2, val_interval=2)
+    cfg.train_cfg = ConfigDict(type="IterBasedTrainLoop", max_iters=4, val_interval=4)
     cfg.param_scheduler = None
+    cfg.default_hooks.checkpoint.update(by_epoch=False, interval=2)
+    cfg.default_hooks.logger.update(interval=1, log_metric_by_epoch=False)
+    cfg.log_processor.by_epoch = False
+    cfg.randomness = ConfigDict(seed=0)
     return cfg
 
 
