@@ -127,6 +127,7 @@ def test_every_start_up_gives_the_same_items(tmp_path, monkeypatch):
 
 def test_both_test_steps_find_the_same(monkeypatch):
     monkeypatch.setattr(test_step, "ORIGINAL_SIZE", (120, 160))
+    monkeypatch.setattr(test_step, "NUM_DETECTIONS", 101)
     results = [
         test_step.make_test_step(name, 40, 30, (96, 128), "trained")() for name in test_step.NAMES
     ]

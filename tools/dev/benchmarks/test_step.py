@@ -28,6 +28,7 @@ NAMES = {"ours": "mask-rcnn_r50_fpn_lvis-scale.py", "mmdet": "mask-rcnn_r50_fpn.
 #: candidates a score above 1e-4.
 SPREAD = {"trained": 4.0, "untrained": 0.1}
 NUM_PROPOSALS = 1000
+NUM_DETECTIONS = 300
 ORIGINAL_SIZE = (480, 640)
 
 
@@ -44,7 +45,7 @@ def measure(quick: bool) -> list[Comparison]:
         comparisons += compare(
             PART,
             f"Mask R-CNN R50, {size[0]} x {size[1]} px, {num_proposals:,} proposals, "
-            f"{LVIS_CATEGORIES:,} categories, 300 detections, {scores}",
+            f"{LVIS_CATEGORIES:,} categories, {NUM_DETECTIONS} detections, {scores}",
             workloads["ours"],
             {"mmdet": workloads["mmdet"]},
             {"mmdet": Target(ratio=3.0)},
@@ -84,6 +85,7 @@ def make_model(name: str, num_classes: int, num_proposals: int) -> torch.nn.Modu
     config.roi_head.bbox_head.num_classes = num_classes
     config.roi_head.mask_head.update(num_classes=num_classes, class_agnostic=False)
     config.test_cfg.rpn.max_per_img = num_proposals
+    config.test_cfg.rcnn.max_per_img = NUM_DETECTIONS
     MMLogger.get_current_instance().setLevel("WARNING")  # each initialised weight is a message
     torch.manual_seed(0)
     model = MODELS.build(config)
