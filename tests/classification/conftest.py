@@ -20,12 +20,14 @@ def crops(tmp_path_factory) -> Path:
 
 
 def crops_config(method: str) -> Path:
-    """The config file of a method on MiniLVIS crops."""
-    return next((CONFIGS / "classification").glob(f"resnet14_{method}_*_minilvis-crops.py"))
+    """The config file of a method on MiniLVIS crops, or else on CIFAR-100-LT."""
+    folder = CONFIGS / "classification"
+    of_crops = folder.glob(f"resnet14_{method}_*_minilvis-crops.py")
+    return next(of_crops, None) or next(folder.glob(f"resnet32_{method}_*_cifar100-lt.py"))
 
 
 def tiny_options(crops: Path, epochs: int = 2) -> dict:
-    """What turns a config on MiniLVIS crops into a run of a second on the tiny set."""
+    """What turns such a config into a run of a second on the tiny set."""
     options = {
         "train_cfg.max_epochs": epochs,
         "train_cfg.val_interval": epochs,
@@ -37,8 +39,15 @@ def tiny_options(crops: Path, epochs: int = 2) -> dict:
         "model.head.num_classes": TINY.num_classes,
         "randomness.seed": 3,
     }
-    for split in ("train", "val", "test"):
-        options[f"{split}_dataloader.dataset.data_root"] = str(crops)
+    for loader in ("train", "val", "test"):
+        options |= {
+            f"{loader}_dataloader.num_workers": 0,
+            f"{loader}_dataloader.persistent_workers": False,
+            f"{loader}_dataloader.dataset.type": "MiniLVISCrops",
+            f"{loader}_dataloader.dataset.data_root": str(crops),
+            f"{loader}_dataloader.dataset.ann_file": "minilvis_crops.npz",
+            f"{loader}_dataloader.dataset.split": "train" if loader == "train" else "val",
+        }
     return options
 
 
