@@ -115,7 +115,7 @@ def test_a_run_is_found_again_under_its_first_name(entries, tmp_path):
 
 
 def test_the_config_that_is_written_is_the_one_that_was_merged(entries, tmp_path):
-    run = plan_runs(entries(dict(config="ldam-drw"), seeds=[3]), tmp_path).runs[0]
+    run = plan_runs(entries(dict(config="cb-softmax"), seeds=[3]), tmp_path).runs[0]
     write_run_files(run)
     assert Config.fromfile(str(run.config)).to_dict() == run.cfg.to_dict()
 
