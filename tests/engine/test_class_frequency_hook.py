@@ -109,7 +109,8 @@ def test_without_the_hook_the_loss_says_what_is_missing(tiny_config):
 
 def test_logit_adjustment_takes_a_plain_softmax_checkpoint(tiny_config, tmp_path):
     Runner.from_cfg(tiny_config("softmax", max_iters=2)).train()
-    cfg = tiny_config("logit-adjustment")
+    cfg = tiny_config("softmax")
+    cfg.model.roi_head.bbox_head.loss_cls = dict(type="LogitAdjustedSoftmaxLoss", tau=1.0)
     cfg.load_from = str(tmp_path / "work_dir" / "iter_2.pth")
     runner = Runner.from_cfg(cfg)
     assert "lvis/bbox_APr" in runner.test()
