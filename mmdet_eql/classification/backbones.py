@@ -15,8 +15,7 @@ from mmdet_eql.utils.errors import UserError
 class ResNet10(ResNet):
     """ResNet-10: one basic block in each of the four stages (Liu et al., arXiv 1904.05160).
 
-    Args:
-        **kwargs: As in mmdet's ``ResNet``, without ``depth``.
+    Arguments are those of mmdet's ``ResNet``, without ``depth``.
     """
 
     def __init__(self, **kwargs) -> None:

@@ -1,14 +1,8 @@
 """The last layer: linear and cosine classifiers, and those of two-stage training.
 
-Each takes ``in_features``, D, and ``out_features``, C, and can load the weights of a
-:class:`LinearClassifier`.
-
-Glossary:
-    N: number of images of a batch.
-    D: number of features.
-    C: number of classes.
-    w_j, b_j: weight vector and bias of class j.
-    x: features of an image.
+Each takes ``in_features``, D, and ``out_features``, C, and returns the logits z of shape (N, C) for
+features x of N images, shape (N, D); w_j and b_j are weights and bias of class j. Each can load the
+weights of a :class:`LinearClassifier`.
 """
 
 import math
@@ -33,16 +27,7 @@ class LinearClassifier(nn.Linear):
 
 @MODELS.register_module()
 class CosineClassifier(nn.Linear):
-    """Cosine classifier: z_j = s cos(w_j, x).
-
-    Args:
-        in_features (int): D.
-        out_features (int): C.
-        scale (float): s, above 0.
-
-    Raises:
-        UserError: If the scale is not above 0.
-    """
+    """Cosine classifier: z_j = s cos(w_j, x); a UserError if the scale s is not above 0."""
 
     def __init__(self, in_features: int, out_features: int, scale: float = 16.0) -> None:
         if not 0 < scale < math.inf:
@@ -64,14 +49,7 @@ class TauNormalizedClassifier(LinearClassifier):
     """Tau-normalisation (Kang et al., arXiv 1910.09217, section 4.2): z_j = w_j x / |w_j|^tau.
 
     In evaluation only; in training it is a linear classifier. Test it with the checkpoint of one.
-
-    Args:
-        in_features (int): D.
-        out_features (int): C.
-        tau (float): 0 changes no weight, 1 makes all norms equal.
-
-    Raises:
-        UserError: If tau is not finite.
+    A tau of 0 changes no weight, 1 makes all norms equal; a UserError if it is not finite.
     """
 
     def __init__(self, in_features: int, out_features: int, tau: float = 1.0) -> None:

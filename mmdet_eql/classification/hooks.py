@@ -19,7 +19,7 @@ class TrainingCountsHook(Hook):
     """
 
     def before_val(self, runner: Runner) -> None:
-        """Set the counts before a validation."""
+        """Set the counts before a validation; a UserError if they cannot be found."""
         self._set_counts(runner, runner.val_evaluator)
 
     def before_test(self, runner: Runner) -> None:
@@ -58,9 +58,8 @@ class EpochHook(Hook):
 class SecondStageHook(Hook):
     """Start the second stage of two-stage training from a checkpoint of the first.
 
-    Args:
-        reinitialize (bool): Whether to draw a new classifier (cRT, Kang et al., arXiv 1910.09217,
-            section 4.2) or to keep that of the checkpoint (LWS).
+    ``reinitialize`` draws a new classifier (cRT, Kang et al., arXiv 1910.09217, section 4.2); False
+    keeps that of the checkpoint (LWS).
     """
 
     priority = "HIGH"
@@ -69,11 +68,7 @@ class SecondStageHook(Hook):
         self.reinitialize = reinitialize
 
     def before_train(self, runner: Runner) -> None:
-        """Draw a new classifier, unless the second stage is resumed.
-
-        Raises:
-            UserError: If there is no checkpoint to start from.
-        """
+        """Draw a new classifier, unless resumed; a UserError without a checkpoint."""
         if runner.iter > 0:
             return
         if not runner.cfg.get("load_from"):

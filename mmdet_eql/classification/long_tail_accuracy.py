@@ -15,20 +15,10 @@ from mmengine.evaluator import BaseMetric
 
 from mmdet_eql.utils.errors import UserError
 
-MANY_ABOVE = 100
-FEW_BELOW = 20
-
 
 def shot_groups(counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Return masks of the classes with ``"many"``, ``"medium"`` and ``"few"`` training images.
-
-    Args:
-        counts (np.ndarray): n_j, shape (C,).
-
-    Returns:
-        dict[str, np.ndarray]: Boolean masks of shape (C,).
-    """
-    many, few = counts > MANY_ABOVE, counts < FEW_BELOW
+    """Return bool masks, shape (C,), of ``"many"``, ``"medium"`` and ``"few"`` from n_j."""
+    many, few = counts > 100, counts < 20
     return {"many": many, "medium": ~many & ~few, "few": few}
 
 
@@ -44,8 +34,7 @@ class LongTailAccuracy(BaseMetric):
     Args:
         topk (Sequence[int]): The k of top-k.
         classwise (bool): Whether to add the accuracy of each class, ``<name>_accuracy``.
-        collect_device (str): ``"cpu"`` or ``"gpu"``.
-        prefix (str, optional): Prefix of the metrics' names.
+        **kwargs: ``collect_device`` and ``prefix``, as in mmengine's ``BaseMetric``.
 
     Raises:
         UserError: If a k is below 1.
@@ -53,14 +42,8 @@ class LongTailAccuracy(BaseMetric):
 
     default_prefix = "accuracy"
 
-    def __init__(
-        self,
-        topk: Sequence[int] = (1, 5),
-        classwise: bool = False,
-        collect_device: str = "cpu",
-        prefix: str | None = None,
-    ) -> None:
-        super().__init__(collect_device=collect_device, prefix=prefix)
+    def __init__(self, topk: Sequence[int] = (1, 5), classwise: bool = False, **kwargs) -> None:
+        super().__init__(**kwargs)
         if not all(isinstance(k, int) and k >= 1 for k in topk):
             raise UserError(f"LongTailAccuracy: topk is {tuple(topk)}; give whole numbers above 0.")
         self.topk = tuple(topk)

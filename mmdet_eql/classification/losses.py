@@ -1,11 +1,8 @@
 """Softmax losses of image classification that shift the logits by the class counts; the other
 losses of the configs are those of :mod:`mmdet_eql.losses`.
 
-Glossary:
-    N: number of images of a batch.
-    C: number of classes.
-    n_j: number of training images of class j, shape (C,).
-    labels: int64 of shape (N,), in [0, C).
+Logits z of N images and C classes have the shape (N, C), labels y are int64 of shape (N,), in
+[0, C); n_j is the number of training images of class j.
 """
 
 import math

@@ -1,8 +1,6 @@
 """The image classifier: any backbone of MMDetection, and a head on its pooled features.
 
-Glossary:
-    N: number of images of a batch.
-    C: number of classes.
+N images of a batch, C classes.
 """
 
 import torch
@@ -25,19 +23,11 @@ class ImageClassifier(BaseModel):
         head (dict): A :class:`ClassificationHead`.
         freeze_backbone (bool): Whether the backbone keeps its weights and batch normalisation
             statistics, for the second stage of two-stage training.
-        data_preprocessor (dict, optional): mmengine's ``ImgDataPreprocessor``.
-        init_cfg (dict, optional): As in mmengine.
+        **kwargs: ``data_preprocessor`` (``ImgDataPreprocessor``) and ``init_cfg``, as in mmengine.
     """
 
-    def __init__(
-        self,
-        backbone: dict,
-        head: dict,
-        freeze_backbone: bool = False,
-        data_preprocessor: dict | None = None,
-        init_cfg: dict | None = None,
-    ) -> None:
-        super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
+    def __init__(self, backbone: dict, head: dict, freeze_backbone: bool = False, **kwargs) -> None:
+        super().__init__(**kwargs)
         self.backbone = MODELS.build(backbone)
         self.head = MODELS.build(head)
         self.freeze_backbone = freeze_backbone
@@ -54,16 +44,12 @@ class ImageClassifier(BaseModel):
     def forward(
         self, inputs: Tensor, data_samples: Tensor | None = None, mode: str = "tensor"
     ) -> dict[str, Tensor] | list[dict] | Tensor:
-        """Run the model in one of mmengine's modes.
-
-        Args:
-            inputs (Tensor): Normalised images of shape (N, 3, H, W).
-            data_samples (Tensor, optional): Labels, int64 of shape (N,); for ``"loss"``.
-            mode (str): ``"loss"``, ``"predict"`` or ``"tensor"``.
+        """Run the model on normalised images of shape (N, 3, H, W) and labels, int64 of shape (N,).
 
         Returns:
-            dict[str, Tensor] | list[dict] | Tensor: The losses; of each image, ``scores`` of shape
-            (C,) and, if it was given, ``gt_label``; or the logits of shape (N, C).
+            dict[str, Tensor] | list[dict] | Tensor: For mode ``"loss"`` the losses; for
+            ``"predict"``, of each image, ``scores`` of shape (C,) and, if it was given,
+            ``gt_label``; for ``"tensor"`` the logits of shape (N, C).
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_backbone):
             features = self.backbone(inputs)[-1]
@@ -126,12 +112,7 @@ class ClassificationHead(BaseModule):
         return self.classifier(F.adaptive_avg_pool2d(features, 1).flatten(1))
 
     def loss(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Return ``loss_cls`` and ``acc``, the accuracy of the batch in percent.
-
-        Args:
-            logits (Tensor): Shape (N, C).
-            labels (Tensor): int64 of shape (N,).
-        """
+        """Return ``loss_cls`` and ``acc``, the accuracy of the batch in percent."""
         return {"loss_cls": self.loss_cls(logits, labels), "acc": accuracy(logits, labels)}
 
     def scores(self, logits: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Visible regions as polygons, and the records of the LVIS format."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -13,23 +13,19 @@ from mmdet_eql.minilvis.planning import DatasetPlan, ImagePlan, plan_dataset
 from mmdet_eql.minilvis.rendering import BACKGROUND_KINDS, Scene, render_scene
 from mmdet_eql.utils.errors import UserError
 
-# Slivers that an occluder leaves over, and pinholes, in px; an annotator would skip them.
-_MIN_PART_AREA = 4.0
+# Slivers that an occluder leaves over, and pinholes: 4 px, in points; an annotator would skip them.
+_MIN_PART = 4.0 * SUPERSAMPLING**2
 # Greatest distance of a polygon from the region's edge, in px.
 _TOLERANCE = 0.3
 # A date of its own would make the bytes of each run differ.
 _DATE = "2020-01-01"
 
 
-@dataclass(frozen=True)
-class SceneObject:
-    """An object in an image, annotated or not.
+class SceneObject(NamedTuple):
+    """An object in an image, annotated in its file or not.
 
-    Args:
-        category_id (int): Its category.
-        annotated (bool): Whether the annotation file holds it.
-        segmentation (tuple[tuple[float]]): Visible region, one or several polygons
-            ``(x1, y1, x2, y2, ...)`` in px, rounded to 2 decimals.
+    ``segmentation`` is the visible region: one or several polygons ``(x1, y1, x2, y2, ...)`` in px,
+    rounded to 2 decimals.
     """
 
     category_id: int
@@ -38,15 +34,8 @@ class SceneObject:
 
 
 def scene_ground_truth(config: MiniLVISConfig, split: str, image_id: int) -> list[SceneObject]:
-    """All objects that are in an image, those that the annotation file leaves out included.
-
-    Args:
-        config (MiniLVISConfig): Options.
-        split (str): ``"train"`` or ``"val"``.
-        image_id (int): Image id.
-
-    Returns:
-        list[SceneObject]: The objects, from the backmost to the frontmost.
+    """Return all objects in an image of ``"train"`` or ``"val"``, from the backmost to the
+    frontmost, those that the annotation file leaves out included.
 
     Raises:
         UserError: If the split has no such image.
@@ -56,12 +45,12 @@ def scene_ground_truth(config: MiniLVISConfig, split: str, image_id: int) -> lis
         >>> 7 <= len(objects) <= 12
         True
     """
-    dataset = plan_dataset(config)
     ids = config.image_ids(split)
     if image_id not in ids:
         raise UserError(
             f"MiniLVIS: {split} has no image {image_id}; its ids are {ids.start} to {ids.stop - 1}."
         )
+    dataset = plan_dataset(config)
     plan = dataset.images[split][image_id - ids.start]
     return scene_objects(plan, render_scene(plan, dataset.categories, config))
 
@@ -80,15 +69,13 @@ def scene_objects(plan: ImagePlan, scene: Scene, annotated_only: bool = False) -
 def annotation_records(
     plan: ImagePlan, objects: list[SceneObject], config: MiniLVISConfig
 ) -> list[dict]:
-    """LVIS annotations of the annotated objects of an image, without their ids.
+    """LVIS annotations of the objects of an image, without their ids.
 
     ``area`` is that of the polygons' mask, as pycocotools rasterises it.
     """
     size = config.image_size
     records = []
     for item in objects:
-        if not item.annotated:
-            continue
         polygons = [list(polygon) for polygon in item.segmentation]
         mask = mask_utils.merge(mask_utils.frPyObjects(polygons, size, size))
         points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in polygons])
@@ -108,11 +95,11 @@ def annotation_records(
 def annotation_file(
     dataset: DatasetPlan, split: str, annotations: list[dict], config: MiniLVISConfig
 ) -> dict:
-    """Content of an annotation file, in the layout of LVIS v1.
+    """Content of an annotation file of LVIS v1, from the records of all images of the split.
 
-    ``annotations`` are the records of all images of the split, without ids. As in LVIS, both splits
-    give the frequencies of the categories in the training split.
+    As in LVIS, both splits give the frequencies of the categories in the training split.
     """
+    groups = frequency_group(np.array(dataset.image_count))
     return {
         "info": {
             "description": "MiniLVIS, a rendered long-tailed instance segmentation set",
@@ -124,7 +111,22 @@ def annotation_file(
             "background_kinds": list(BACKGROUND_KINDS),
         },
         "licenses": [{"id": 1, "name": "No known copyright: rendered images", "url": ""}],
-        "categories": _category_records(dataset),
+        "categories": [
+            {
+                "id": category.id,
+                "name": category.name,
+                "synset": f"{category.name.replace(' ', '_')}.n.01",
+                "synonyms": [category.name, f"{category.hue} {category.shape}"],
+                "def": f"a {category.shape} with {category.hue} colour and {category.texture} "
+                "surface",
+                "frequency": str(group),
+                "image_count": image_count,
+                "instance_count": instance_count,
+            }
+            for category, group, image_count, instance_count in zip(
+                dataset.categories, groups, dataset.image_count, dataset.instance_count, strict=True
+            )
+        ],
         "images": [_image_record(plan, config) for plan in dataset.images[split]],
         "annotations": [
             {"id": identifier, **record} for identifier, record in enumerate(annotations, start=1)
@@ -140,25 +142,6 @@ def image_path(split: str, image_id: int) -> str:
 def semantic_path(split: str, image_id: int) -> str:
     """Path of an image's semantic map relative to the dataset's folder."""
     return f"semantic/{split}/{image_id:012d}.png"
-
-
-def _category_records(dataset: DatasetPlan) -> list[dict]:
-    groups = frequency_group(np.array(dataset.image_count))
-    return [
-        {
-            "id": category.id,
-            "name": category.name,
-            "synset": f"{category.name.replace(' ', '_')}.n.01",
-            "synonyms": [category.name, f"{category.hue} {category.shape}"],
-            "def": f"a {category.shape} with {category.hue} colour and {category.texture} surface",
-            "frequency": str(group),
-            "image_count": image_count,
-            "instance_count": instance_count,
-        }
-        for category, group, image_count, instance_count in zip(
-            dataset.categories, groups, dataset.image_count, dataset.instance_count, strict=True
-        )
-    ]
 
 
 def _image_record(plan: ImagePlan, config: MiniLVISConfig) -> dict:
@@ -186,7 +169,7 @@ def _polygons(region: np.ndarray) -> tuple[tuple[float, ...], ...]:
     largest = max(parts, key=cv2.contourArea)
     polygons = []
     for part in parts:
-        if part is not largest and cv2.contourArea(part) < _MIN_PART_AREA * SUPERSAMPLING**2:
+        if part is not largest and cv2.contourArea(part) < _MIN_PART:
             continue
         thinned = cv2.approxPolyDP(part, _TOLERANCE * SUPERSAMPLING, closed=True).reshape(-1, 2)
         if len(thinned) < 3:
@@ -208,12 +191,10 @@ def _outlines(region: np.ndarray) -> list[np.ndarray]:
     contours, hierarchy = cv2.findContours(corners, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     outer = hierarchy[0, :, 3] < 0
     holes = [
-        contour
-        for contour, is_outer in zip(contours, outer, strict=True)
-        if not is_outer and cv2.contourArea(contour) >= _MIN_PART_AREA * SUPERSAMPLING**2
+        contours[i] for i in np.flatnonzero(~outer) if cv2.contourArea(contours[i]) >= _MIN_PART
     ]
     if not holes:
-        return [contour for contour, is_outer in zip(contours, outer, strict=True) if is_outer]
+        return [contours[i] for i in np.flatnonzero(outer)]
     column = int(np.rint(holes[0][:, 0, 0].mean()))
     outlines = []
     for start, half in ((0, region[:, :column]), (column, region[:, column:])):

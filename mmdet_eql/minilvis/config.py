@@ -17,7 +17,7 @@ OBJECT_DIAMETER = (0.0875, 0.375)
 MIN_OBJECT_DIAMETER = 12.0
 
 
-def _option(default: Any, low: float, high: float, text: str) -> Any:
+def _option(default: float, low: float, high: float, text: str) -> Any:
     return field(default=default, metadata={"low": low, "high": high, "help": text})
 
 
@@ -42,7 +42,6 @@ class MiniLVISConfig:
     num_val_images: int = _option(1000, 1, 10**6, "number of validation images")
     #: Objects are 14 to 60 px across at 160 px, and scale with the image.
     image_size: int = _option(160, 64, 1024, "side of the square images in px")
-    #: Annotated or not.
     min_objects: int = _option(7, 1, 100, "least number of objects per image")
     max_objects: int = _option(12, 1, 100, "greatest number of objects per image")
     #: Of the default's 5.25, 2.1 are labelled; 8 at a label rate of 0.44 make it the 3.5 of LVIS
@@ -51,11 +50,9 @@ class MiniLVISConfig:
     categories_per_image: float = _option(
         5.25, 0.1, 100, "mean number of categories present in a training image, labelled or not"
     )
-    #: 0 gives all categories equally many images.
     steepness: float = _option(
         1.75, 0, 10, "image counts fall as rank ** -steepness over the categories"
     )
-    #: Other categories are in the picture, yet unannotated.
     label_rate: float = _option(
         0.4, 0.01, 1, "probability that a category present in an image is labelled there"
     )
@@ -82,9 +79,8 @@ class MiniLVISConfig:
             value = getattr(self, option.name)
             low, high = option.metadata["low"], option.metadata["high"]
             whole = isinstance(option.default, int)
-            kinds = int if whole else (int, float)
             # bool is an int in Python, but no number to a reader.
-            if isinstance(value, bool) or not isinstance(value, kinds):
+            if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
                 kind = "whole number" if whole else "number"
                 raise UserError(f"MiniLVIS: {option.name}={value!r} must be a {kind}.")
             if not (math.isfinite(value) and low <= value <= high):
@@ -118,11 +114,8 @@ class MiniLVISConfig:
         """Mean number of objects per image, annotated or not."""
         return (self.min_objects + self.max_objects) / 2
 
-    def num_images(self, split: str) -> int:
-        """Number of images of ``"train"`` or ``"val"``."""
-        return self.num_train_images if split == "train" else self.num_val_images
-
     def image_ids(self, split: str) -> range:
         """Image ids of a split; they run on from train to val, as an LVIS id names one image."""
-        start = 1 if split == "train" else 1 + self.num_train_images
-        return range(start, start + self.num_images(split))
+        if split == "train":
+            return range(1, 1 + self.num_train_images)
+        return range(1 + self.num_train_images, 1 + self.num_train_images + self.num_val_images)

@@ -3,8 +3,6 @@
 The images stay where they are; the new folder links to them.
 """
 
-import csv
-import io
 import json
 import os
 import pickle
@@ -25,12 +23,8 @@ _CHALLENGE_SPLITS = {"train": "train", "val": "validation"}
 def write_as_coco(source: str | os.PathLike, out: str | os.PathLike) -> None:
     """Write a set in COCO format, as docs/custom-data.md lays it out, without what only LVIS has.
 
-    Args:
-        source (str | os.PathLike): Folder of a finished MiniLVIS set.
-        out (str | os.PathLike): Folder to write.
-
     Raises:
-        UserError: If the source holds no such set, or the folder cannot be written.
+        UserError: If ``source`` holds no MiniLVIS set, or ``out`` cannot be written.
     """
     for split, columns in _read(source).items():
         image_ids, category_ids = columns.image_id.tolist(), columns.category_id.tolist()
@@ -68,12 +62,8 @@ def write_as_open_images(source: str | os.PathLike, out: str | os.PathLike) -> N
     The categories known to be in an image, and those known not to be, are its verified labels. No
     category is a parent of another one, and no box is one of a group of objects.
 
-    Args:
-        source (str | os.PathLike): Folder of a finished MiniLVIS set.
-        out (str | os.PathLike): Folder to write.
-
     Raises:
-        UserError: If the source holds no such set, or the folder cannot be written.
+        UserError: If ``source`` holds no MiniLVIS set, or ``out`` cannot be written.
     """
     out = Path(out)
     for split, columns in _read(source).items():
@@ -94,10 +84,8 @@ def write_as_open_images(source: str | os.PathLike, out: str | os.PathLike) -> N
                 lines.append(f"{label} {' '.join(f'{value:.6f}' for value in box)} 0")
             shapes.append({"filename": path, "ori_shape": (height, width, 3)})
             absent = (columns.negatives(image) + 1).tolist()
-            for confidence, of_image in ((1, set(labels)), (0, absent)):
-                verified += [
-                    (Path(path).stem, _mid(label), confidence) for label in sorted(of_image)
-                ]
+            verified += [(Path(path).stem, _mid(label), 1) for label in sorted(set(labels))]
+            verified += [(Path(path).stem, _mid(label), 0) for label in sorted(absent)]
         write_text(out / f"{_CHALLENGE}-{folder}-detection-bbox.txt", "\n".join(lines) + "\n")
         write_text(out / f"{_CHALLENGE}-{folder}-detection-human-imagelabels.csv", _csv(verified))
         with atomic_write(out / f"{_CHALLENGE}-{folder}-metas.pkl") as unfinished:
@@ -135,9 +123,8 @@ def _mid(label: int) -> str:
 
 
 def _csv(rows: list[tuple]) -> str:
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
+    # Neither ids nor names of MiniLVIS need quotes.
+    return "".join(",".join(map(str, row)) + "\n" for row in rows)
 
 
 def _link(folder: Path, link: Path) -> None:

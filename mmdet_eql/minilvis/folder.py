@@ -4,13 +4,12 @@ import dataclasses
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -49,14 +48,12 @@ def make_minilvis(
     progress: bool = True,
     force: bool = False,
 ) -> None:
-    """Render MiniLVIS into a folder.
+    """Render MiniLVIS into a folder, which appears complete or not at all.
 
-    The folder appears complete or not at all: files are written to a temporary folder beside it,
-    which is then renamed. A folder that already holds the set of these options is left as it is.
+    A folder that already holds the set of these options is left as it is.
 
     Args:
-        out_dir (str | os.PathLike): Folder to make, with the layout described in
-            :mod:`mmdet_eql.minilvis`.
+        out_dir (str | os.PathLike): Folder to make; its layout is in :mod:`mmdet_eql.minilvis`.
         config (MiniLVISConfig, optional): Options; the defaults if None.
         num_workers (int, optional): Number of processes; the files do not depend on it. None
             takes one per available core, fewer for a small set.
@@ -75,39 +72,41 @@ def make_minilvis(
         raise UserError(f"MiniLVIS: num_workers={num_workers} must be at least 1.")
     # A link to a folder on another disk is to stay a link.
     out = Path(os.path.realpath(out_dir))
-    if _check_folder(out, config, force):
+    if _is_made(out, config, force):
         if progress:
             print(f"{out}: already made with these options.")
         return
-
     dataset = plan_dataset(config)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        partial_dir = _temporary_folder(out, "partial")
+        with tempfile.TemporaryDirectory(
+            prefix=f".{out.name}.", dir=out.parent, ignore_cleanup_errors=True
+        ) as temporary:
+            new, old = Path(temporary, "new"), Path(temporary, "old")
+            _write_files(new, dataset, config, num_workers, progress)
+            # Another process may have filled the folder while this one was drawn.
+            if _is_made(out, config, force):
+                return
+            if out.exists():
+                os.replace(out, old)
+            try:
+                os.replace(new, out)
+            except BaseException:
+                if old.exists():
+                    os.replace(old, out)
+                raise
     except OSError as error:
         raise UserError(
-            f"{out.parent}: cannot be written to ({error.strerror}); give another output folder."
+            f"{out}: cannot be written ({error.strerror}); fix that, or give another output folder."
         ) from None
-    try:
-        _write_files(partial_dir, dataset, config, num_workers, progress)
-        _put_in_place(partial_dir, out, config, force)
-    except OSError as error:
-        raise UserError(
-            f"{out}: cannot be written ({error.strerror}); fix that, or give another folder."
-        ) from None
-    finally:
-        shutil.rmtree(partial_dir, ignore_errors=True)
 
 
 def read_marker(folder: str | os.PathLike) -> dict | None:
-    """Read the marker of a finished MiniLVIS folder.
-
-    Args:
-        folder (str | os.PathLike): The folder.
+    """Read the marker of a finished MiniLVIS folder; None if it has none.
 
     Returns:
         dict | None: ``{"format_version": int, "config": dict, "num_objects": dict}``, the last one
-        the number of all objects of each split, annotated or not. None if the folder has none.
+        the number of all objects of each split, annotated or not.
     """
     try:
         marker = json.loads((Path(folder) / MARKER).read_text(encoding="utf-8"))
@@ -122,7 +121,7 @@ def annotation_path(split: str) -> str:
     return f"annotations/minilvis_{split}.json"
 
 
-def _check_folder(out: Path, config: MiniLVISConfig, force: bool) -> bool:
+def _is_made(out: Path, config: MiniLVISConfig, force: bool) -> bool:
     """Whether the folder already holds the set; raises if it holds what must not be replaced."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; give the name of a folder to make.")
@@ -135,7 +134,14 @@ def _check_folder(out: Path, config: MiniLVISConfig, force: bool) -> bool:
             f"{out}: holds files, but no MiniLVIS set ({MARKER} is missing or damaged); give "
             "another folder, or remove this one yourself."
         )
-    expected = _expected_files(marker["config"], out)
+    made_with = marker["config"]
+    try:
+        expected = _expected_files(MiniLVISConfig(**made_with))
+    except (TypeError, UserError):
+        raise UserError(
+            f"{out / MARKER}: records options that this version does not know; give another "
+            "folder, or remove this one yourself."
+        ) from None
     if force:
         foreign = sorted(path for path in present - expected if CACHE_FOLDER not in path.split("/"))
         if foreign:
@@ -144,7 +150,13 @@ def _check_folder(out: Path, config: MiniLVISConfig, force: bool) -> bool:
                 "file(s)), so the folder is not replaced; move it away, or give another folder."
             )
         return False
-    difference = _difference(marker, config)
+    difference = ", ".join(
+        f"{name}={made_with.get(name)} instead of {value}"
+        for name, value in dataclasses.asdict(config).items()
+        if made_with.get(name) != value
+    )
+    if marker["format_version"] != FORMAT_VERSION:
+        difference = f"format version {marker['format_version']}"
     if difference:
         raise UserError(
             f"{out}: holds a MiniLVIS set made with other options ({difference}); give another "
@@ -159,58 +171,12 @@ def _check_folder(out: Path, config: MiniLVISConfig, force: bool) -> bool:
     return True
 
 
-def _expected_files(options: dict, out: Path) -> set[str]:
-    try:
-        made_with = MiniLVISConfig(**options)
-    except (TypeError, UserError):
-        raise UserError(
-            f"{out / MARKER}: records options that this version does not know; give another "
-            "folder, or remove this one yourself."
-        ) from None
-    images = [(split, number) for split in SPLITS for number in made_with.image_ids(split)]
-    return {
-        MARKER,
-        *map(annotation_path, SPLITS),
-        *(image_path(*image) for image in images),
-        *(semantic_path(*image) for image in images),
-    }
-
-
-def _difference(marker: dict, config: MiniLVISConfig) -> str:
-    """How the set of a marker differs from that of a config; empty if it does not."""
-    if marker["format_version"] != FORMAT_VERSION:
-        return f"format version {marker['format_version']}"
-    made_with, asked = marker["config"], dataclasses.asdict(config)
-    return ", ".join(
-        f"{name}={made_with.get(name)} instead of {value}"
-        for name, value in asked.items()
-        if made_with.get(name) != value
-    )
-
-
-def _temporary_folder(out: Path, kind: str) -> Path:
-    return Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=f".{kind}", dir=out.parent))
-
-
-def _put_in_place(partial_dir: Path, out: Path, config: MiniLVISConfig, force: bool) -> None:
-    # Another process may have filled the folder while this one was drawn.
-    if _check_folder(out, config, force):
-        return
-    # mkdtemp keeps others out; a dataset is as open as the user's umask says.
-    umask = os.umask(0)
-    os.umask(umask)
-    partial_dir.chmod(0o777 & ~umask)
-    if not out.exists():
-        os.replace(partial_dir, out)
-        return
-    old = _temporary_folder(out, "old")
-    os.replace(out, old)
-    try:
-        os.replace(partial_dir, out)
-    except BaseException:
-        os.replace(old, out)
-        raise
-    shutil.rmtree(old)
+def _expected_files(config: MiniLVISConfig) -> set[str]:
+    files = {MARKER, *map(annotation_path, SPLITS)}
+    for split in SPLITS:
+        for image_id in config.image_ids(split):
+            files |= {image_path(split, image_id), semantic_path(split, image_id)}
+    return files
 
 
 def _write_files(
@@ -226,65 +192,58 @@ def _write_files(
     if num_workers is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         num_workers = min(cores or 1, 1 + len(plans) // _MIN_IMAGES_PER_WORKER)
-    chunks = [plans[start : start + _CHUNK] for start in range(0, len(plans), _CHUNK)]
-    draw = partial(_write_images, folder=folder, categories=dataset.categories, config=config)
+    draw = partial(_write_image, folder=folder, categories=dataset.categories, config=config)
     annotations = {split: [] for split in SPLITS}
     # Closed at once when interrupted: no worker may write on while the folder is removed.
     with (
-        closing(_run(draw, chunks, num_workers)) as results,
+        closing(_run(draw, plans, num_workers)) as results,
         tqdm(total=len(plans), desc="MiniLVIS", unit="image", disable=not progress) as bar,
     ):
-        for chunk, records in zip(chunks, results, strict=True):
-            for plan, of_image in zip(chunk, records, strict=True):
-                annotations[plan.split] += of_image
-            bar.update(len(chunk))
+        for plan, records in zip(plans, results, strict=True):
+            annotations[plan.split] += records
+            bar.update()
 
     for split in SPLITS:
         content = annotation_file(dataset, split, annotations[split], config)
-        _write_json(folder / annotation_path(split), content)
-    num_objects = {
-        split: sum(len(plan.category_ids) for plan in dataset.images[split]) for split in SPLITS
-    }
+        _write_json(folder / annotation_path(split), content, separators=(",", ":"))
     marker = {
         "format_version": FORMAT_VERSION,
         "config": dataclasses.asdict(config),
-        "num_objects": num_objects,
+        "num_objects": {
+            split: sum(len(plan.category_ids) for plan in dataset.images[split]) for split in SPLITS
+        },
     }
     _write_json(folder / MARKER, marker, indent=2)
 
 
-def _write_images(
-    plans: list[ImagePlan],
-    folder: Path,
-    categories: tuple[Category, ...],
-    config: MiniLVISConfig,
-) -> list[list[dict]]:
-    """Draw and write some images; returns the annotation records of each."""
-    records = []
-    for plan in plans:
-        scene = render_scene(plan, categories, config)
-        jpeg = cv2.imencode(".jpg", scene.image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1]
-        png = cv2.imencode(".png", scene.semantic)[1]
-        # cv2.imwrite returns False on a full disk; this raises.
-        (folder / image_path(plan.split, plan.image_id)).write_bytes(jpeg.tobytes())
-        (folder / semantic_path(plan.split, plan.image_id)).write_bytes(png.tobytes())
-        objects = scene_objects(plan, scene, annotated_only=True)
-        records.append(annotation_records(plan, objects, config))
-    return records
+def _write_image(
+    plan: ImagePlan, folder: Path, categories: tuple[Category, ...], config: MiniLVISConfig
+) -> list[dict]:
+    """Draw and write one image; returns its annotation records."""
+    scene = render_scene(plan, categories, config)
+    jpeg = cv2.imencode(".jpg", scene.image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1]
+    png = cv2.imencode(".png", scene.semantic)[1]
+    # cv2.imwrite returns False on a full disk; this raises.
+    (folder / image_path(plan.split, plan.image_id)).write_bytes(jpeg.tobytes())
+    (folder / semantic_path(plan.split, plan.image_id)).write_bytes(png.tobytes())
+    return annotation_records(plan, scene_objects(plan, scene, annotated_only=True), config)
 
 
-def _run(draw, chunks: list, num_workers: int) -> Iterator[list[list[dict]]]:
-    """Results of all chunks in their order."""
-    with _single_threaded_cv2():
+def _run(draw: Callable, plans: list[ImagePlan], num_workers: int) -> Iterator[list[dict]]:
+    """Results of all images in their order."""
+    # One process per core is enough, and a forked process must not inherit cv2's thread pool.
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
         if num_workers == 1:
-            yield from map(draw, chunks)
+            yield from map(draw, plans)
             return
         # Forked workers need not import the package again, which takes longer than small sets do.
         methods = multiprocessing.get_all_start_methods()
         context = multiprocessing.get_context("fork" if "fork" in methods else "spawn")
         executor = ProcessPoolExecutor(num_workers, context, initializer=_leave_signals_to_parent)
         try:
-            yield from executor.map(draw, chunks)
+            yield from executor.map(draw, plans, chunksize=_CHUNK)
         except BrokenProcessPool:
             raise UserError(
                 "MiniLVIS: a worker process was killed, probably for lack of memory; try again "
@@ -292,6 +251,8 @@ def _run(draw, chunks: list, num_workers: int) -> Iterator[list[list[dict]]]:
             ) from None
         finally:
             executor.shutdown(wait=True, cancel_futures=True)
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def _leave_signals_to_parent() -> None:
@@ -300,18 +261,5 @@ def _leave_signals_to_parent() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-@contextmanager
-def _single_threaded_cv2() -> Iterator[None]:
-    # One process per core is enough, and a forked process must not inherit cv2's thread pool.
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(threads)
-
-
-def _write_json(path: Path, content: dict, indent: int | None = None) -> None:
-    separators = (",", ":") if indent is None else None
-    text = json.dumps(content, indent=indent, separators=separators)
-    path.write_text(text, encoding="utf-8")
+def _write_json(path: Path, content: dict, **layout) -> None:
+    path.write_text(json.dumps(content, **layout), encoding="utf-8")

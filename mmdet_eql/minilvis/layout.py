@@ -9,8 +9,8 @@ Glossary:
 """
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -31,14 +31,12 @@ FIXED_POINT_BITS = 4
 _TRIES = 60
 
 
-@dataclass(frozen=True)
-class PlacedObject:
+class PlacedObject(NamedTuple):
     """An object's place.
 
     Args:
         outline (np.ndarray): Its outline.
-        left (int): First column of its box of whole pixels inside the image.
-        top (int): First row of that box.
+        left, top (int): First column and row of its box of whole pixels inside the image.
         mask (np.ndarray): The object in that box of h x w px, hidden or not: 1 inside, else 0;
             uint8 of shape (F * h, F * w).
     """
@@ -62,14 +60,10 @@ class PlacedObject:
         return slice(self.top, self.top + height), slice(self.left, self.left + width)
 
 
-@dataclass(frozen=True)
-class Layout:
-    """The places of all objects of an image.
+class Layout(NamedTuple):
+    """The objects of an image, from the backmost to the frontmost, and which of them is seen.
 
-    Args:
-        objects (list[PlacedObject]): From the backmost to the frontmost.
-        owner (np.ndarray): Which object is seen at each point: 0 for none, else 1 + its index;
-            uint8 of shape (F * S, F * S).
+    ``owner`` is uint8 of shape (F * S, F * S): 0 for none, else 1 + the index of the object.
     """
 
     objects: list[PlacedObject]
@@ -81,10 +75,7 @@ def lay_out(
 ) -> Layout | None:
     """Place objects, from the backmost to the frontmost, so that each stays in view.
 
-    An object that finds no place shrinks.
-
-    Returns:
-        Layout | None: None if an object found no place.
+    An object that finds no place shrinks; None if it finds none at the smallest size either.
     """
     size = config.image_size
     smallest, largest = config.object_diameter
@@ -99,7 +90,13 @@ def lay_out(
         outline = _instance_outline(category, config, rng)
         area = float(cv2.contourArea(outline.astype(np.float32))) * SUPERSAMPLING**2
         for _ in range(_TRIES):
-            centre = _draw_centre(discs, diameter, size, rng)
+            centre = rng.uniform(0, size, 2)
+            if discs and rng.random() < 0.4:
+                # Things that lie together and overlap are no accident in photographs.
+                near, its_diameter = discs[rng.integers(len(discs))]
+                angle = rng.uniform(0, 2 * np.pi)
+                distance = rng.uniform(0.6, 1.1) * (its_diameter + diameter) / 2
+                centre = near + distance * np.array([np.cos(angle), np.sin(angle)])
             item = _place(centre + diameter * outline, size)
             beneath = owner[item.points]
             # cv2's histogram is several times as fast as NumPy's.
@@ -155,19 +152,6 @@ def _instance_outline(
     angle = rng.uniform(-MAX_LEAN, MAX_LEAN)
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     return points @ turn
-
-
-def _draw_centre(
-    discs: list[tuple[np.ndarray, float]], diameter: float, size: int, rng: np.random.Generator
-) -> np.ndarray:
-    centre = rng.uniform(0, size, 2)
-    if discs and rng.random() < 0.4:
-        # Things that lie together and overlap are no accident in photographs.
-        near, its_diameter = discs[rng.integers(len(discs))]
-        angle = rng.uniform(0, 2 * np.pi)
-        distance = rng.uniform(0.6, 1.1) * (its_diameter + diameter) / 2
-        centre = near + distance * np.array([np.cos(angle), np.sin(angle)])
-    return centre
 
 
 def _place(outline: np.ndarray, size: int) -> PlacedObject:

@@ -1,21 +1,19 @@
 """What every image of MiniLVIS shows, and how much of it is labelled.
 
 The whole set is planned before a pixel is drawn, so that image counts follow the wanted curve
-exactly: rendering then has to place each planned object, and leaves none out.
+exactly; rendering places each planned object.
 
 Glossary:
-    C: number of categories.
-    N: number of images of a split.
+    C, N: number of categories, and of images of a split.
     present: at least one object of the category is in the picture.
-    labelled: present, and annotated. A category can be present and unlabelled; it is then neither
-        in the image's annotations nor in its ``neg_category_ids``, and nothing is known about it.
-    labelled set: labelled categories and verified-absent (negative) ones together.
+    labelled: present, and annotated. A category that is present and unlabelled is neither in the
+        image's annotations nor in its ``neg_category_ids``: nothing is known about it.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -37,18 +35,12 @@ NEGATIVE_MIX = {"r": 0.17, "c": 0.47, "f": 0.36}
 _VOCABULARY_STREAM, _PLAN_STREAM = 0, 1
 
 
-@dataclass(frozen=True)
-class ImagePlan:
+class ImagePlan(NamedTuple):
     """What one image shows.
 
-    Args:
-        image_id (int): Image id.
-        split (str): ``"train"`` or ``"val"``.
-        category_ids (tuple[int]): Category of each object, from the backmost to the frontmost.
-        annotated (tuple[bool]): Whether each object is annotated.
-        neg_category_ids (tuple[int]): Categories verified absent, sorted.
-        not_exhaustive_category_ids (tuple[int]): Labelled categories with unannotated instances,
-            sorted.
+    ``category_ids`` and ``annotated`` are those of its objects, from the backmost to the frontmost.
+    ``neg_category_ids`` are verified absent; those in ``not_exhaustive_category_ids`` are labelled,
+    but have unannotated instances; both are sorted.
     """
 
     image_id: int
@@ -59,15 +51,11 @@ class ImagePlan:
     not_exhaustive_category_ids: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class DatasetPlan:
-    """What all images show.
+class DatasetPlan(NamedTuple):
+    """What all images show: C categories and the images of each split, in the order of their ids.
 
-    Args:
-        categories (tuple[Category]): C categories in the order of their ids, 1 to C.
-        images (dict[str, tuple[ImagePlan]]): Of each split, its images in the order of their ids.
-        image_count (tuple[int]): Number of training images each category is labelled in.
-        instance_count (tuple[int]): Number of annotated training instances of each category.
+    ``image_count`` and ``instance_count`` are, for each category, the number of training images it
+    is labelled in and of its annotated training instances.
     """
 
     categories: tuple[Category, ...]
@@ -76,13 +64,10 @@ class DatasetPlan:
     instance_count: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class ImageCounts:
-    """In how many images of a split the category of each rank is to be found.
+class ImageCounts(NamedTuple):
+    """Number of images of a split that the category of each rank is labelled and present in.
 
-    Args:
-        labelled (np.ndarray): Number of images it is labelled in, int64 of shape (C,).
-        present (np.ndarray): Number of images it is present in, int64 of shape (C,).
+    Both are int64 of shape (C,).
     """
 
     labelled: np.ndarray
@@ -91,15 +76,10 @@ class ImageCounts:
 
 @lru_cache(maxsize=4)
 def plan_dataset(config: MiniLVISConfig) -> DatasetPlan:
-    """Plan a whole set; the latest plans are cached.
-
-    Raises:
-        UserError: If the options contradict one another.
-    """
+    """Plan a whole set (cached); a UserError if the options contradict one another."""
     vocabulary_rng = np.random.default_rng([config.seed, _VOCABULARY_STREAM])
     categories = tuple(make_vocabulary(config.num_categories, vocabulary_rng))
-    counts = {"train": train_image_counts(config)}
-    counts["val"] = val_image_counts(config)
+    counts = {"train": train_image_counts(config), "val": val_image_counts(config)}
 
     index_of_rank = np.argsort([category.rank for category in categories])
     by_index = np.empty(config.num_categories, dtype=np.int64)
@@ -121,8 +101,7 @@ def plan_dataset(config: MiniLVISConfig) -> DatasetPlan:
 def train_image_counts(config: MiniLVISConfig) -> ImageCounts:
     """Image counts of the training split, not increasing; see :class:`MiniLVISConfig`.
 
-    Raises:
-        UserError: If there are too few images, or too little room in them.
+    A UserError if there are too few images, or too little room in them.
     """
     num_categories, num_images = config.num_categories, config.num_train_images
     room = config.categories_per_image * num_images
@@ -135,10 +114,9 @@ def train_image_counts(config: MiniLVISConfig) -> ImageCounts:
     most = int(MAX_PRESENCE * config.label_rate * num_images)
     floor_present = int(_present(np.array([MIN_TRAIN_IMAGES]), config, num_images)[0])
     if most < MIN_TRAIN_IMAGES or num_categories * floor_present > room:
+        presence = num_categories * math.ceil(MIN_TRAIN_IMAGES / config.label_rate)
         enough = max(
-            num_categories
-            * math.ceil(MIN_TRAIN_IMAGES / config.label_rate)
-            / config.categories_per_image,
+            presence / config.categories_per_image,
             MIN_TRAIN_IMAGES / (MAX_PRESENCE * config.label_rate),
         )
         raise UserError(
@@ -146,26 +124,21 @@ def train_image_counts(config: MiniLVISConfig) -> ImageCounts:
             f"{num_categories} categories in {MIN_TRAIN_IMAGES} images; ask for at least "
             f"{math.ceil(enough)} images, for fewer categories, or for more categories_per_image."
         )
+    decay = np.arange(1, num_categories + 1, dtype=np.float64) ** -config.steepness
+
+    def curve(scale: float) -> np.ndarray:
+        return np.clip(np.ceil(scale * decay), MIN_TRAIN_IMAGES, most).astype(np.int64)
+
     # A quarter of the categories at most may be as frequent as can be; more would be no head.
-    scale = _largest_scale(
-        lambda c: _curve(c, config, MIN_TRAIN_IMAGES, num_images),
-        upper=most * (num_categories / 4) ** config.steepness,
-        room=room,
-        config=config,
-        num_images=num_images,
-    )
-    labelled = _curve(scale, config, MIN_TRAIN_IMAGES, num_images)
-    return ImageCounts(labelled, _present(labelled, config, num_images))
+    upper = most * (num_categories / 4) ** config.steepness
+    return _fitted(curve, upper, room, config, num_images)
 
 
 def val_image_counts(config: MiniLVISConfig) -> ImageCounts:
     """Image counts of the validation split, not increasing, each at least :func:`val_floor`.
 
     The head keeps at most its density of the training split, and gives way where the images have
-    no room beside the lifted tail.
-
-    Raises:
-        UserError: If there are too few images.
+    no room beside the lifted tail. A UserError if there are too few images.
     """
     num_images = config.num_val_images
     floor = val_floor(config)
@@ -174,25 +147,15 @@ def val_image_counts(config: MiniLVISConfig) -> ImageCounts:
     def thinned(share: float) -> np.ndarray:
         return np.maximum(np.floor(share * density * num_images).astype(np.int64), floor)
 
-    share = _largest_scale(
-        thinned,
-        upper=1.0,
-        room=MAX_DISTINCT * config.mean_objects * num_images,
-        config=config,
-        num_images=num_images,
-    )
-    labelled = thinned(share)
-    return ImageCounts(labelled, _present(labelled, config, num_images))
+    room = MAX_DISTINCT * config.mean_objects * num_images
+    return _fitted(thinned, 1.0, room, config, num_images)
 
 
 def val_floor(config: MiniLVISConfig) -> int:
     """Number of validation images that each category is labelled in at least.
 
     It is 10, or as many as fit: a category is present in at most 80 % of the images, and an image's
-    distinct categories are at most 85 % of its mean number of objects.
-
-    Raises:
-        UserError: If not even one fits.
+    distinct categories are at most 85 % of its mean number of objects. A UserError if none fits.
     """
     num_images = config.num_val_images
     room = MAX_DISTINCT * config.mean_objects * num_images
@@ -206,12 +169,6 @@ def val_floor(config: MiniLVISConfig) -> int:
     )
 
 
-def _curve(scale: float, config: MiniLVISConfig, floor: int, num_images: int) -> np.ndarray:
-    rank = np.arange(1, config.num_categories + 1, dtype=np.float64)
-    most = int(MAX_PRESENCE * config.label_rate * num_images)
-    return np.clip(np.ceil(scale * rank**-config.steepness), floor, most).astype(np.int64)
-
-
 def _present(labelled: np.ndarray, config: MiniLVISConfig, num_images: int) -> np.ndarray:
     """Presence that goes with a number of labelled images at the label rate."""
     present = np.rint(labelled / config.label_rate).astype(np.int64)
@@ -219,25 +176,23 @@ def _present(labelled: np.ndarray, config: MiniLVISConfig, num_images: int) -> n
     return np.clip(present, labelled, max(int(MAX_PRESENCE * num_images), 1))
 
 
-def _largest_scale(
+def _fitted(
     curve: Callable[[float], np.ndarray],
     upper: float,
     room: float,
     config: MiniLVISConfig,
     num_images: int,
-) -> float:
+) -> ImageCounts:
     """Bisect for the largest scale at which the present categories still fit into the images."""
 
     def fits(scale: float) -> bool:
         return _present(curve(scale), config, num_images).sum() <= room
 
-    if fits(upper):
-        return upper
-    low, high = 0.0, upper
+    low, high = upper if fits(upper) else 0.0, upper
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
+    return ImageCounts(curve(low), _present(curve(low), config, num_images))
 
 
 def _plan_split(
@@ -248,21 +203,31 @@ def _plan_split(
     group: np.ndarray,
     rng: np.random.Generator,
 ) -> tuple[ImagePlan, ...]:
-    num_objects = rng.integers(
-        config.min_objects, config.max_objects + 1, size=config.num_images(split)
-    )
+    ids = config.image_ids(split)
+    num_objects = rng.integers(config.min_objects, config.max_objects + 1, size=len(ids))
     present = _assign(counts.present, index_of_rank, num_objects, split, rng)
     labelled = np.zeros_like(present)
     for rank, index in enumerate(index_of_rank):
         among = np.flatnonzero(present[:, index])
         labelled[rng.choice(among, counts.labelled[rank], replace=False), index] = True
 
-    multiplicity = _repeat(present, num_objects, rng)
-    incomplete = _choose_not_exhaustive(config, labelled & (multiplicity >= 2), rng)
+    # Repeats are uneven, as in photographs: a few apples more often lie beside six of them than
+    # everything comes twice.
+    multiplicity = present.astype(np.int64)
+    for row, number in enumerate(num_objects):
+        indices = np.flatnonzero(present[row])
+        share = rng.standard_exponential(len(indices)) ** 2
+        multiplicity[row, indices] += rng.multinomial(number - len(indices), share / share.sum())
+
+    # Only a category with an instance to leave out can be annotated incompletely.
+    pairs = np.flatnonzero(labelled & (multiplicity >= 2))
+    wanted = round(config.not_exhaustive_per_image * len(present))
+    incomplete = np.zeros_like(present)
+    incomplete.flat[rng.choice(pairs, min(wanted, len(pairs)), replace=False)] = True
     negatives = _choose_negatives(config, present, group, rng)
 
     plans = []
-    for row, image_id in enumerate(config.image_ids(split)):
+    for row, image_id in enumerate(ids):
         categories, annotated = [], []
         for index in np.flatnonzero(present[row]):
             number = int(multiplicity[row, index])
@@ -274,14 +239,12 @@ def _plan_split(
         order = rng.permutation(len(categories))
         plans.append(
             ImagePlan(
-                image_id=image_id,
-                split=split,
+                image_id,
+                split,
                 category_ids=tuple(categories[i] for i in order),
                 annotated=tuple(annotated[i] for i in order),
-                neg_category_ids=tuple(int(index) + 1 for index in negatives[row]),
-                not_exhaustive_category_ids=tuple(
-                    int(index) + 1 for index in np.flatnonzero(incomplete[row])
-                ),
+                neg_category_ids=tuple((negatives[row] + 1).tolist()),
+                not_exhaustive_category_ids=tuple((np.flatnonzero(incomplete[row]) + 1).tolist()),
             )
         )
     return tuple(plans)
@@ -327,32 +290,6 @@ def _assign(
     return present
 
 
-def _repeat(present: np.ndarray, num_objects: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Instances of each category in each image, int64 of shape (N, C).
-
-    Repeats are uneven, as in photographs: a few apples more often lie beside six of them than
-    everything comes twice.
-    """
-    multiplicity = present.astype(np.int64)
-    for row, number in enumerate(num_objects):
-        indices = np.flatnonzero(present[row])
-        share = rng.standard_exponential(len(indices)) ** 2
-        extra = int(number) - len(indices)
-        multiplicity[row, indices] += rng.multinomial(extra, share / share.sum())
-    return multiplicity
-
-
-def _choose_not_exhaustive(
-    config: MiniLVISConfig, eligible: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
-    """Choose among the (image, category) pairs that have an instance to leave out, bool (N, C)."""
-    pairs = np.flatnonzero(eligible)
-    wanted = round(config.not_exhaustive_per_image * len(eligible))
-    chosen = np.zeros(eligible.size, dtype=bool)
-    chosen[rng.choice(pairs, min(wanted, len(pairs)), replace=False)] = True
-    return chosen.reshape(eligible.shape)
-
-
 def _choose_negatives(
     config: MiniLVISConfig, present: np.ndarray, group: np.ndarray, rng: np.random.Generator
 ) -> list[np.ndarray]:
@@ -363,14 +300,15 @@ def _choose_negatives(
     chosen = []
     for row in range(num_images):
         absent = np.flatnonzero(~present[row])
+        size = min(int(number[row]), len(absent))
+        # Nothing is absent from an image of a very small vocabulary that shows it all.
+        if size == 0:
+            chosen.append(absent[:0])
+            continue
         weight = np.zeros(len(absent))
         for name, share in NEGATIVE_MIX.items():
             members = group[absent] == name
             weight[members] = share / max(members.sum(), 1)
-        size = min(int(number[row]), len(absent))
-        # Nothing is absent from an image of a very small vocabulary that shows it all.
-        weight = weight / weight.sum() if len(absent) else None
-        chosen.append(
-            np.sort(rng.choice(absent, size, replace=False, p=weight)) if size else absent[:0]
-        )
+        weight /= weight.sum()
+        chosen.append(np.sort(rng.choice(absent, size, replace=False, p=weight)))
     return chosen

@@ -3,9 +3,8 @@
 S and F are those of :mod:`mmdet_eql.minilvis.layout`.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -14,7 +13,6 @@ from mmdet_eql.minilvis.config import SPLITS, MiniLVISConfig
 from mmdet_eql.minilvis.layout import (
     FIXED_POINT_BITS,
     SUPERSAMPLING,
-    Layout,
     PlacedObject,
     lay_out,
     outline_table,
@@ -30,24 +28,17 @@ from mmdet_eql.minilvis.vocabulary import (
 )
 from mmdet_eql.utils.errors import UserError
 
-#: Kinds of background regions; a pixel of the semantic map holds 1 + the index of its kind, and 0
-#: where it shows an object, annotated or not. Clutter belongs to the region it lies on.
-BACKGROUND_KINDS = ("haze", "sand", "planks", "tiles", "foliage", "mesh")
-
 _RENDER_STREAM = 2
 _SCENE_TRIES = 20
 
 
-@dataclass(frozen=True)
-class Scene:
+class Scene(NamedTuple):
     """A rendered image and what is seen where.
 
     Args:
         image (np.ndarray): BGR, uint8 of shape (S, S, 3).
-        semantic (np.ndarray): Background regions, see :data:`BACKGROUND_KINDS`; uint8 of shape
-            (S, S).
-        owner (np.ndarray): Which object is seen at each point: 0 for none, else 1 + its index in
-            the plan; uint8 of shape (F * S, F * S).
+        semantic (np.ndarray): Background regions, see :data:`BACKGROUND_KINDS`; uint8 (S, S).
+        owner (np.ndarray): As in :class:`Layout`.
     """
 
     image: np.ndarray
@@ -68,25 +59,20 @@ def render_scene(
     for attempt in range(_SCENE_TRIES):
         rng = np.random.default_rng([config.seed, _RENDER_STREAM, split, plan.image_id, attempt])
         layout = lay_out(shown, config, rng)
-        if layout is not None:
-            return _paint(shown, layout, config, rng)
+        if layout is None:
+            continue
+        image, semantic = _paint_background(config.image_size, rng)
+        _paint_clutter(image, config, rng)
+        image = image.astype(np.float32)
+        for category, item in zip(shown, layout.objects, strict=True):
+            _paint_object(image, category, item, config, rng)
+        centre = SUPERSAMPLING // 2
+        semantic[layout.owner[centre::SUPERSAMPLING, centre::SUPERSAMPLING] > 0] = 0
+        return Scene(_expose(image, rng), semantic, layout.owner)
     raise UserError(
         f"MiniLVIS: {len(shown)} objects do not fit into an image of {config.image_size} px; ask "
         "for fewer objects (max_objects) or a larger image_size."
     )
-
-
-def _paint(
-    shown: list[Category], layout: Layout, config: MiniLVISConfig, rng: np.random.Generator
-) -> Scene:
-    image, semantic = _paint_background(config.image_size, rng)
-    _paint_clutter(image, config, rng)
-    image = image.astype(np.float32)
-    for category, item in zip(shown, layout.objects, strict=True):
-        _paint_object(image, category, item, config, rng)
-    centre = SUPERSAMPLING // 2
-    semantic[layout.owner[centre::SUPERSAMPLING, centre::SUPERSAMPLING] > 0] = 0
-    return Scene(_expose(image, rng), semantic, layout.owner)
 
 
 def _paint_background(size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -122,14 +108,6 @@ def _paint_background(size: int, rng: np.random.Generator) -> tuple[np.ndarray, 
     return colours[region, shade], (1 + kinds).astype(np.uint8)[region]
 
 
-def _haze(size: int, rng: np.random.Generator) -> np.ndarray:
-    return _smooth_noise(size, 3, rng)
-
-
-def _sand(size: int, rng: np.random.Generator) -> np.ndarray:
-    return 0.6 * rng.standard_normal((size, size), dtype=np.float32)
-
-
 def _planks(size: int, rng: np.random.Generator) -> np.ndarray:
     u, v = _turned_grid(size, rng)
     period = rng.uniform(9, 24) * size / 160
@@ -142,9 +120,8 @@ def _planks(size: int, rng: np.random.Generator) -> np.ndarray:
 def _tiles(size: int, rng: np.random.Generator) -> np.ndarray:
     u, v = _turned_grid(size, rng)
     period = rng.uniform(9, 26) * size / 160
-    return np.where(
-        (np.floor(u / period) + np.floor(v / period)) % 2 > 0, np.float32(0.7), np.float32(-0.7)
-    )
+    odd = (np.floor(u / period) + np.floor(v / period)) % 2 > 0
+    return np.where(odd, np.float32(0.7), np.float32(-0.7))
 
 
 def _foliage(size: int, rng: np.random.Generator) -> np.ndarray:
@@ -159,14 +136,18 @@ def _mesh(size: int, rng: np.random.Generator) -> np.ndarray:
     return 2 * lines**8 - 1
 
 
-_BACKGROUNDS: dict[str, Callable[[int, np.random.Generator], np.ndarray]] = {
-    "haze": _haze,
-    "sand": _sand,
+# Each takes the image's side and a random generator; float32 of shape (S, S), about -1 to 1.
+_BACKGROUNDS = {
+    "haze": lambda size, rng: _smooth_noise(size, 3, rng),
+    "sand": lambda size, rng: 0.6 * rng.standard_normal((size, size), dtype=np.float32),
     "planks": _planks,
     "tiles": _tiles,
     "foliage": _foliage,
     "mesh": _mesh,
 }
+#: Kinds of background regions; a pixel of the semantic map holds 1 + the index of its kind, and 0
+#: where it shows an object, annotated or not. Clutter belongs to the region it lies on.
+BACKGROUND_KINDS = tuple(_BACKGROUNDS)
 
 
 def _paint_clutter(image: np.ndarray, config: MiniLVISConfig, rng: np.random.Generator) -> None:
@@ -184,9 +165,7 @@ def _paint_clutter(image: np.ndarray, config: MiniLVISConfig, rng: np.random.Gen
             radius += rng.normal(0, 0.22) * np.cos(harmonic * ANGLES + phase)
         colour = _lch_to_bgr(rng.uniform(30, 85), rng.uniform(0, 44), rng.uniform(0, 360))
         outline = _polar(rng, size, 0.4 * rng.uniform(smallest, largest), np.maximum(radius, 0.2))
-        cv2.fillPoly(
-            image, [outline], colour.tolist(), lineType=cv2.LINE_AA, shift=FIXED_POINT_BITS
-        )
+        cv2.fillPoly(image, [outline], colour.tolist(), cv2.LINE_AA, FIXED_POINT_BITS)
     for _ in range(rng.poisson(3.5 * share)):
         # Outlines of shapes, whole or in part, in the objects' own colours.
         radius = shapes[rng.integers(len(shapes))]
@@ -195,19 +174,13 @@ def _paint_clutter(image: np.ndarray, config: MiniLVISConfig, rng: np.random.Gen
         if not closed:
             outline = outline[: rng.integers(NUM_ANGLES // 4, NUM_ANGLES * 3 // 4)]
         colour = _lch_to_bgr(rng.uniform(45, 75), rng.uniform(30, 55), rng.uniform(0, 360))
-        thickness = int(rng.integers(1, 3))
-        cv2.polylines(
-            image, [outline], closed, colour.tolist(), thickness, cv2.LINE_AA, FIXED_POINT_BITS
-        )
+        _draw_line(image, outline, closed, colour, int(rng.integers(1, 3)))
     for _ in range(rng.poisson(5 * share)):
         start = rng.uniform(0, size, 2)
         steps = rng.normal(0, 0.09 * size, (int(rng.integers(2, 6)), 2))
         stroke = to_fixed_point(start + np.cumsum(steps, axis=0))
         colour = _lch_to_bgr(rng.uniform(15, 90), rng.uniform(0, 55), rng.uniform(0, 360))
-        thickness = int(rng.integers(1, 4))
-        cv2.polylines(
-            image, [stroke], False, colour.tolist(), thickness, cv2.LINE_AA, FIXED_POINT_BITS
-        )
+        _draw_line(image, stroke, False, colour, int(rng.integers(1, 4)))
 
     number = 1 + rng.poisson(40 * share)
     places = rng.integers(0, size, (number, 2)).tolist()
@@ -217,6 +190,10 @@ def _paint_clutter(image: np.ndarray, config: MiniLVISConfig, rng: np.random.Gen
     radii = rng.integers(0, 3, number).tolist()
     for place, colour, radius in zip(places, colours, radii, strict=True):
         cv2.circle(image, place, radius, colour, cv2.FILLED)
+
+
+def _draw_line(image, points: np.ndarray, closed: bool, colour: np.ndarray, width: int) -> None:
+    cv2.polylines(image, [points], closed, colour.tolist(), width, cv2.LINE_AA, FIXED_POINT_BITS)
 
 
 def _polar(rng: np.random.Generator, size: int, scale: float, radius: np.ndarray) -> np.ndarray:
@@ -242,17 +219,8 @@ def _paint_object(
     chroma = rng.uniform(46, 64)
     hue = hue_angle(category.hue, config.confusability) + rng.normal(0, 3.5)
     colour = _lch_to_bgr(lightness, chroma, hue)
-    shade = _object_shade(category, item, config, rng)
-    crop += alpha * (colour * shade[..., None] - crop)
 
-
-def _object_shade(
-    category: Category,
-    item: PlacedObject,
-    config: MiniLVISConfig,
-    rng: np.random.Generator,
-) -> np.ndarray:
-    """Relative brightness over an object's box: its texture, lit from one side; float32 (h, w)."""
+    # Coordinates u and v of the texture, in diameters of the object.
     centre = item.outline.mean(axis=0)
     # The texture turns with the object: the first point of an outline lies at the angle 0.
     axis = item.outline[0] - centre
@@ -270,10 +238,11 @@ def _object_shade(
     light = rng.uniform(0, 2 * np.pi)
     slope = rng.uniform(0, 0.3)
     lit = 1 + np.float32(slope * np.cos(light)) * x + np.float32(slope * np.sin(light)) * y
-    return lit * (1 + np.float32(texture_contrast(config.confusability)) * field)
+    shade = lit * (1 + np.float32(texture_contrast(config.confusability)) * field)
+    crop += alpha * (colour * shade[..., None] - crop)
 
 
-_TEXTURE_FIELDS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+_TEXTURE_FIELDS = {
     "plain": lambda u, v: np.zeros_like(u),
     "striped": lambda u, v: np.tanh(3 * np.sin(u)),
     "checked": lambda u, v: np.tanh(5 * np.sin(0.7 * u) * np.sin(0.7 * v)),
@@ -283,10 +252,7 @@ _TEXTURE_FIELDS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 
 
 def _expose(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Scratches in front of everything, uneven light, a camera's white balance and noise.
-
-    Works in place on a float image, and returns it as uint8.
-    """
+    """Scratches in front of everything, uneven light, white balance and noise; returns uint8."""
     size = len(image)
     y, x = _grid(size)
     for _ in range(rng.poisson(0.7)):
@@ -295,11 +261,10 @@ def _expose(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         cv2.line(image, start, end, (grey, grey, grey), 1, cv2.LINE_8, FIXED_POINT_BITS)
     light = rng.uniform(0, 2 * np.pi)
     slope = rng.uniform(0, 0.25) / size
-    fall = np.float32(slope * np.cos(light)), np.float32(slope * np.sin(light))
-    gain = 1 + fall[0] * (x - size / 2) + fall[1] * (y - size / 2)
+    gain = 1 + np.float32(slope * np.cos(light)) * (x - size / 2)
+    gain += np.float32(slope * np.sin(light)) * (y - size / 2)
     balance = rng.uniform(0.8, 1.12) * np.exp(rng.normal(0, 0.035, 3))
-    noise = rng.standard_normal(image.shape, dtype=np.float32)
-    noise *= rng.uniform(2, 8)
+    noise = rng.standard_normal(image.shape, dtype=np.float32) * np.float32(rng.uniform(2, 8))
     image *= cv2.merge([gain, gain, gain])
     image *= balance.astype(np.float32)
     image += noise
@@ -327,10 +292,8 @@ def _smooth_noise(size: int, cells: int, rng: np.random.Generator) -> np.ndarray
 
 
 def _lch_to_bgr(lightness, chroma, hue) -> np.ndarray:
-    """CIE LCh (lightness 0 to 100, chroma, hue in degrees) to BGR, float32 (..., 3), 0 to 255.
-
-    Equal steps of hue look about equally large there, which they do not in HSV.
-    """
+    """CIE LCh (lightness 0 to 100, chroma, hue in degrees) to BGR, float32 (..., 3), 0 to 255."""
+    # Equal steps of hue look about equally large there, which they do not in HSV.
     angle = np.deg2rad(hue)
     a, b = chroma * np.cos(angle), chroma * np.sin(angle)
     shape = np.shape(a)

@@ -14,10 +14,7 @@ GROUPS = ("r", "c", "f")
 
 
 def summarize_minilvis(folder: str | os.PathLike) -> dict[str, dict[str, float | str]]:
-    """Count what the annotation files hold.
-
-    Args:
-        folder (str | os.PathLike): Folder of a finished set.
+    """Count what the annotation files of a finished set hold.
 
     Returns:
         dict: Of ``"train"`` and ``"val"``, the statistics by their names: numbers, or several in a

@@ -6,8 +6,8 @@ one another. As many of the most frequent categories as there are blocks are spr
 one in each, so that every category of the tail has a far more frequent look-alike.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -15,8 +15,7 @@ import numpy as np
 NUM_ANGLES = 180
 ANGLES = np.linspace(0, 2 * np.pi, NUM_ANGLES, endpoint=False)
 
-#: Families of two shapes; every outline is star-shaped about its centre, so it is one radius per
-#: angle, which makes look-alikes a matter of interpolation.
+#: Families of two shapes; an outline is one radius per angle, so that look-alikes interpolate.
 SHAPE_FAMILIES = (
     ("disc", "blossom"),
     ("ellipse", "peanut"),
@@ -45,20 +44,14 @@ MAX_CATEGORIES = 4 * _NUM_BLOCKS * len(TEXTURES)
 # Angle (degrees, CIE LCh) of the middle of each hue family. Yellow to green holds fewer hues that
 # the eye and a camera tell apart than the rest of the circle, so the spacing is not quite even.
 _HUE_CENTRES = (38.0, 105.0, 165.0, 255.0, 325.0)
-_HUE_SPACING = {"apart": 36.0, "alike": 6.0}
 
 
 @dataclass(frozen=True)
 class Category:
     """A category: a combination of shape, hue and texture, at a rank of the long tail.
 
-    Args:
-        id (int): Category id, from 1; ids follow the names' alphabetical order.
-        shape (str): A name in :data:`SHAPE_FAMILIES`.
-        hue (str): A name in :data:`HUE_FAMILIES`.
-        texture (str): A name in :data:`TEXTURES`.
-        rank (int): Rank by frequency, from 1, the most frequent.
-        block (int): Categories of one block are look-alikes.
+    Ids count from 1 in the names' alphabetical order, ranks from 1, the most frequent. Categories
+    of one block are look-alikes.
     """
 
     id: int
@@ -103,19 +96,17 @@ def make_vocabulary(num_categories: int, rng: np.random.Generator) -> list[Categ
 
 def hue_angle(hue: str, confusability: float) -> float:
     """Angle of a hue in CIE LCh, in degrees; see :class:`MiniLVISConfig` for confusability."""
-    spacing = _between(_HUE_SPACING["apart"], _HUE_SPACING["alike"], confusability)
-    family, member = _find(hue, HUE_FAMILIES)
+    spacing = _between(36.0, 6.0, confusability)
+    family, member = divmod([*chain(*HUE_FAMILIES)].index(hue), 2)
     return _HUE_CENTRES[family] + (member - 0.5) * spacing
 
 
 def shape_outline(shape: str, confusability: float) -> np.ndarray:
-    """Radius of a shape of unit area at each of :data:`ANGLES`, float64 of shape (NUM_ANGLES,).
-
-    The more confusable, the closer the second shape of a family comes to the first one.
-    """
-    family, member = _find(shape, SHAPE_FAMILIES)
+    """Radius of a shape of unit area at each of :data:`ANGLES`, float64 of shape (NUM_ANGLES,)."""
+    family, member = divmod([*chain(*SHAPE_FAMILIES)].index(shape), 2)
     radius = _unit_area(_OUTLINES[shape]())
     if member:
+        # The more confusable, the closer it comes to the first shape of its family.
         partner = _unit_area(_OUTLINES[SHAPE_FAMILIES[family][0]]())
         own = _between(1.0, 0.3, confusability)
         radius = _unit_area(own * radius + (1 - own) * partner)
@@ -129,10 +120,6 @@ def texture_contrast(confusability: float) -> float:
 
 def _between(apart: float, alike: float, confusability: float) -> float:
     return apart + (alike - apart) * confusability
-
-
-def _find(name: str, families: tuple[tuple[str, str], ...]) -> tuple[int, int]:
-    return next((i, pair.index(name)) for i, pair in enumerate(families) if name in pair)
 
 
 def _unit_area(radius: np.ndarray) -> np.ndarray:
@@ -156,18 +143,13 @@ def _polygon(vertices: list[tuple[float, float]] | np.ndarray) -> np.ndarray:
 
 def _regular(corners: int, inner: float | None = None) -> np.ndarray:
     """A regular polygon, or a star whose inner corners lie at the radius ``inner``."""
-    if inner is None:
-        angles = np.arange(corners) * 2 * np.pi / corners - np.pi / 2
-        radii = np.ones(corners)
-    else:
-        angles = np.arange(2 * corners) * np.pi / corners - np.pi / 2
-        radii = np.tile([1.0, inner], corners)
+    radii = np.tile([1.0] if inner is None else [1.0, inner], corners)
+    angles = np.arange(len(radii)) * 2 * np.pi / len(radii) - np.pi / 2
     return _polygon(np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1))
 
 
-def _rectangle(x: float, y: float, below: float | None = None) -> np.ndarray:
-    """A rectangle from -x to x and from -y to y, or down to ``below``; stars unite by ``max``."""
-    below = y if below is None else below
+def _rectangle(x: float, y: float, below: float) -> np.ndarray:
+    """A rectangle from -x to x and from -y down to ``below``; stars unite by ``max``."""
     return _polygon([(-x, -y), (x, -y), (x, below), (-x, below)])
 
 
@@ -175,8 +157,8 @@ def _lobes(number: int, depth: float) -> np.ndarray:
     return 1 + depth * np.cos(number * (ANGLES + np.pi / 2))
 
 
-def _ellipse(aspect: float) -> np.ndarray:
-    return 1 / np.hypot(np.cos(ANGLES) / aspect, np.sin(ANGLES))
+def _ellipse() -> np.ndarray:
+    return 1 / np.hypot(np.cos(ANGLES) / 1.9, np.sin(ANGLES))
 
 
 def _drop() -> np.ndarray:
@@ -196,11 +178,11 @@ def _half_moon() -> np.ndarray:
     return _polygon(np.stack([np.cos(t), np.sin(t) - 0.42], axis=1))
 
 
-_OUTLINES: dict[str, Callable[[], np.ndarray]] = {
+_OUTLINES = {
     "disc": lambda: np.ones(NUM_ANGLES),
     "blossom": lambda: _lobes(5, 0.28),
-    "ellipse": lambda: _ellipse(1.9),
-    "peanut": lambda: _ellipse(1.9) * (1 - 0.3 * np.sin(ANGLES) ** 4 + 0.2 * np.cos(2 * ANGLES)),
+    "ellipse": _ellipse,
+    "peanut": lambda: _ellipse() * (1 - 0.3 * np.sin(ANGLES) ** 4 + 0.2 * np.cos(2 * ANGLES)),
     "square": lambda: _regular(4),
     "caltrop": lambda: _regular(4, inner=0.36),
     "triangle": lambda: _regular(3),
@@ -209,7 +191,7 @@ _OUTLINES: dict[str, Callable[[], np.ndarray]] = {
     "star": lambda: _regular(5, inner=0.42),
     "hexagon": lambda: _regular(6),
     "hexagram": lambda: _regular(6, inner=0.55),
-    "cross": lambda: np.maximum(_rectangle(1, 0.3), _rectangle(0.3, 1)),
+    "cross": lambda: np.maximum(_rectangle(1, 0.3, 0.3), _rectangle(0.3, 1, 1)),
     "clover": lambda: 0.35 + np.abs(np.cos(2 * ANGLES)) ** 0.6,
     "drop": _drop,
     "heart": _heart,
@@ -218,5 +200,5 @@ _OUTLINES: dict[str, Callable[[], np.ndarray]] = {
     "arrow": lambda: _polygon(
         [(0, -1), (0.9, 0.05), (0.32, 0.05), (0.32, 1), (-0.32, 1), (-0.32, 0.05), (-0.9, 0.05)]
     ),
-    "tee": lambda: np.maximum(_rectangle(0.9, 0.3), _rectangle(0.3, 0.3, below=1.1)),
+    "tee": lambda: np.maximum(_rectangle(0.9, 0.3, 0.3), _rectangle(0.3, 0.3, 1.1)),
 }

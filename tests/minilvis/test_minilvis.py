@@ -819,7 +819,7 @@ def test_tool_ended_by_a_signal_leaves_nothing_behind(tmp_path, number):
     command = [sys.executable, str(TOOL), str(tmp_path / "set"), "--workers", "2"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
-        while not list(tmp_path.glob(".set.*/train/*.jpg")):
+        while not list(tmp_path.glob(".set.*/new/train/*.jpg")):
             assert process.poll() is None, "the tool ended before it drew an image"
             time.sleep(0.1)
         # As a terminal does: to the tool and to its workers.

@@ -1,9 +1,4 @@
-"""Bases of the datasets with one label per image.
-
-Glossary:
-    M: number of images.
-    C: number of classes.
-"""
+"""Bases of the datasets with one label per image: M images of C classes."""
 
 from collections.abc import Sequence
 
@@ -21,10 +16,6 @@ class LabelledImages(BaseDataset):
 
     A subclass defines ``load_data_list``, whose records have ``gt_label``, an int in [0, C), and
     sets ``self._metainfo["classes"]`` to C names. Images are counted before ``indices`` drops any.
-
-    Attributes:
-        class_frequency (ClassFrequency): Images of each class.
-        instance_labels (InstanceLabels): The label of each image, for samplers.
     """
 
     @property
@@ -97,11 +88,7 @@ class ImagesInMemory(LabelledImages):
         super().__init__(**kwargs)
 
     def load_arrays(self) -> tuple[np.ndarray, np.ndarray, Sequence[str]]:
-        """Read the whole set.
-
-        Returns:
-            tuple: Images, BGR, uint8 of shape (M, H, W, 3); labels, int64 of shape (M,); C names.
-        """
+        """Read images, BGR, uint8 (M, H, W, 3), their labels, int64 (M,), and the C names."""
         raise NotImplementedError
 
     def load_data_list(self) -> list[dict]:

@@ -63,10 +63,7 @@ class _CIFARUnpickler(pickle.Unpickler):
 
 
 def read_cifar_file(path: str | os.PathLike) -> dict:
-    """Read one file of the archive.
-
-    Args:
-        path (str | os.PathLike): Such as ``cifar-100-python/train``.
+    """Read one file of the archive, such as ``cifar-100-python/train``.
 
     Returns:
         dict: Its fields by name; ``data``, if there, is uint8 of shape (M, 3072).
@@ -98,14 +95,6 @@ def read_cifar_file(path: str | os.PathLike) -> dict:
 
 class _CIFAR(ImagesInMemory):
     splits = ("train", "test")
-    url: str
-    folder: str
-    train_files: tuple[str, ...]
-    test_files: tuple[str, ...]
-    meta_file: str
-    label_field: str
-    names_field: str
-    num_classes: int
 
     def __init__(self, data_root: str = "data/cifar", split: str = "train", **kwargs) -> None:
         super().__init__(split=split, data_root=data_root, **kwargs)

@@ -1,9 +1,8 @@
 """Crops of MiniLVIS objects: a rendered classification set.
 
-MiniLVIS scenes with equally many objects of every category are rendered, and each object is cut out
-with a margin that shows its surroundings, occluders and clutter. The training crops are balanced; a
-config cuts them to a long tail. The classes are in MiniLVIS's order of frequency: each of the first
-quarter looks like three later ones.
+Objects are cut out of MiniLVIS scenes that hold equally many of every category, with a margin. The
+training crops are balanced; a config cuts them to a long tail. The classes are in MiniLVIS's order
+of frequency: each of the first quarter looks like three later ones.
 
 File: ``train_images`` and ``val_images`` (BGR, uint8 of shape (M, S, S, 3)), ``train_labels`` and
 ``val_labels`` (int64 of shape (M,)) and ``classes`` (C names), as NumPy's ``.npz``.
@@ -35,15 +34,8 @@ _CATEGORIES_PER_SCENE = 5
 
 @dataclass(frozen=True)
 class CropsConfig:
-    """Options of the crops.
-
-    Args:
-        num_classes (int): C, 6 to 1000.
-        train_per_class (int): Training crops of each class, at least 10.
-        val_per_class (int): Validation crops of each class, at least 10.
-        crop_size (int): Side of the crops in px, at least 8.
-        confusability (float): See :class:`MiniLVISConfig`.
-        seed (int): See :class:`MiniLVISConfig`.
+    """Options of the crops: C (6 to 1000) classes, the crops of each (at least 10), and their side
+    in px (at least 8); ``confusability`` and ``seed`` are those of :class:`MiniLVISConfig`.
 
     Raises:
         UserError: If an option is out of range.
@@ -86,12 +78,7 @@ class CropsConfig:
 def make_crops(
     path: str | os.PathLike, config: CropsConfig | None = None, progress: bool = True
 ) -> None:
-    """Render the crops and write the file atomically.
-
-    Args:
-        path (str | os.PathLike): File to write, ``.npz``.
-        config (CropsConfig, optional): Options; the defaults if None.
-        progress (bool): Whether to show a progress bar.
+    """Render the crops, of the default options if None, and write the ``.npz`` file atomically.
 
     Raises:
         UserError: If the file cannot be written.
@@ -155,10 +142,7 @@ class MiniLVISCrops(ImagesInMemory):
     Args:
         ann_file (str): The ``.npz`` file, relative to ``data_root``.
         split (str): ``"train"`` or ``"val"``.
-        imbalance_factor (float, optional): Size of the largest class over that of the smallest;
-            None keeps all crops.
-        subset_seed (int): Seed of the choice of crops.
-        **kwargs: As in mmengine's ``BaseDataset``.
+        **kwargs: As in :class:`ImagesInMemory`: ``imbalance_factor``, ``subset_seed``, ...
 
     Raises:
         UserError: If the file is missing or damaged.

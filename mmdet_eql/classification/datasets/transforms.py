@@ -19,11 +19,7 @@ from mmdet_eql.utils.errors import UserError
 
 @TRANSFORMS.register_module()
 class PaddedRandomCrop(BaseTransform):
-    """Pad with zeros, then cut out a random window of the original size.
-
-    Args:
-        padding (int): Pixels added on each side.
-    """
+    """Pad each side with ``padding`` zeros, then cut out a random window of the original size."""
 
     def __init__(self, padding: int = 4) -> None:
         if padding < 0:
@@ -51,10 +47,7 @@ class RandomResizedCrop(BaseTransform):
     """
 
     def __init__(
-        self,
-        size: int,
-        area: Sequence[float] = (0.08, 1.0),
-        aspect: Sequence[float] = (3 / 4, 4 / 3),
+        self, size: int, area: Sequence[float] = (0.08, 1), aspect: Sequence[float] = (3 / 4, 4 / 3)
     ) -> None:
         if not 0 < area[0] <= area[1] <= 1 or not 0 < aspect[0] <= aspect[1]:
             raise UserError(
@@ -90,11 +83,8 @@ class RandomResizedCrop(BaseTransform):
 
 @TRANSFORMS.register_module()
 class ColorJitter(BaseTransform):
-    """Change brightness, contrast and saturation by random factors, in random order.
-
-    Args:
-        strength (float): The factors are uniform in [1 - strength, 1 + strength].
-    """
+    """Change brightness, contrast and saturation in random order by random factors, uniform in
+    [1 - strength, 1 + strength]."""
 
     def __init__(self, strength: float = 0.4) -> None:
         if not 0 <= strength <= 1:
