@@ -64,10 +64,10 @@ class LDAMLoss(CountAware, SoftmaxLoss):
     the official code; ``EpochHook`` sets the epoch.
 
     Args:
-        num_classes (int, optional): C. Taken from the head by default.
+        num_classes (int, optional): C; the head's by default.
         max_margin (float): Margin of the smallest class, as a cosine.
         scale (float): s of the classifier.
-        reweight_from (int, optional): First epoch with weights, counted from 0; None for never.
+        reweight_from (int, optional): First epoch with weights, from 0 on; None for never.
         beta (float): Of the class-balanced weights; see :func:`class_balanced_weights`.
         **kwargs: ``reduction`` and ``loss_weight``.
 

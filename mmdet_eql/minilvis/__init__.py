@@ -1,8 +1,8 @@
 """MiniLVIS: a small, rendered, long-tailed instance segmentation set in LVIS format.
 
-It stands in for LVIS where the real images are too many: in tests, in a first run, in studies of
-what makes a tail hard. Categories are combinations of shape, hue and texture whose look-alikes
-differ widely in frequency, and the labels are federated as in LVIS.
+It stands in for LVIS in tests, in a first run, in studies of what makes a tail hard. Categories are
+combinations of shape, hue and texture whose look-alikes differ widely in frequency, and the labels
+are federated as in LVIS.
 
     config      what can be chosen
     vocabulary  which categories there are, and which rank of the long tail each one holds

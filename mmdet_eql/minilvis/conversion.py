@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mmdet_eql.annotations import AnnotationColumns, read_annotations
-from mmdet_eql.minilvis.config import SPLITS
-from mmdet_eql.minilvis.folder import annotation_path, read_marker
+from mmdet_eql.annotations import AnnotationColumns
+from mmdet_eql.minilvis.folder import read_minilvis
 from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.files import atomic_write, write_text
 
@@ -26,7 +25,7 @@ def write_as_coco(source: str | os.PathLike, out: str | os.PathLike) -> None:
     Raises:
         UserError: If ``source`` holds no MiniLVIS set, or ``out`` cannot be written.
     """
-    for split, columns in _read(source).items():
+    for split, columns in read_minilvis(source)[1].items():
         image_ids, category_ids = columns.image_id.tolist(), columns.category_id.tolist()
         content = {
             "images": [
@@ -66,7 +65,7 @@ def write_as_open_images(source: str | os.PathLike, out: str | os.PathLike) -> N
         UserError: If ``source`` holds no MiniLVIS set, or ``out`` cannot be written.
     """
     out = Path(out)
-    for split, columns in _read(source).items():
+    for split, columns in read_minilvis(source)[1].items():
         folder = _CHALLENGE_SPLITS[split]
         lines, shapes, verified = [], [], [("ImageID", "LabelName", "Confidence")]
         for image, name in enumerate(_names(columns)):
@@ -99,18 +98,6 @@ def write_as_open_images(source: str | os.PathLike, out: str | os.PathLike) -> N
         open(unfinished, "wb") as file,
     ):
         np.save(file, np.eye(len(rows) + 1))
-
-
-def _read(source: str | os.PathLike) -> dict[str, AnnotationColumns]:
-    """The annotations of a set by their splits."""
-    if read_marker(source) is None:
-        raise UserError(
-            f"{source}: holds no MiniLVIS set; make one with tools/datasets/make_minilvis.py first."
-        )
-    return {
-        split: read_annotations(str(Path(source) / annotation_path(split)), cache=False)
-        for split in SPLITS
-    }
 
 
 def _names(columns: AnnotationColumns) -> list[str]:

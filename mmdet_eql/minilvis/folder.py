@@ -16,6 +16,7 @@ from pathlib import Path
 import cv2
 from tqdm import tqdm
 
+from mmdet_eql.annotations import AnnotationColumns, read_annotations
 from mmdet_eql.annotations.cache import CACHE_FOLDER
 from mmdet_eql.minilvis.annotation import (
     annotation_file,
@@ -54,7 +55,7 @@ def make_minilvis(
 
     Args:
         out_dir (str | os.PathLike): Folder to make; its layout is in :mod:`mmdet_eql.minilvis`.
-        config (MiniLVISConfig, optional): Options; the defaults if None.
+        config (MiniLVISConfig, optional): Options.
         num_workers (int, optional): Number of processes; the files do not depend on it. None
             takes one per available core, fewer for a small set.
         progress (bool): Whether to show a progress bar, and say if there was nothing to do.
@@ -101,24 +102,36 @@ def make_minilvis(
         ) from None
 
 
-def read_marker(folder: str | os.PathLike) -> dict | None:
-    """Read the marker of a finished MiniLVIS folder; None if it has none.
+def annotation_path(split: str) -> str:
+    """Path of a split's annotation file relative to the dataset's folder."""
+    return f"annotations/minilvis_{split}.json"
 
-    Returns:
-        dict | None: ``{"format_version": int, "config": dict, "num_objects": dict}``, the last one
-        the number of all objects of each split, annotated or not.
+
+def read_minilvis(folder: str | os.PathLike) -> tuple[dict, dict[str, AnnotationColumns]]:
+    """Read the marker of a finished folder (see :func:`_read_marker`) and the annotations by split.
+
+    A UserError if the folder holds no finished set.
     """
+    marker = _read_marker(Path(folder))
+    if marker is None:
+        raise UserError(
+            f"{folder}: holds no MiniLVIS set; make one with tools/datasets/make_minilvis.py first."
+        )
+    return marker, {
+        split: read_annotations(str(Path(folder) / annotation_path(split)), cache=False)
+        for split in SPLITS
+    }
+
+
+def _read_marker(folder: Path) -> dict | None:
+    """``{"format_version": int, "config": dict, "num_objects": dict}``, the last one the number of
+    all objects of each split, annotated or not; None if there is none."""
     try:
-        marker = json.loads((Path(folder) / MARKER).read_text(encoding="utf-8"))
+        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     expected = {"format_version", "config", "num_objects"}
     return marker if isinstance(marker, dict) and expected <= marker.keys() else None
-
-
-def annotation_path(split: str) -> str:
-    """Path of a split's annotation file relative to the dataset's folder."""
-    return f"annotations/minilvis_{split}.json"
 
 
 def _is_made(out: Path, config: MiniLVISConfig, force: bool) -> bool:
@@ -128,7 +141,7 @@ def _is_made(out: Path, config: MiniLVISConfig, force: bool) -> bool:
     present = {path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir()}
     if not present:
         return False
-    marker = read_marker(out)
+    marker = _read_marker(out)
     if marker is None:
         raise UserError(
             f"{out}: holds files, but no MiniLVIS set ({MARKER} is missing or damaged); give "

@@ -177,11 +177,7 @@ def _present(labelled: np.ndarray, config: MiniLVISConfig, num_images: int) -> n
 
 
 def _fitted(
-    curve: Callable[[float], np.ndarray],
-    upper: float,
-    room: float,
-    config: MiniLVISConfig,
-    num_images: int,
+    curve: Callable, upper: float, room: float, config: MiniLVISConfig, num_images: int
 ) -> ImageCounts:
     """Bisect for the largest scale at which the present categories still fit into the images."""
 
@@ -196,12 +192,7 @@ def _fitted(
 
 
 def _plan_split(
-    config: MiniLVISConfig,
-    split: str,
-    counts: ImageCounts,
-    index_of_rank: np.ndarray,
-    group: np.ndarray,
-    rng: np.random.Generator,
+    config: MiniLVISConfig, split: str, counts: ImageCounts, index_of_rank: np.ndarray, group, rng
 ) -> tuple[ImagePlan, ...]:
     ids = config.image_ids(split)
     num_objects = rng.integers(config.min_objects, config.max_objects + 1, size=len(ids))
@@ -251,11 +242,7 @@ def _plan_split(
 
 
 def _assign(
-    counts: np.ndarray,
-    index_of_rank: np.ndarray,
-    num_objects: np.ndarray,
-    split: str,
-    rng: np.random.Generator,
+    counts: np.ndarray, index_of_rank: np.ndarray, num_objects: np.ndarray, split: str, rng
 ) -> np.ndarray:
     """Choose the images each category is present in: bool of shape (N, C), its column sums exact.
 

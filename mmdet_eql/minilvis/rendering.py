@@ -204,11 +204,7 @@ def _polar(rng: np.random.Generator, size: int, scale: float, radius: np.ndarray
 
 
 def _paint_object(
-    image: np.ndarray,
-    category: Category,
-    item: PlacedObject,
-    config: MiniLVISConfig,
-    rng: np.random.Generator,
+    image: np.ndarray, category: Category, item: PlacedObject, config: MiniLVISConfig, rng
 ) -> None:
     """Blend one object into the image, in place; its edge is smooth over a pixel."""
     crop = image[item.pixels]

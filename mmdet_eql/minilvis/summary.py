@@ -1,14 +1,11 @@
 """Statistics of a finished MiniLVIS set."""
 
 import os
-from pathlib import Path
 
 import numpy as np
 
-from mmdet_eql.annotations import AnnotationColumns, read_annotations
-from mmdet_eql.minilvis.config import SPLITS
-from mmdet_eql.minilvis.folder import annotation_path, read_marker
-from mmdet_eql.utils.errors import UserError
+from mmdet_eql.annotations import AnnotationColumns
+from mmdet_eql.minilvis.folder import read_minilvis
 
 GROUPS = ("r", "c", "f")
 
@@ -23,15 +20,10 @@ def summarize_minilvis(folder: str | os.PathLike) -> dict[str, dict[str, float |
     Raises:
         UserError: If the folder holds no finished set.
     """
-    marker = read_marker(folder)
-    if marker is None:
-        raise UserError(f"{folder}: holds no MiniLVIS set; make one first.")
+    marker, annotations = read_minilvis(folder)
     return {
-        split: _statistics(
-            read_annotations(str(Path(folder) / annotation_path(split)), cache=False),
-            marker["num_objects"][split],
-        )
-        for split in SPLITS
+        split: _statistics(columns, marker["num_objects"][split])
+        for split, columns in annotations.items()
     }
 
 

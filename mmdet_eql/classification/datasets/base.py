@@ -63,8 +63,8 @@ class ImagesInMemory(LabelledImages):
 
     Args:
         split (str): One of ``splits`` of the class.
-        imbalance_factor (float, optional): Cut the set to an exponential profile, see
-            :func:`long_tailed_indices`. None keeps all images.
+        imbalance_factor (float, optional): Size of the largest class over that of the smallest, of
+            an exponential profile; see :func:`long_tailed_indices`. None keeps all images.
         subset_seed (int): Seed of the choice of images.
         **kwargs: As in mmengine's ``BaseDataset``.
 

@@ -1,9 +1,8 @@
 """CIFAR-10 and CIFAR-100, whole or cut to a long tail, read without running their pickles.
 
-The official Python archives hold pickles of Python 2: a dict of strings, whole numbers, lists of
-these, and one NumPy array. The unpickler here admits only these. NumPy's names resolve to stand-ins
-that keep the bytes and the shape, so that NumPy's own unpickling, which trusts its input, is not
-used either.
+The official archives hold pickles of Python 2: a dict of strings, whole numbers, lists of these,
+and one NumPy array. The unpickler admits only these; stand-ins for NumPy's classes keep the bytes
+and the shape, as NumPy's own unpickling trusts its input.
 """
 
 import os
@@ -145,10 +144,8 @@ class LongTailedCIFAR10(_CIFAR):
     Args:
         data_root (str): Folder that the archive was unpacked in.
         split (str): ``"train"`` or ``"test"``, the usual balanced one.
-        imbalance_factor (float, optional): Size of the largest class over that of the smallest;
-            None keeps all images.
-        subset_seed (int): Seed of the choice of images; 0 is that of the code of LDAM.
-        **kwargs: As in mmengine's ``BaseDataset``.
+        **kwargs: As in :class:`ImagesInMemory`: ``imbalance_factor``, ``subset_seed``, ...; the
+            seed 0 is that of the code of LDAM.
 
     Raises:
         UserError: If the archive is missing or damaged, or its pickles hold anything else.

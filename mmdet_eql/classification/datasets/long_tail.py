@@ -1,10 +1,7 @@
 """Cut a balanced set to an exponential profile, with the same images on every machine.
 
-Glossary:
-    M: number of images.
-    C: number of classes.
-    n_i: number of images of class i, n_i = floor(n_max mu^(i / (C - 1))), i = 0, ..., C - 1.
-    mu: 1 / imbalance factor; the imbalance factor is n_max over the count of the last class.
+Of M images in C classes, class i = 0, ..., C - 1 keeps n_i = floor(n_max mu^(i / (C - 1))). mu is
+1 / imbalance factor, which is n_max over the count of the last class.
 """
 
 import numpy as np

@@ -1,7 +1,6 @@
 """Augmentation of image classification that MMCV lacks.
 
-Each step replaces ``img``, uint8 of shape (H, W, 3), and draws from NumPy's global generator, which
-MMEngine seeds in each worker.
+Each step replaces ``img``, uint8 of shape (H, W, 3); random draws are by NumPy's global generator.
 """
 
 import math
