@@ -108,11 +108,11 @@ def annotation_path(split: str) -> str:
 
 
 def read_minilvis(folder: str | os.PathLike) -> tuple[dict, dict[str, AnnotationColumns]]:
-    """Read the marker of a finished folder (see :func:`_read_marker`) and the annotations by split.
+    """Read the marker of a finished folder (see :func:`read_marker`) and the annotations by split.
 
     A UserError if the folder holds no finished set.
     """
-    marker = _read_marker(Path(folder))
+    marker = read_marker(folder)
     if marker is None:
         raise UserError(
             f"{folder}: holds no MiniLVIS set; make one with tools/datasets/make_minilvis.py first."
@@ -123,11 +123,14 @@ def read_minilvis(folder: str | os.PathLike) -> tuple[dict, dict[str, Annotation
     }
 
 
-def _read_marker(folder: Path) -> dict | None:
-    """``{"format_version": int, "config": dict, "num_objects": dict}``, the last one the number of
-    all objects of each split, annotated or not; None if there is none."""
+def read_marker(folder: str | os.PathLike) -> dict | None:
+    """Read the marker of a finished MiniLVIS folder; None if it has none.
+
+    It is ``{"format_version": int, "config": dict, "num_objects": dict}``, the last one the number
+    of all objects of each split, annotated or not.
+    """
     try:
-        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        marker = json.loads((Path(folder) / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     expected = {"format_version", "config", "num_objects"}
@@ -141,7 +144,7 @@ def _is_made(out: Path, config: MiniLVISConfig, force: bool) -> bool:
     present = {path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir()}
     if not present:
         return False
-    marker = _read_marker(out)
+    marker = read_marker(out)
     if marker is None:
         raise UserError(
             f"{out}: holds files, but no MiniLVIS set ({MARKER} is missing or damaged); give "
