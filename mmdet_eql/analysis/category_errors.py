@@ -26,13 +26,7 @@ _NEAR = 0.1
 
 @dataclass(frozen=True)
 class Detection:
-    """A detection beside an annotation.
-
-    Args:
-        category (str): Name of its category.
-        score (float): Its score.
-        box (np.ndarray): Shape (4,).
-    """
+    """A detection beside an annotation: name of its category, score, and box of shape (4,)."""
 
     category: str
     score: float
@@ -120,23 +114,16 @@ class CategoryErrors:
 
     def mistaken_for(self) -> dict[str, int]:
         """Other categories that were seen where this one was missed, and how often."""
-        return count_names(
-            case.confused.category for case in self.misses if case.confused is not None
-        )
+        return count_names(case.confused.category for case in self.misses if case.confused)
 
     def mistaken_from(self) -> dict[str, int]:
         """Other categories that this one was seen in, and how often."""
-        return count_names(
-            alarm.truth_category for alarm in self.false_alarms if alarm.truth_category
-        )
+        others = (alarm.truth_category for alarm in self.false_alarms)
+        return count_names(filter(None, others))
 
 
 def find_category(ground_truth: LVISGroundTruth, name: str) -> int:
-    """Return the position of a category.
-
-    Raises:
-        UserError: If there is none of that name.
-    """
+    """Return the position of a category; raise a UserError if there is none of that name."""
     if name in ground_truth.category_names:
         return ground_truth.category_names.index(name)
     near = difflib.get_close_matches(name, ground_truth.category_names, n=3, cutoff=0.5)
@@ -159,9 +146,6 @@ def find_errors(
         category (int): Position of the category.
         iou_thr (float): IoU from which boxes match.
         score_thr (float): Lowest score of a detection that counts.
-
-    Returns:
-        CategoryErrors: Annotations and detections of the category.
     """
     judged = _images_of(ground_truth, ground_truth.judged, category)
     not_exhaustive = _images_of(ground_truth, ground_truth.not_exhaustive, category)
@@ -217,15 +201,15 @@ def _sort_image(
     counts = detections.score[found] >= score_thr
     iou = np.zeros((len(found), len(truth)))
     if iou.size:
-        iou = np.asarray(mask_utils.iou(boxes, truth_boxes, np.zeros(len(truth), np.uint8)))
+        iou = mask_utils.iou(boxes, truth_boxes, np.zeros(len(truth), np.uint8))
 
     def detection(rows: np.ndarray) -> Detection | None:
         """The first of some detections."""
         if not len(rows):
             return None
         row = found[rows[0]]
-        name, score = names[detections.category[row]], float(detections.score[row])
-        return Detection(name, score, boxes[rows[0]])
+        score = float(detections.score[row])
+        return Detection(names[detections.category[row]], score, detections.boxes[row])
 
     match_of_truth = np.full(len(truth), -1)
     alarms = []

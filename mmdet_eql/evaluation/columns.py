@@ -34,13 +34,11 @@ class LVISGroundTruth:
         image_sizes (np.ndarray): Height and width in pixels, int64 of shape (I, 2).
         category_ids (np.ndarray): int64 of shape (C,), sorted.
         category_names (tuple[str]): C names.
-        frequencies (np.ndarray, optional): 'r', 'c' or 'f' for each category, shape (C,); None if
-            the file does not say.
+        frequencies (np.ndarray, optional): 'r', 'c' or 'f', shape (C,); None if unknown.
         image (np.ndarray): Position of each annotation's image, int64 of shape (G,).
         category (np.ndarray): Position of each annotation's category, int64 of shape (G,).
         area (np.ndarray): In square pixels, float64 of shape (G,).
-        ignore (np.ndarray): Whether an annotation is neither to be found nor missed, bool of shape
-            (G,).
+        ignore (np.ndarray): What is neither to be found nor missed, bool of shape (G,).
         boxes (np.ndarray): x, y, width, height in pixels, float64 of shape (G, 4).
         masks (np.ndarray, optional): Compressed RLE ``counts`` as bytes, object of shape (G,).
         judged (np.ndarray, optional): Sorted groups that are annotated or verified absent, int64;
@@ -66,17 +64,9 @@ class LVISGroundTruth:
     def from_columns(
         cls, columns: AnnotationColumns, path: str, with_masks: bool = False
     ) -> "LVISGroundTruth":
-        """Select and order what evaluation needs of an annotation file.
+        """Select and order what evaluation needs of an annotation file; ``path`` is its name.
 
         In a COCO file, crowd regions are ignored: neither to be found nor missed.
-
-        Args:
-            columns (AnnotationColumns): Content of the file.
-            path (str): Name of the file, for error messages.
-            with_masks (bool): Whether to encode the masks as well.
-
-        Returns:
-            LVISGroundTruth: Columns.
 
         Raises:
             UserError: If a ``frequency`` is missing for some categories only or unknown, or a mask
@@ -91,16 +81,17 @@ class LVISGroundTruth:
                 stacklevel=2,
             )
         by_id = np.argsort(columns.image_id)
-        position = np.empty_like(by_id)
-        position[by_id] = np.arange(len(by_id))
+        position = np.argsort(by_id)
         num_categories = len(columns.category_id)
         image, category = position[columns.annotation_image][kept], columns.category[kept]
 
         def groups(start: np.ndarray, categories: np.ndarray) -> np.ndarray:
             return np.repeat(position, np.diff(start)) * num_categories + categories
 
-        absent = groups(columns.negative_start, columns.negative)
-        annotated = image * num_categories + category
+        judged = None
+        if columns.federated:
+            absent = groups(columns.negative_start, columns.negative)
+            judged = np.unique(np.append(image * num_categories + category, absent))
         return cls(
             image_ids=columns.image_id[by_id],
             image_sizes=columns.image_size[by_id],
@@ -113,19 +104,12 @@ class LVISGroundTruth:
             ignore=columns.ignored[kept] | (columns.crowd[kept] & (not columns.federated)),
             boxes=columns.box[kept],
             masks=_masks(columns, kept, path) if with_masks else None,
-            judged=np.unique(np.append(annotated, absent)) if columns.federated else None,
+            judged=judged,
             not_exhaustive=np.unique(groups(columns.not_exhaustive_start, columns.not_exhaustive)),
         )
 
     def select_categories(self, category_ids: Sequence[int]) -> "LVISGroundTruth":
-        """Return the ground truth of some categories, as if the file did not know the others.
-
-        Args:
-            category_ids (Sequence[int]): Ids of the categories to keep.
-
-        Returns:
-            LVISGroundTruth: The same images with the chosen categories.
-        """
+        """Return the ground truth of some categories, as if the file did not know the others."""
         chosen = np.isin(self.category_ids, category_ids)
         position = np.cumsum(chosen) - 1
         kept = chosen[self.category]
@@ -151,11 +135,9 @@ class LVISGroundTruth:
         )
 
     def merge_categories(self) -> "LVISGroundTruth":
-        """Return the same annotations in one category, for class-agnostic recall.
+        """Return the same annotations in one category that every image judges.
 
-        Returns:
-            LVISGroundTruth: Every image judges the category. Its precision means nothing, since
-            most objects of an image are not annotated.
+        For class-agnostic recall; precision means nothing, since most objects are not annotated.
         """
         return replace(
             self,
@@ -175,13 +157,11 @@ class LVISDetections:
     Of equal scores in an image the earlier detection goes first.
 
     Args:
-        image (np.ndarray): Position of the image in ``LVISGroundTruth.image_ids``, int64 of shape
-            (D,).
+        image (np.ndarray): Position in ``LVISGroundTruth.image_ids``, int64 of shape (D,).
         category (np.ndarray): Position in ``LVISGroundTruth.category_ids``, int64 of shape (D,).
         score (np.ndarray): float64 of shape (D,), finite.
-        boxes (np.ndarray, optional): x, y, width, height in pixels, float64 of shape (D, 4). They
-            set the area of a detection wherever they are given, also that of a mask, as in
-            lvis-api; without them, masks are measured by their own area.
+        boxes (np.ndarray, optional): x, y, width, height in pixels, float64 of shape (D, 4). Where
+            they are given they set the area of a mask, too, as in lvis-api.
         masks (np.ndarray, optional): Compressed RLE ``counts`` as bytes, object of shape (D,), in
             the size of their image.
     """
@@ -194,47 +174,25 @@ class LVISDetections:
 
     @classmethod
     def concatenate(cls, blocks: Sequence["LVISDetections"]) -> "LVISDetections":
-        """Join detections.
-
-        Args:
-            blocks (Sequence[LVISDetections]): At least one; all with boxes or none, likewise masks.
-
-        Returns:
-            LVISDetections: The detections of all blocks in order.
-        """
-        columns = {}
-        for field in fields(cls):
-            values = [getattr(block, field.name) for block in blocks]
-            columns[field.name] = None if values[0] is None else np.concatenate(values)
-        return cls(**columns)
+        """Join at least one block, in order; all have boxes or none, likewise masks."""
+        columns = ([getattr(block, field.name) for block in blocks] for field in fields(cls))
+        return cls(*(None if of[0] is None else np.concatenate(of) for of in columns))
 
     def take(self, index: np.ndarray | slice) -> "LVISDetections":
-        """Select and order detections.
-
-        Args:
-            index (np.ndarray | slice): Positions of the detections to take.
-
-        Returns:
-            LVISDetections: These detections in this order.
-        """
-        columns = {field.name: getattr(self, field.name) for field in fields(self)}
-        return LVISDetections(
-            **{name: None if column is None else column[index] for name, column in columns.items()}
-        )
+        """Return the detections at some positions, in their order."""
+        columns = (getattr(self, field.name) for field in fields(self))
+        return LVISDetections(*(None if of is None else of[index] for of in columns))
 
 
 def read_ground_truth(
     ann_file: str, with_masks: bool = False, backend_args: dict | None = None
 ) -> LVISGroundTruth:
-    """Read an annotation file, or its cache.
+    """Read an annotation file in LVIS or COCO format, or its cache.
 
     Args:
-        ann_file (str): Annotation file in LVIS or COCO format.
+        ann_file (str): Annotation file.
         with_masks (bool): Whether to encode the masks as well.
         backend_args (dict, optional): mmengine's file backend.
-
-    Returns:
-        LVISGroundTruth: What the file says, as columns.
 
     Raises:
         UserError: If the file cannot be used.
@@ -261,9 +219,8 @@ def _masks(columns: AnnotationColumns, annotations: np.ndarray, path: str) -> np
     """Encode segmentations as compressed RLE: bytes, object of shape (N,)."""
     masks = np.empty(len(annotations), dtype=object)
     sizes = columns.image_size[columns.annotation_image[annotations]].tolist()
-    for index, (annotation, (height, width)) in enumerate(
-        zip(annotations.tolist(), sizes, strict=True)
-    ):
+    for index, annotation in enumerate(annotations.tolist()):
+        height, width = sizes[index]
         segmentation = columns.segmentation(annotation) or []
         problem = segmentation_problem(segmentation, height, width)
         if problem is not None:
@@ -271,11 +228,9 @@ def _masks(columns: AnnotationColumns, annotations: np.ndarray, path: str) -> np
                 f"{path}: annotation {columns.annotation_id[annotation]} has no usable "
                 f"'segmentation'; {problem}."
             )
-        if isinstance(segmentation, list):
-            rle = mask_utils.merge(mask_utils.frPyObjects(segmentation, height, width))
-        elif isinstance(segmentation["counts"], list):
-            rle = mask_utils.frPyObjects(segmentation, height, width)
-        else:
-            rle = {"counts": segmentation["counts"].encode("ascii")}
-        masks[index] = rle["counts"]
+        if isinstance(segmentation, dict) and isinstance(segmentation["counts"], str):
+            masks[index] = segmentation["counts"].encode("ascii")
+            continue
+        rle = mask_utils.frPyObjects(segmentation, height, width)
+        masks[index] = (mask_utils.merge(rle) if isinstance(rle, list) else rle)["counts"]
     return masks

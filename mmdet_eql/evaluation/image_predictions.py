@@ -43,14 +43,8 @@ class ImagePredictions:
     def from_arrays(cls, image_id: int, pred: Mapping[str, Any]) -> "ImagePredictions":
         """Keep the finite predictions of an image, and encode their masks.
 
-        Args:
-            image_id (int): Id of the image.
-            pred (Mapping[str, Any]): Arrays ``bboxes``, ``scores`` and ``labels`` and, where they
-                are known, ``mask_scores`` and ``masks``: bool of shape (N, H, W), or N masks as
-                compressed RLE.
-
-        Returns:
-            ImagePredictions: The predictions.
+        ``pred`` has arrays ``bboxes``, ``scores`` and ``labels`` and, where they are known,
+        ``mask_scores`` and ``masks``: bool of shape (N, H, W), or N masks as compressed RLE.
 
         Raises:
             UserError: If the masks differ in size.
@@ -79,81 +73,56 @@ class ImagePredictions:
         return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
 
     def box_records(self, category_of_label: np.ndarray) -> list[dict]:
-        """Return the records of a result file of boxes.
-
-        Args:
-            category_of_label (np.ndarray): Category id of each label, int64.
-
-        Returns:
-            list[dict]: N records.
-        """
+        """Return N records of a result file of boxes, with the category id of each label."""
         categories, scores = category_of_label[self.labels], self.scores.astype(np.float64)
         return image_records(self.image_id, categories, scores, self.boxes_xywh())
 
     def mask_records(self, category_of_label: np.ndarray) -> list[dict]:
-        """Return the records of a result file of masks.
-
-        Args:
-            category_of_label (np.ndarray): Category id of each label, int64.
-
-        Returns:
-            list[dict]: N records; none without masks.
-        """
+        """Return N records of a result file of masks; none without masks."""
         if self.masks is None:
             return []
         categories, scores = category_of_label[self.labels], self.mask_scores.astype(np.float64)
-        return image_records(
-            self.image_id, categories, scores, masks=self.masks, size=self.mask_size
-        )
+        return image_records(self.image_id, categories, scores, None, self.masks, self.mask_size)
 
 
 def join_predictions(
-    results: Iterable[ImagePredictions],
+    results: Sequence[ImagePredictions],
     ground_truth: LVISGroundTruth,
     category_of_label: np.ndarray | None,
     iou_type: str,
 ) -> LVISDetections:
-    """Bring the predictions of all images into columns.
+    """Bring the predictions of all images into columns, in their order.
 
     Args:
-        results (Iterable[ImagePredictions]): Of images of the ground truth.
+        results (Sequence[ImagePredictions]): Of images of the ground truth.
         ground_truth (LVISGroundTruth): Sets the positions of images and categories.
         category_of_label (np.ndarray, optional): Category id of each label, int64; None to put all
             predictions into the first category.
         iou_type (str): 'bbox' to take boxes and their scores, 'segm' to take masks and theirs.
-
-    Returns:
-        LVISDetections: In the order of ``results``.
     """
-    if category_of_label is None:
-        category_at = None
-    else:
-        category_at = np.searchsorted(ground_truth.category_ids, category_of_label)
     with_masks = iou_type == "segm"
-    blocks = [
-        LVISDetections(
-            image=np.zeros(0, dtype=np.int64),
-            category=np.zeros(0, dtype=np.int64),
-            score=np.zeros(0),
-            boxes=None if with_masks else np.zeros((0, 4)),
-            masks=np.zeros(0, dtype=object) if with_masks else None,
-        )
-    ]
-    for result in results:
-        image = np.searchsorted(ground_truth.image_ids, result.image_id)
-        scores = result.mask_scores if with_masks else result.scores
-        blocks.append(
-            LVISDetections(
-                image=np.full_like(result.labels, image),
-                category=np.zeros_like(result.labels)
-                if category_at is None
-                else category_at[result.labels],
-                score=scores.astype(np.float64),
-                boxes=None if with_masks else result.boxes_xywh(),
-                masks=np.array(result.masks, dtype=object) if with_masks else None,
-            )
-        )
-    return LVISDetections.concatenate(blocks)
+    # What the arrays begin with serves if there are no results.
+    labels = np.concatenate([np.zeros(0, np.int64), *(result.labels for result in results)])
+    scores = (result.mask_scores if with_masks else result.scores for result in results)
+    image_ids = np.repeat(
+        np.array([result.image_id for result in results], dtype=np.int64),
+        np.array([len(result.labels) for result in results], dtype=np.int64),
+    )
+    category = np.zeros_like(labels)
+    if category_of_label is not None:
+        category = np.searchsorted(ground_truth.category_ids, category_of_label)[labels]
+    boxes, masks = None, None
+    if with_masks:
+        masks = np.array([counts for result in results for counts in result.masks], dtype=object)
+    else:
+        boxes = np.concatenate([np.zeros((0, 4)), *(result.boxes_xywh() for result in results)])
+    return LVISDetections(
+        image=np.searchsorted(ground_truth.image_ids, image_ids),
+        category=category,
+        score=np.concatenate([np.zeros(0), *scores]),
+        boxes=boxes,
+        masks=masks,
+    )
 
 
 def remove_repetitions(
@@ -178,7 +147,7 @@ def find_categories(
     ann_file: str,
     logger: logging.Logger,
 ) -> np.ndarray:
-    """Find the category of each label.
+    """Return the category id of each label, int64: by name, or else by position.
 
     Args:
         classes (Sequence[str], optional): Classes of the dataset in the order of the labels.
@@ -186,9 +155,6 @@ def find_categories(
         category_names (Sequence[str]): Their names.
         ann_file (str): Name of the file, for error messages.
         logger (logging.Logger): For a warning if labels are taken as positions.
-
-    Returns:
-        np.ndarray: Category id of each label, int64.
 
     Raises:
         UserError: If the classes are not among the categories, and not as many.
@@ -217,11 +183,7 @@ def find_categories(
 
 
 def check_labels(results: Iterable[ImagePredictions], num_classes: int, ann_file: str) -> None:
-    """Check that labels are below the number of classes.
-
-    Raises:
-        UserError: If one is not.
-    """
+    """Raise a UserError if a label is not below the number of classes."""
     label = max((result.labels.max(initial=-1) for result in results), default=-1)
     if label >= num_classes:
         raise UserError(
@@ -237,11 +199,7 @@ def check_images(
     with_masks: bool,
     logger: logging.Logger,
 ) -> None:
-    """Check that images, and sizes of masks, are those of the annotation file.
-
-    Raises:
-        UserError: If one of them is not.
-    """
+    """Raise a UserError if an image, or the size of a mask, is not that of the annotation file."""
     sizes = zip(ground_truth.image_ids.tolist(), ground_truth.image_sizes.tolist(), strict=True)
     size_of = dict(sizes)
     for result in results:
@@ -268,25 +226,20 @@ def check_images(
 def _encode_masks(
     masks: np.ndarray | Sequence[dict], kept: np.ndarray, image_id: int
 ) -> tuple[list[bytes], tuple[int, int]]:
-    """Encode the kept masks of an image, unless the model did.
-
-    Returns:
-        tuple: Compressed RLE ``counts``, and height and width of the masks.
-    """
+    """Compressed RLE ``counts`` of the kept masks, and height and width of all."""
     if isinstance(masks, np.ndarray):
-        size = masks.shape[-2:]
-        rles = [
-            mask_utils.encode(np.asfortranarray(bitmap, dtype=np.uint8)) for bitmap in masks[kept]
-        ]
+        bitmaps = (np.asfortranarray(masks[index], dtype=np.uint8) for index in kept)
+        rles = [mask_utils.encode(bitmap) for bitmap in bitmaps]
+        sizes = {masks.shape[-2:]}
     else:
         rles = [masks[index] for index in kept]
         sizes = {tuple(rle["size"]) for rle in masks}
-        if len(sizes) > 1:
-            raise UserError(
-                f"LVISFastMetric: the masks of image {image_id} differ in size ({sorted(sizes)}); "
-                "the model must give all in the size of the image."
-            )
-        size = sizes.pop() if sizes else (0, 0)
+    if len(sizes) > 1:
+        raise UserError(
+            f"LVISFastMetric: the masks of image {image_id} differ in size ({sorted(sizes)}); the "
+            "model must give all in the size of the image."
+        )
+    height, width = sizes.pop() if sizes else (0, 0)
     counts = [rle["counts"] for rle in rles]
     counts = [text.encode("ascii") if isinstance(text, str) else text for text in counts]
-    return counts, (int(size[0]), int(size[1]))
+    return counts, (int(height), int(width))

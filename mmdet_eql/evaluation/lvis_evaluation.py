@@ -1,12 +1,11 @@
 """Average precision and recall on LVIS.
 
-The rules are those of the LVIS protocol and of lvis-api's ``LVISEval``: the best 300 detections of
-an image count, over all categories; an image judges only the categories that are annotated in it or
-verified absent from it; where a category is not exhaustively annotated, unmatched detections are
-neither right nor wrong. The metrics agree with ``LVISEval``, and so do the precision and recall
-arrays.
+The rules, and precision, recall and metrics, are those of lvis-api's ``LVISEval``: the best 300
+detections of an image count, over all categories; an image judges only the categories that are
+annotated in it or verified absent; where a category is not exhaustively annotated, unmatched
+detections are neither right nor wrong.
 
-Shape glossary, besides that of :mod:`mmdet_eql.evaluation.columns`:
+Glossary, besides that of :mod:`mmdet_eql.evaluation.columns`:
     T: IoU thresholds, by default 10 from 0.5 to 0.95.
     R: recall thresholds, 101 from 0 to 1.
     A: area ranges, 4: all, small, medium and large.
@@ -52,13 +51,11 @@ class LVISEvaluation:
     frequencies: np.ndarray | None
 
     def metrics(self) -> dict[str, float]:
-        """Summarize.
+        """Return AP, AP50, AP75, APs, APm, APl, APr, APc, APf, AR@300, ARs@300, ARm@300, ARl@300.
 
-        Returns:
-            dict[str, float]: AP, AP50, AP75, APs, APm, APl, APr, APc, APf, and AR, ARs, ARm, ARl
-            with the number of detections, such as ``AR@300``: fractions, unrounded, or -1 where
-            there is no ground truth. AP50 and AP75 are left out if their IoU threshold was not
-            evaluated, APr, APc and APf if the file has no frequencies.
+        300 is the number of detections. Metrics are fractions, unrounded, or -1 where there is no
+        ground truth. AP50 and AP75 are left out if their IoU threshold was not evaluated, APr, APc
+        and APf if the file has no frequencies.
         """
         precision, recall = self.precision, self.recall
         metrics = {"AP": _mean(precision[..., 0])}
@@ -78,11 +75,9 @@ class LVISEvaluation:
         return metrics
 
     def recall_by_frequency(self) -> dict[str, float]:
-        """Return the recall of rare, common and frequent categories, which lvis-api leaves out.
+        """Return ARr@300, ARc@300 and ARf@300, which lvis-api leaves out, as ``metrics()`` does.
 
-        Returns:
-            dict[str, float]: ARr, ARc and ARf with the number of detections, such as ``ARr@300``;
-            fractions, or -1 without ground truth. Empty if the file has no frequencies.
+        The result is empty if the file has no frequencies.
         """
         if self.frequencies is None:
             return {}
@@ -92,11 +87,7 @@ class LVISEvaluation:
         }
 
     def category_ap(self) -> np.ndarray:
-        """Return the AP of each category.
-
-        Returns:
-            np.ndarray: float64 of shape (C,); NaN for a category without ground truth.
-        """
+        """Return the AP of each category: float64 of shape (C,), NaN without ground truth."""
         precision = self.precision[..., 0]
         # A category has ground truth at all thresholds or at none.
         return np.where(precision[0, 0] > -1, precision.mean(axis=(0, 1)), np.nan)
@@ -118,9 +109,6 @@ def evaluate_detections(
         iou_thresholds (np.ndarray): float64 of shape (T,).
         max_detections (int): Detections per image that count.
 
-    Returns:
-        LVISEvaluation: Precision and recall, for each category and area range.
-
     Raises:
         UserError: If ``iou_type`` is unknown, or a mask is not of the size of its image.
 
@@ -130,8 +118,7 @@ def evaluate_detections(
         >>> metrics = evaluate_detections(truth, detections, "bbox").metrics()  # doctest: +SKIP
         >>> metrics["AP"], metrics["APr"], metrics["AR@300"]  # doctest: +SKIP
     """
-    if iou_type not in IOU_TYPES:
-        raise UserError(f"iou_type is {iou_type!r}; it must be 'bbox' or 'segm'.")
+    check_iou_type(iou_type)
     iou_thresholds = np.asarray(iou_thresholds, dtype=np.float64)
     with pause_garbage_collection():
         detections = _detections_that_count(ground_truth, detections, max_detections)
@@ -141,14 +128,20 @@ def evaluate_detections(
             ground_truth, detections.take(has_area), area[has_area], iou_type, iou_thresholds
         )
     return LVISEvaluation(
-        precision=precision,
-        recall=recall,
-        iou_thresholds=iou_thresholds,
-        max_detections=max_detections,
-        category_ids=ground_truth.category_ids,
-        category_names=ground_truth.category_names,
-        frequencies=ground_truth.frequencies,
+        precision,
+        recall,
+        iou_thresholds,
+        max_detections,
+        ground_truth.category_ids,
+        ground_truth.category_names,
+        ground_truth.frequencies,
     )
+
+
+def check_iou_type(iou_type: str) -> None:
+    """Raise a UserError unless a name is 'bbox' or 'segm'."""
+    if iou_type not in IOU_TYPES:
+        raise UserError(f"iou_type is {iou_type!r}; it must be 'bbox' or 'segm'.")
 
 
 def _detections_that_count(
@@ -174,15 +167,7 @@ def _detections_that_count(
 def detection_areas(
     ground_truth: LVISGroundTruth, detections: LVISDetections, iou_type: str
 ) -> np.ndarray:
-    """Measure detections, and check that masks are of the size of their image.
-
-    Args:
-        ground_truth (LVISGroundTruth): Sizes of the images.
-        detections (LVISDetections): Boxes for 'bbox', masks for 'segm'.
-        iou_type (str): 'bbox' or 'segm'.
-
-    Returns:
-        np.ndarray: Area in square pixels, float64 of shape (D,).
+    """Measure detections in square pixels (float64 of shape (D,)), and check the size of masks.
 
     Raises:
         UserError: If a mask is not of the size of its image.

@@ -1,6 +1,5 @@
 """The LVIS metric of a config: ``val_evaluator = dict(type='LVISFastMetric', ann_file=...)``."""
 
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,11 +9,11 @@ import torch
 from mmdet.registry import METRICS
 from mmengine import fileio
 from mmengine.evaluator import BaseMetric
-from mmengine.logging import MMLogger
+from mmengine.logging import MMLogger, print_log
 
 from mmdet_eql.annotations import read_annotations
 from mmdet_eql.annotations.dataset_annotations import DatasetAnnotations
-from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth, read_ground_truth
+from mmdet_eql.evaluation.columns import LVISGroundTruth, read_ground_truth
 from mmdet_eql.evaluation.image_predictions import (
     ImagePredictions,
     check_images,
@@ -32,9 +31,7 @@ from mmdet_eql.evaluation.lvis_evaluation import (
 from mmdet_eql.evaluation.lvis_results import write_json, write_results
 from mmdet_eql.evaluation.metric_items import (
     AP_ITEMS,
-    AR_ITEMS,
     ITEMS_BY_FREQUENCY,
-    check_metric_items,
     check_metrics,
 )
 from mmdet_eql.evaluation.proposal_recall import proposal_recall
@@ -63,8 +60,8 @@ class LVISFastMetric(BaseMetric):
     ``LVISMetric`` hands it boxes too, and its mask APs, APm, APl go by box area.
 
     Args:
-        ann_file (str): Annotation file in LVIS or COCO format. Without annotations, as for the test
-            server, it serves ``format_only``.
+        ann_file (str): Annotation file in LVIS or COCO format. ``format_only`` needs no
+            annotations in it, as for the test server.
         metric (str | Sequence[str]): 'bbox' and 'segm', or class-agnostic recall of boxes:
             'proposal' matches them by score as AP does and gives ``AR@300``, ``ARs@300``,
             ``ARm@300``, ``ARl@300`` for each of ``proposal_nums``; 'proposal_fast' takes the best
@@ -146,8 +143,7 @@ class LVISFastMetric(BaseMetric):
                 f"LVISFastMetric: 'collect_device' is {collect_device!r}; it must be 'cpu' or "
                 "'gpu'."
             )
-        check_metrics(self.metrics, classwise, self.proposal_nums, self.iou_thrs)
-        check_metric_items(self.metric_items, self.metrics, self.proposal_nums, self.iou_thrs)
+        check_metrics(self.metrics, classwise, self.proposal_nums, self.iou_thrs, self.metric_items)
         self._check_files()
         self.iou_thrs = np.asarray(self.iou_thrs, dtype=np.float64)
 
@@ -176,12 +172,10 @@ class LVISFastMetric(BaseMetric):
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Keep the predictions for a batch of images.
 
-        Args:
-            data_batch (Any): Not used.
-            data_samples (Sequence[dict]): One per image, with ``img_id`` and ``pred_instances``:
-                ``bboxes`` (x1, y1, x2, y2 in pixels of the original image, shape (N, 4)),
-                ``scores`` and ``labels`` of shape (N,), and, where the model gives them, ``masks``
-                (bool of shape (N, H, W), or N masks as compressed RLE) and ``mask_scores``.
+        A data sample has ``img_id`` and ``pred_instances``: ``bboxes`` (x1, y1, x2, y2 in pixels of
+        the original image, shape (N, 4)), ``scores`` and ``labels`` of shape (N,), and, where the
+        model gives them, ``masks`` (bool of shape (N, H, W), or N masks as compressed RLE) and
+        ``mask_scores``.
 
         Raises:
             UserError: If 'segm' is asked for and there are no masks, or a label is out of range.
@@ -204,10 +198,7 @@ class LVISFastMetric(BaseMetric):
             self.results.append(result)
 
     def compute_metrics(self, results: list[ImagePredictions]) -> dict[str, float]:
-        """Evaluate, write result files, or both.
-
-        Args:
-            results (list[ImagePredictions]): Of all images, in any order.
+        """Evaluate the predictions of all images, write result files, or both.
 
         Returns:
             dict[str, float]: Metrics by name; empty with ``format_only``.
@@ -226,25 +217,18 @@ class LVISFastMetric(BaseMetric):
             )
         if self.format_only:
             file = read_annotations(self.ann_file, self.backend_args, annotated=False)
-            category_of_label = find_categories(
-                classes, file.category_id, file.category_name, self.ann_file, logger
-            )
-            check_labels(results, len(category_of_label), self.ann_file)
-            self._write_results(results, category_of_label, logger)
-            return {}
-
-        ground_truth = self._load_ground_truth(logger)
-        category_of_label = find_categories(
-            classes,
-            ground_truth.category_ids,
-            ground_truth.category_names,
-            self.ann_file,
-            logger,
-        )
+            categories = file.category_id, file.category_name
+        else:
+            ground_truth = self._load_ground_truth()
+            categories = ground_truth.category_ids, ground_truth.category_names
+        category_of_label = find_categories(classes, *categories, self.ann_file, logger)
         check_labels(results, len(category_of_label), self.ann_file)
-        check_images(results, ground_truth, self.ann_file, "segm" in self.metrics, logger)
+        if not self.format_only:
+            check_images(results, ground_truth, self.ann_file, "segm" in self.metrics, logger)
         if self.outfile_prefix:
-            self._write_results(results, category_of_label, logger)
+            self._write_results(results, category_of_label)
+        if self.format_only:
+            return {}
         if not any(len(result.labels) for result in results):
             logger.warning("The model found nothing in any image: precision and recall are 0.")
         if len(category_of_label) < len(ground_truth.category_ids):
@@ -259,10 +243,11 @@ class LVISFastMetric(BaseMetric):
         for metric in self.metrics:
             if metric in IOU_TYPES:
                 detections = join_predictions(results, ground_truth, category_of_label, metric)
-                metrics.update(self._evaluate_instances(ground_truth, detections, metric, logger))
+                evaluation = evaluate_detections(ground_truth, detections, metric, self.iou_thrs)
+                self.evaluations[metric] = evaluation
+                metrics.update(self._select_metrics(evaluation, metric))
             else:
-                proposals = join_predictions(results, ground_truth, None, "bbox")
-                metrics.update(self._evaluate_proposals(ground_truth, proposals, metric, logger))
+                metrics.update(self._evaluate_proposals(ground_truth, results, metric))
         if self.evaluations:
             logger.info("\n" + metric_table(self.evaluations))
         if self.classwise and self.outfile_prefix:
@@ -272,15 +257,7 @@ class LVISFastMetric(BaseMetric):
             logger.info(f"AP of each category written to {path}.")
         return metrics
 
-    def _evaluate_instances(
-        self,
-        ground_truth: LVISGroundTruth,
-        detections: LVISDetections,
-        metric: str,
-        logger: logging.Logger,
-    ) -> dict[str, float]:
-        evaluation = evaluate_detections(ground_truth, detections, metric, self.iou_thrs)
-        self.evaluations[metric] = evaluation
+    def _select_metrics(self, evaluation: LVISEvaluation, metric: str) -> dict[str, float]:
         values = evaluation.metrics() | evaluation.recall_by_frequency()
         items = AP_ITEMS if self.metric_items is None else self.metric_items
         asked_by_frequency = any(
@@ -295,18 +272,15 @@ class LVISFastMetric(BaseMetric):
         returned = {f"{metric}_{item}": values[item] for item in items if item in values}
         if self.classwise:
             names, category_ap = evaluation.category_names, evaluation.category_ap().tolist()
-            logger.info("\n" + category_table(metric, names, category_ap))
+            print_log("\n" + category_table(metric, names, category_ap), "current")
             for name, ap in zip(names, category_ap, strict=True):
                 returned[f"{metric}_{name}_precision"] = ap
         return returned
 
     def _evaluate_proposals(
-        self,
-        ground_truth: LVISGroundTruth,
-        proposals: LVISDetections,
-        metric: str,
-        logger: logging.Logger,
+        self, ground_truth: LVISGroundTruth, results: list[ImagePredictions], metric: str
     ) -> dict[str, float]:
+        proposals = join_predictions(results, ground_truth, None, "bbox")
         if metric == "proposal_fast":
             recall = proposal_recall(ground_truth, proposals, self.proposal_nums, self.iou_thrs)
             names = [f"AR@{num}" for num in self.proposal_nums]
@@ -316,23 +290,22 @@ class LVISFastMetric(BaseMetric):
             objects = ground_truth.merge_categories()
             for num in self.proposal_nums:
                 evaluation = evaluate_detections(objects, proposals, "bbox", self.iou_thrs, num)
-                of_num = evaluation.metrics()
-                values.update({f"{item}@{num}": of_num[f"{item}@{num}"] for item in AR_ITEMS})
+                values |= {k: v for k, v in evaluation.metrics().items() if k.startswith("AR")}
         if self.metric_items is not None:
             values = {item: value for item, value in values.items() if item in self.metric_items}
-        logger.info(f"{metric}: " + ", ".join(f"{k} {v:.4f}" for k, v in values.items()))
+        shown = ", ".join(f"{item} {value:.4f}" for item, value in values.items())
+        print_log(f"{metric}: {shown}", "current")
         return values
 
-    def _load_ground_truth(self, logger: logging.Logger) -> LVISGroundTruth:
+    def _load_ground_truth(self) -> LVISGroundTruth:
         if self._ground_truth is None:
-            ground_truth = read_ground_truth(
-                self.ann_file, "segm" in self.metrics, self.backend_args
-            )
+            with_masks = "segm" in self.metrics
+            ground_truth = read_ground_truth(self.ann_file, with_masks, self.backend_args)
             if self.train_ann_file is not None:
                 groups = self._count_groups(ground_truth.category_names)
                 ground_truth = replace(ground_truth, frequencies=groups)
             self._ground_truth = ground_truth
-        self._log_protocol(self._ground_truth, logger)
+        self._log_protocol(self._ground_truth)
         return self._ground_truth
 
     def _count_groups(self, category_names: Sequence[str]) -> np.ndarray:
@@ -348,7 +321,7 @@ class LVISFastMetric(BaseMetric):
         category_ids = [id_of[name] for name in category_names]
         return DatasetAnnotations(columns, category_ids).class_frequency.group
 
-    def _log_protocol(self, ground_truth: LVISGroundTruth, logger: logging.Logger) -> None:
+    def _log_protocol(self, ground_truth: LVISGroundTruth) -> None:
         if ground_truth.judged is not None and self.train_ann_file is None:
             return  # LVIS's own
         looked_for = (
@@ -362,20 +335,17 @@ class LVISFastMetric(BaseMetric):
             groups = "by the field 'frequency'"
         else:
             groups = "left out, as neither 'frequency' nor 'train_ann_file' is given"
-        logger.info(f"{self.ann_file}: {looked_for}; APr, APc and APf are {groups}.")
+        print_log(f"{self.ann_file}: {looked_for}; APr, APc and APf are {groups}.", "current")
 
     def _write_results(
-        self,
-        results: list[ImagePredictions],
-        category_of_label: np.ndarray,
-        logger: logging.Logger,
+        self, results: list[ImagePredictions], category_of_label: np.ndarray
     ) -> None:
         paths = [f"{self.outfile_prefix}.bbox.json"]
         write_results(paths[0], (result.box_records(category_of_label) for result in results))
         if any(result.masks is not None for result in results):
             paths.append(f"{self.outfile_prefix}.segm.json")
             write_results(paths[1], (result.mask_records(category_of_label) for result in results))
-        logger.info(f"Results written to {' and '.join(paths)}.")
+        print_log(f"Results written to {' and '.join(paths)}.", "current")
 
 
 def _as_tuple(value: Any) -> tuple:

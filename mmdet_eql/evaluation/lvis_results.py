@@ -1,6 +1,4 @@
-"""Result files of LVIS: what its test server takes, and what its evaluation reads.
-
-A file is one JSON list with a record for each detection::
+"""Result files, as LVIS's test server takes them: a JSON list with a record for each detection::
 
     {"image_id", "category_id", "bbox": [x, y, width, height], "score"}
     {"image_id", "category_id", "segmentation": {"size": [h, w], "counts": "..."}, "score"}
@@ -12,7 +10,7 @@ which changes the metrics of small, medium and large objects.
 import json
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from itertools import chain
 from operator import attrgetter
 from typing import Any
@@ -23,9 +21,9 @@ import numpy as np
 from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth, read_ground_truth
 from mmdet_eql.evaluation.lvis_evaluation import (
     IOU_THRESHOLDS,
-    IOU_TYPES,
     MAX_DETECTIONS,
     LVISEvaluation,
+    check_iou_type,
     evaluate_detections,
 )
 from mmdet_eql.utils.errors import UserError
@@ -68,8 +66,7 @@ def evaluate_files(
         >>> result = evaluate_files("lvis_v1_val.json", "x.segm.json", "segm")  # doctest: +SKIP
         >>> result.metrics()["APr"], result.category_ap()  # doctest: +SKIP
     """
-    if iou_type not in IOU_TYPES:
-        raise UserError(f"iou_type is {iou_type!r}; it must be 'bbox' or 'segm'.")
+    check_iou_type(iou_type)
     ground_truth = read_ground_truth(ann_file, iou_type == "segm", backend_args)
     detections = read_results(results_file, ground_truth, iou_type, ann_file)
     try:
@@ -91,7 +88,7 @@ def image_records(
     masks: Sequence[bytes] | None = None,
     size: tuple[int, int] | None = None,
 ) -> list[dict]:
-    """Return the records of an image's boxes, or of its masks.
+    """Return N records of an image's boxes, or of its masks.
 
     Args:
         image_id (int): Id of the image.
@@ -100,25 +97,23 @@ def image_records(
         boxes (np.ndarray, optional): x, y, width, height in pixels, float64 of shape (N, 4).
         masks (Sequence[bytes], optional): Compressed RLE ``counts``, N of them.
         size (tuple[int, int], optional): Height and width of the masks in pixels.
-
-    Returns:
-        list[dict]: N records.
     """
     if masks is None:
         field, values = "bbox", boxes.tolist()
     else:
         field = "segmentation"
-        values = [{"size": list(size), "counts": counts.decode("ascii")} for counts in masks]
+        values = [{"size": size, "counts": counts.decode("ascii")} for counts in masks]
+    rows = zip(category_ids.tolist(), values, scores.tolist(), strict=True)
     return [
         {"image_id": image_id, "category_id": category_id, field: value, "score": score}
-        for category_id, value, score in zip(
-            category_ids.tolist(), values, scores.tolist(), strict=True
-        )
+        for category_id, value, score in rows
     ]
 
 
-def write_results(path: str, records_of_images: Iterable[list[dict]], hint: str = _HINT) -> None:
-    """Write a result file; its folder is made, and the file appears whole or not at all.
+def write_results(path: str, records_of_images: Iterable[list[dict]], hint: str = _HINT) -> int:
+    """Write a result file, and return its number of records.
+
+    The folder is made, and the file appears whole or not at all.
 
     Args:
         path (str): File to write.
@@ -128,26 +123,18 @@ def write_results(path: str, records_of_images: Iterable[list[dict]], hint: str 
     Raises:
         UserError: If the file cannot be written.
     """
+    number = 0
     with atomic_write(path, hint) as unfinished, open(unfinished, "w", encoding="utf-8") as file:
         file.write("[")
-        separator = ""
-        for records in records_of_images:
-            if records:
-                file.write(separator + json.dumps(records)[1:-1])
-                separator = ",\n"
+        for records in filter(None, records_of_images):
+            file.write((",\n" if number else "") + json.dumps(records)[1:-1])
+            number += len(records)
         file.write("]\n")
+    return number
 
 
 def write_json(path: str, content: Any) -> None:
-    """Write a small JSON file, whole or not at all.
-
-    Args:
-        path (str): File to write.
-        content: What to write.
-
-    Raises:
-        UserError: If the file cannot be written.
-    """
+    """Write a small JSON file, whole or not at all; raise a UserError if that is not possible."""
     write_text(path, json.dumps(content, indent=1) + "\n", _HINT)
 
 
@@ -173,8 +160,8 @@ def read_results(
         box if the first record has a box as well, with a warning.
 
     Raises:
-        UserError: If the file cannot be read or is not a JSON list of records of this kind, or
-            if it refers to images or categories that are unknown.
+        UserError: If the file cannot be read, is no JSON list of such records, or refers to images
+            or categories that are unknown.
     """
     with pause_garbage_collection():
         try:
@@ -214,14 +201,11 @@ class _BoxedMaskRecord(_BoxRecord, gc=False):
     segmentation: _RLE
 
 
-_decode_any_records = msgspec.json.Decoder(list[dict[str, msgspec.Raw]]).decode
-
-
-def _kind_of_record(iou_type: str, first_records: Sequence) -> type[_Record]:
+def _kind_of_record(iou_type: str, records: Sequence) -> type[_Record]:
     """What to read of each record, by the fields of the first one."""
     if iou_type == "bbox":
         return _BoxRecord
-    has_boxes = any("bbox" in record for record in first_records[:1] if isinstance(record, dict))
+    has_boxes = records and isinstance(records[0], dict) and "bbox" in records[0]
     return _BoxedMaskRecord if has_boxes else _MaskRecord
 
 
@@ -230,7 +214,8 @@ def _decode(path: str, ground_truth: LVISGroundTruth, iou_type: str) -> LVISDete
     blocks = []
     for piece in iterate_pieces(content):
         if not blocks:
-            first = _decode_any_records(piece) if iou_type == "segm" else ()
+            raw = list[dict[str, msgspec.Raw]]
+            first = msgspec.json.decode(piece, type=raw) if iou_type == "segm" else ()
             decoder = msgspec.json.Decoder(list[_kind_of_record(iou_type, first)])
         blocks.append(_columns(decoder.decode(piece), ground_truth, iou_type))
         forget_pages(content)
@@ -238,12 +223,7 @@ def _decode(path: str, ground_truth: LVISGroundTruth, iou_type: str) -> LVISDete
 
 
 def _columns(records: list, ground_truth: LVISGroundTruth, iou_type: str) -> LVISDetections:
-    """Turn records into columns.
-
-    Raises:
-        ValueError: If something is not finite, unknown, or not of the size of its image.
-        OverflowError: If an integer is too large.
-    """
+    """Turn records into columns; ValueError or OverflowError if a value is out of range."""
 
     def column(field: str, dtype: type) -> np.ndarray:
         return np.fromiter(map(attrgetter(field), records), dtype, len(records))
@@ -284,27 +264,22 @@ def _read_carefully(
     kind = _kind_of_record(iou_type, records)
     sizes = zip(ground_truth.image_ids.tolist(), ground_truth.image_sizes.tolist(), strict=True)
     size_of, category_ids = dict(sizes), set(ground_truth.category_ids.tolist())
-    unknown = f"is not in {ann_file}"
     rules = {
-        "image_id": (lambda record: _is_id(record["image_id"], size_of), unknown),
-        "category_id": (lambda record: _is_id(record["category_id"], category_ids), unknown),
-        "score": (lambda record: _is_finite(record["score"]), "is no number"),
-        "bbox": (lambda record: _is_box(record["bbox"]), "is not [x, y, width, height] in pixels"),
-        "segmentation": (
-            lambda record: _is_mask(record["segmentation"], size_of[record["image_id"]]),
-            "is not compressed RLE, {'size': [height, width], 'counts': '...'}, of the size of its "
-            "image",
-        ),
+        "image_id": f"is not in {ann_file}",
+        "category_id": f"is not in {ann_file}",
+        "score": "is no number",
+        "bbox": "is not [x, y, width, height] in pixels",
+        "segmentation": "is not compressed RLE, {'size': [height, width], 'counts': '...'}, of the "
+        "size of its image",
     }
     for number, record in enumerate(records):
-        for field in kind.__struct_fields__:
-            is_valid, problem = rules[field]
+        for field in kind.__struct_fields__:  # the image before the mask, which needs its size
             if not isinstance(record, dict) or field not in record:
                 problem = f"is not an object with a field '{field}'"
-            elif is_valid(record):
+            elif _is_valid(record, field, size_of, category_ids):
                 continue
             else:
-                problem = f"has a '{field}' that {problem}"
+                problem = f"has a '{field}' that {rules[field]}"
             shown = repr(record)
             shown = shown if len(shown) <= 150 else shown[:147] + "..."
             raise UserError(
@@ -314,8 +289,17 @@ def _read_carefully(
     return _columns(msgspec.convert(records, list[kind]), ground_truth, iou_type)
 
 
-def _is_id(value: Any, known: Iterable[int]) -> bool:
-    return type(value) is int and value in known
+def _is_valid(record: dict, field: str, size_of: dict, category_ids: Container[int]) -> bool:
+    value = record[field]
+    if field == "score":
+        return _is_finite(value)
+    if field == "bbox":
+        return isinstance(value, list) and len(value) == 4 and all(map(_is_finite, value))
+    if field == "segmentation":
+        if not isinstance(value, dict) or value.get("size") != size_of[record["image_id"]]:
+            return False
+        return isinstance(value.get("counts"), str) and value["counts"].isascii()
+    return type(value) is int and value in (size_of if field == "image_id" else category_ids)
 
 
 def _is_finite(value: Any) -> bool:
@@ -323,19 +307,6 @@ def _is_finite(value: Any) -> bool:
         return type(value) in (int, float) and math.isfinite(value)
     except OverflowError:  # a whole number beyond the range of a float
         return False
-
-
-def _is_box(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 4 and all(map(_is_finite, value))
-
-
-def _is_mask(value: Any, size: list[int]) -> bool:
-    return (
-        isinstance(value, dict)
-        and value.get("size") == size
-        and isinstance(value.get("counts"), str)
-        and value["counts"].isascii()
-    )
 
 
 def _load_list(path: str) -> list:

@@ -1,9 +1,8 @@
 """Matching and accumulation by hotcoco: columns in, precision and recall arrays out.
 
 hotcoco (https://github.com/derekallman/hotcoco) implements the LVIS protocol in Rust. It checks
-little of its input, which is checked before. To use another evaluator, replace
-:func:`precision_recall`. Two rules of lvis-api that hotcoco does not have are expressed in its
-input:
+little of its input, which is checked before. Two rules of lvis-api that it does not have are
+expressed in its input:
 
 - An annotation to ignore gets an area beyond all area ranges, so that each of them ignores it.
 - The area of a mask is that of its box where results have both, else its own. hotcoco takes width
@@ -46,6 +45,7 @@ def precision_recall(
         tuple: Precision of shape (T, R, C, A) and recall of shape (T, C, A), float64; R are the
         recall thresholds 0, 0.01, ..., 1. -1 for a category without ground truth in the area range.
     """
+    with_masks = iou_type == "segm"
     truth = COCO.from_arrays(
         _images(ground_truth, detections),
         [{"id": index, "name": str(index)} for index in range(len(ground_truth.category_ids))],
@@ -53,17 +53,18 @@ def precision_recall(
         ground_truth.category,
         ground_truth.boxes,
         area=np.where(ground_truth.ignore, _BEYOND_ALL_RANGES, ground_truth.area),
-        segmentation=_masks(ground_truth, ground_truth) if iou_type == "segm" else None,
+        segmentation=_masks(ground_truth, ground_truth) if with_masks else None,
     )
     # Columns: image, x, y, width, height, score, category.
-    table = np.empty((len(detections.score), 7))
+    table = np.zeros((len(detections.score), 7))
     table[:, 0] = detections.image
-    table[:, 1:5] = detections.boxes if iou_type == "bbox" else (0, 0, 0, 1)
-    if iou_type == "segm":
-        table[:, 3] = area
+    if with_masks:
+        table[:, 3], table[:, 4] = area, 1
+    else:
+        table[:, 1:5] = detections.boxes
     table[:, 5] = detections.score
     table[:, 6] = detections.category
-    masks = _masks(ground_truth, detections) if iou_type == "segm" else None
+    masks = _masks(ground_truth, detections) if with_masks else None
     found = truth.load_res(table, segmentation=masks)
     del table, masks
     # Without this, hotcoco applies its own limit of 300 detections per image; the copy is released.
@@ -85,25 +86,22 @@ def _images(ground_truth: LVISGroundTruth, detections: LVISDetections) -> list[d
     judged = ground_truth.judged
     if judged is None:  # all categories; those that were not detected change nothing
         judged = np.unique(detections.image * num_categories + detections.category)
-    lists = {}
-    for name, groups in (
-        ("neg_category_ids", judged),
-        ("not_exhaustive_category_ids", ground_truth.not_exhaustive),
-    ):
+
+    def of_images(groups: np.ndarray) -> list[list[int]]:
         image, category = np.divmod(groups, num_categories)
         bounds = np.searchsorted(image, np.arange(1, len(ground_truth.image_ids)))
-        lists[name] = [part.tolist() for part in np.split(category, bounds)]
+        return [part.tolist() for part in np.split(category, bounds)]
+
+    sizes, partly = ground_truth.image_sizes.tolist(), of_images(ground_truth.not_exhaustive)
+    names = "id", "height", "width", "neg_category_ids", "not_exhaustive_category_ids"
+    rows = zip(sizes, of_images(judged), partly, strict=True)
     return [
-        {"id": index, "height": height, "width": width, **{k: v[index] for k, v in lists.items()}}
-        for index, (height, width) in enumerate(ground_truth.image_sizes.tolist())
+        dict(zip(names, (index, *size, *lists), strict=True))
+        for index, (size, *lists) in enumerate(rows)
     ]
 
 
-def _masks(
-    ground_truth: LVISGroundTruth, of: LVISGroundTruth | LVISDetections
-) -> list[dict[str, object]]:
+def _masks(ground_truth: LVISGroundTruth, of: LVISGroundTruth | LVISDetections) -> list[dict]:
     sizes = ground_truth.image_sizes.tolist()
-    return [
-        {"size": sizes[image], "counts": counts}
-        for image, counts in zip(of.image.tolist(), of.masks, strict=True)
-    ]
+    rows = zip(of.image.tolist(), of.masks, strict=True)
+    return [{"size": sizes[image], "counts": counts} for image, counts in rows]

@@ -10,8 +10,7 @@ from mmdet_eql.utils.errors import UserError
 PROPOSAL_METRICS = ("proposal", "proposal_fast")
 AP_ITEMS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
 AR_ITEMS = ("AR", "ARs", "ARm", "ARl")
-_AR_ITEMS_BY_FREQUENCY = ("ARr", "ARc", "ARf")
-ITEMS_BY_FREQUENCY = ("APr", "APc", "APf", *_AR_ITEMS_BY_FREQUENCY)
+ITEMS_BY_FREQUENCY = ("APr", "APc", "APf", "ARr", "ARc", "ARf")
 
 
 def check_metrics(
@@ -19,69 +18,62 @@ def check_metrics(
     classwise: bool,
     proposal_nums: Sequence[int],
     iou_thrs: Sequence[float],
+    items: Sequence[str] | None,
 ) -> None:
-    """Check arguments of ``LVISFastMetric``, which see.
+    """Check the arguments of ``LVISFastMetric`` that choose metrics.
 
     Raises:
-        UserError: If one of them is invalid.
+        UserError: If one is invalid, or an item of ``metric_items`` is none that the metrics give.
     """
     allowed = IOU_TYPES + PROPOSAL_METRICS
+    problem = None
     if not metrics or any(name not in allowed for name in metrics):
-        raise UserError(
-            f"LVISFastMetric: 'metric' is {metrics!r}; choose among {', '.join(allowed)}."
+        problem = f"'metric' is {metrics!r}; choose among {', '.join(allowed)}."
+    elif set(metrics) >= set(PROPOSAL_METRICS):
+        problem = (
+            "'proposal' and 'proposal_fast' both give AR@N; use two evaluators with different "
+            "'prefix'."
         )
-    if set(metrics) >= set(PROPOSAL_METRICS):
-        raise UserError(
-            "LVISFastMetric: 'proposal' and 'proposal_fast' both give AR@N; use two evaluators "
-            "with different 'prefix'."
+    elif classwise and not set(metrics) & set(IOU_TYPES):
+        problem = (
+            "'classwise' needs the metric 'bbox' or 'segm'; the recall of proposals is blind to "
+            "categories."
         )
-    if classwise and not set(metrics) & set(IOU_TYPES):
-        raise UserError(
-            "LVISFastMetric: 'classwise' needs the metric 'bbox' or 'segm'; the recall of "
-            "proposals is blind to categories."
-        )
-    if not proposal_nums or not all(type(num) is int and num > 0 for num in proposal_nums):
-        raise UserError(
-            f"LVISFastMetric: 'proposal_nums' is {proposal_nums!r}; give whole numbers above 0."
-        )
-    if not len(iou_thrs) or not all(
+    elif not proposal_nums or not all(type(num) is int and num > 0 for num in proposal_nums):
+        problem = f"'proposal_nums' is {proposal_nums!r}; give whole numbers above 0."
+    elif not len(iou_thrs) or not all(
         isinstance(threshold, (int, float)) and 0 < threshold <= 1 for threshold in iou_thrs
     ):
-        raise UserError(
-            f"LVISFastMetric: 'iou_thrs' is {iou_thrs!r}; give IoU thresholds above 0 and up to 1."
-        )
+        problem = f"'iou_thrs' is {iou_thrs!r}; give IoU thresholds above 0 and up to 1."
+    elif items is not None:
+        problem = _problem_of_items(items, metrics, proposal_nums, iou_thrs)
+    if problem is not None:
+        raise UserError(f"LVISFastMetric: {problem}")
 
 
-def check_metric_items(
-    items: Sequence[str] | None,
+def _problem_of_items(
+    items: Sequence[str],
     metrics: Sequence[str],
     proposal_nums: Sequence[int],
     iou_thrs: Sequence[float],
-) -> None:
-    """Check that the chosen items are among those that the metrics give.
-
-    Raises:
-        UserError: If one of them is not.
-    """
-    if items is None:
-        return
+) -> str | None:
     known = set()
     if set(metrics) & set(IOU_TYPES):
-        recall_items = AR_ITEMS + _AR_ITEMS_BY_FREQUENCY
-        known.update(AP_ITEMS, (f"{item}@{MAX_DETECTIONS}" for item in recall_items))
-    if "proposal" in metrics:
-        known.update(f"{item}@{num}" for item in AR_ITEMS for num in proposal_nums)
-    if "proposal_fast" in metrics:
-        known.update(f"AR@{num}" for num in proposal_nums)
-    unknown = [item for item in items if item not in known]
-    if unknown:
-        raise UserError(
-            f"LVISFastMetric: 'metric_items' names {unknown[0]!r}, which {', '.join(metrics)} does "
-            f"not give; choose among {', '.join(sorted(known))}."
-        )
+        known.update(AP_ITEMS)
+        known.update(f"{item}@{MAX_DETECTIONS}" for item in AR_ITEMS + ITEMS_BY_FREQUENCY[3:])
+    if set(metrics) & set(PROPOSAL_METRICS):
+        recall_items = AR_ITEMS if "proposal" in metrics else ("AR",)
+        known.update(f"{item}@{num}" for item in recall_items for num in proposal_nums)
+    for item in items:
+        if item not in known:
+            return (
+                f"'metric_items' names {item!r}, which {', '.join(metrics)} does not give; choose "
+                f"among {', '.join(sorted(known))}."
+            )
     for item, threshold in (("AP50", 0.5), ("AP75", 0.75)):
         if item in items and not np.isclose(iou_thrs, threshold).any():
-            raise UserError(
-                f"LVISFastMetric: 'metric_items' names {item}, but 'iou_thrs' does not hold "
-                f"{threshold}; add it there or remove {item}."
+            return (
+                f"'metric_items' names {item}, but 'iou_thrs' does not hold {threshold}; add it "
+                f"there or remove {item}."
             )
+    return None

@@ -23,7 +23,8 @@ class OpenImagesGroupMetric(OpenImagesMetric):
     The categories, sorted by their number of training boxes, are cut into groups of equal size.
     ``openimages/AP1`` is the mean AP of the group with the fewest boxes, and ``openimages/AP5``
     that of the one with the most: the five groups of 100 that the EQL v2 paper (arXiv 2012.08548)
-    reports. -1 stands for a group without ground truth.
+    reports. ``AP50`` is for an IoU threshold of 0.5, and ``mAP`` the mean over the thresholds. -1
+    stands for a group without ground truth.
 
     Args:
         train_ann_file (str): Annotation file of the training set.
@@ -35,10 +36,8 @@ class OpenImagesGroupMetric(OpenImagesMetric):
         UserError: If ``num_groups`` is no number of groups, or the file cannot be read.
 
     Example:
-        >>> evaluator = dict(  # in a config
-        ...     type="OpenImagesGroupMetric",
-        ...     train_ann_file="data/challenge2019/challenge-2019-train-detection-bbox.txt",
-        ... )
+        >>> train_file = "data/challenge2019/challenge-2019-train-detection-bbox.txt"
+        >>> evaluator = dict(type="OpenImagesGroupMetric", train_ann_file=train_file)  # in a config
     """
 
     def __init__(
@@ -60,15 +59,7 @@ class OpenImagesGroupMetric(OpenImagesMetric):
         self._group: np.ndarray | None = None
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """Compute the metrics.
-
-        Args:
-            results (list): Ground truth and detections of each image.
-
-        Returns:
-            dict[str, float]: ``AP50`` (for an IoU threshold of 0.5), their mean ``mAP``, and the
-            means ``AP1`` to ``AP5`` of the groups.
-        """
+        """Return the metrics of the ground truth and detections of each image, by name."""
         if self._group is None:
             self._group = self._groups()
         ground_truth, detections = zip(*results, strict=True)
@@ -89,17 +80,16 @@ class OpenImagesGroupMetric(OpenImagesMetric):
             metrics[f"AP{int(iou_thr * 100):02d}"] = float(np.mean(mean_ap))
             group_ap.append(self._mean_by_group(of_category))
         metrics["mAP"] = sum(metrics.values()) / len(metrics)
-        for group, ap in enumerate(np.mean(group_ap, axis=0).tolist(), start=1):
-            metrics[f"AP{group}"] = ap
-        return metrics
+        means = np.mean(group_ap, axis=0).tolist()
+        return metrics | {f"AP{group}": ap for group, ap in enumerate(means, start=1)}
 
     def _groups(self) -> np.ndarray:
         """Group of each category, from 0 for the fewest boxes: int64 of shape (C,)."""
         num_classes = len(self.dataset_meta["classes"])
         count = count_challenge_boxes(self.train_ann_file, num_classes, self.backend_args)
-        by_count = np.argsort(count, kind="stable")
         group = np.empty(num_classes, dtype=np.int64)
-        for index, members in enumerate(np.array_split(by_count, self.num_groups)):
+        by_count = np.array_split(np.argsort(count, kind="stable"), self.num_groups)
+        for index, members in enumerate(by_count):
             group[members] = index
         return group
 

@@ -14,15 +14,15 @@ def proposal_recall(
     proposal_nums: Sequence[int],
     iou_thresholds: np.ndarray,
 ) -> np.ndarray:
-    """Share of the annotated objects that some proposal covers.
+    """Return the share of the annotated objects that some proposal covers, blind to categories.
 
     In each image the pair of proposal and object with the highest IoU is taken out until none is
     left, whatever the scores: the definition behind mmdet's ``proposal_fast``. Scores only choose
     which proposals take part.
 
     Args:
-        ground_truth (LVISGroundTruth): Annotations; their categories do not count.
-        proposals (LVISDetections): Boxes; their categories do not count.
+        ground_truth (LVISGroundTruth): Annotations.
+        proposals (LVISDetections): Boxes.
         proposal_nums (Sequence[int]): Numbers N of best-scored proposals per image to try.
         iou_thresholds (np.ndarray): IoU from which an object counts as covered, shape (T,).
 
@@ -38,13 +38,10 @@ def proposal_recall(
 
     covered = np.zeros((len(proposal_nums), len(iou_thresholds)))
     for image in np.flatnonzero(np.diff(objects_of) * np.diff(proposals_of)):
-        objects = wanted[objects_of[image] : objects_of[image + 1]]
-        candidates = ordered[proposals_of[image] : proposals_of[image + 1]]
-        iou = mask_utils.iou(
-            ground_truth.boxes[objects],
-            proposals.boxes[candidates[: max(proposal_nums)]],
-            np.zeros(min(len(candidates), max(proposal_nums)), dtype=np.uint8),
-        )
+        objects = ground_truth.boxes[wanted[objects_of[image] : objects_of[image + 1]]]
+        candidates = ordered[proposals_of[image] : proposals_of[image + 1]][: max(proposal_nums)]
+        crowd = np.zeros(len(candidates), dtype=np.uint8)
+        iou = mask_utils.iou(objects, proposals.boxes[candidates], crowd)
         for row, num in enumerate(proposal_nums):
             best = _best_first(iou[:, :num].copy())
             covered[row] += (best[:, None] >= iou_thresholds).sum(axis=0)
@@ -57,6 +54,5 @@ def _best_first(iou: np.ndarray) -> np.ndarray:
     for index in range(len(best)):
         row, column = np.unravel_index(iou.argmax(), iou.shape)
         best[index] = iou[row, column]
-        iou[row, :] = -1
-        iou[:, column] = -1
+        iou[row, :] = iou[:, column] = -1
     return best

@@ -2,12 +2,8 @@
 
 Weighted box fusion (Solovyev et al., arXiv 1910.13302) lets boxes of one category that overlap
 become one box: the mean of them by score, whose score is their mean, too, scaled down where models
-are missing. Masks follow the boxes that they are in.
-
-Glossary:
-    M: number of models, each with one result file.
-    D: number of detections of all models in an image.
-    F: number of fused detections in an image.
+are missing. Masks follow the boxes that they are in. M is the number of models, each with one
+result file.
 """
 
 import functools
@@ -30,13 +26,13 @@ from mmdet_eql.utils.json_pieces import pause_garbage_collection
 
 #: ensemble-boxes computes fused boxes in single precision, and divides by scores.
 _LOWEST_SCORE = float(np.finfo(np.float32).tiny)
-_HEAD = 1 << 16
+_HEAD = 1 << 16  # characters of a file that show its kind
 _IMAGES_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
 class FusionConfig:
-    """How detections are fused.
+    """How to fuse detections.
 
     Args:
         weights (tuple[float]): Weight of each model, M positive numbers.
@@ -56,7 +52,7 @@ class FusionConfig:
 
     def __post_init__(self) -> None:
         for weight in self.weights:
-            if not (0 < weight < math.inf):
+            if not 0 < weight < math.inf:
                 raise UserError(f"weights: {weight} is no weight; give positive numbers.")
         if not 0 < self.iou_threshold < 1:
             raise UserError(f"iou_threshold: {self.iou_threshold} is not between 0 and 1.")
@@ -84,7 +80,7 @@ def fuse_files(
             annotations; it knows the sizes of the images.
         out (str): File to write, whole or not at all.
         config (FusionConfig): How to fuse.
-        num_workers (int): Processes that fuse images.
+        num_workers (int): Number of processes.
 
     Returns:
         tuple[int, int]: Detections read and written.
@@ -104,53 +100,41 @@ def fuse_files(
         columns = read_annotations(ann_file, annotated=False)
         ground_truth = LVISGroundTruth.from_columns(columns, ann_file)
         models = [_read_model(path, ground_truth, iou_type, ann_file) for path in paths]
-    num_read = sum(len(model.score) for model in models)
-    num_written = 0
-
-    def counted(records_of_images: Iterator[list[dict]]) -> Iterator[list[dict]]:
-        nonlocal num_written
-        for records in records_of_images:
-            num_written += len(records)
-            yield records
-
     fuse = functools.partial(_fused_records, config=config)
     images = _images_of(models, ground_truth)
     hint = "choose another --out"
     if num_workers > 1:
         # Started afresh, workers hold no copy of the files.
         with multiprocessing.get_context("spawn").Pool(num_workers) as pool:
-            write_results(out, counted(pool.imap(fuse, images, _IMAGES_AT_ONCE)), hint)
+            num_written = write_results(out, pool.imap(fuse, images, _IMAGES_AT_ONCE), hint)
     else:
-        write_results(out, counted(map(fuse, images)), hint)
-    return num_read, num_written
+        num_written = write_results(out, map(fuse, images), hint)
+    return sum(len(model.score) for model in models), num_written
 
 
 def fuse_image(
     models: Sequence[LVISDetections], size: tuple[int, int], config: FusionConfig
 ) -> LVISDetections:
-    """Fuse the detections of an image.
+    """Fuse the detections of M models in an image: the best ones, by falling score.
 
     Args:
-        models (Sequence[LVISDetections]): Those of each model, M of them.
+        models (Sequence[LVISDetections]): Detections of each model.
         size (tuple[int, int]): Height and width of the image in pixels.
         config (FusionConfig): How to fuse.
-
-    Returns:
-        LVISDetections: The best ones, from the highest score to the lowest.
     """
     models = [_with_area_and_score(model, size) for model in models]
     detections = LVISDetections.concatenate(models)
     if not len(detections.score):
         return detections
-    height, width = size
+    scale = size[::-1] * 2
     boxes, scores, category = _weighted_boxes_fusion()(
-        [(_corners(model.boxes) / (width, height, width, height)).clip(0, 1) for model in models],
+        [(_corners(model.boxes) / scale).clip(0, 1) for model in models],
         [model.score for model in models],
         [model.category for model in models],
         weights=config.weights,
         iou_thr=config.iou_threshold,
     )
-    boxes = boxes * (width, height, width, height)
+    boxes = boxes * scale
     boxes[:, 2:] -= boxes[:, :2]
     image = np.full(len(scores), detections.image[0])
     fused = LVISDetections(image, category.astype(np.int64), scores, boxes)
@@ -199,9 +183,8 @@ def _fuse_masks(masks: np.ndarray, weights: np.ndarray, size: tuple[int, int], h
 
 def _with_area_and_score(detections: LVISDetections, size: tuple[int, int]) -> LVISDetections:
     """Clip boxes to the image, and leave out what has no area there or no score."""
-    height, width = size
-    corners = _corners(detections.boxes).clip(0, (width, height, width, height))
-    boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+    boxes = _corners(detections.boxes).clip(0, size[::-1] * 2)
+    boxes[:, 2:] -= boxes[:, :2]
     kept = (boxes[:, 2:] > 0).all(axis=1) & (detections.score > _LOWEST_SCORE)
     return replace(detections, boxes=boxes).take(kept)
 
@@ -248,13 +231,12 @@ def _common_kind(paths: Sequence[str]) -> str:
 def _read_model(
     path: str, ground_truth: LVISGroundTruth, iou_type: str, ann_file: str
 ) -> LVISDetections:
-    """Read a result file, in the order of the images."""
+    """Read a result file, in the order of the images, and check its masks."""
     detections = read_results(path, ground_truth, iou_type, ann_file)
-    if iou_type == "segm":
-        try:
-            detection_areas(ground_truth, detections, iou_type)
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from None
+    try:
+        detection_areas(ground_truth, detections, iou_type)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     return detections.take(np.argsort(detections.image, kind="stable"))
 
 
@@ -268,16 +250,12 @@ def _images_of(models: Sequence[LVISDetections], ground_truth: LVISGroundTruth) 
         parts = []
         for model, start in zip(models, starts, strict=True):
             part = model.take(slice(start[position], start[position + 1]))
-            boxes = part.boxes if part.masks is None else _boxes_around(part.masks, size)
-            parts.append(replace(part, boxes=boxes))
+            if part.masks is not None:
+                rles = [{"size": size, "counts": counts} for counts in part.masks]
+                part = replace(part, boxes=mask_utils.toBbox(rles).reshape(-1, 4))
+            parts.append(part)
         if any(len(part.score) for part in parts):
             yield image_id, size, ground_truth.category_ids, parts
-
-
-def _boxes_around(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    if not len(masks):
-        return np.zeros((0, 4))
-    return mask_utils.toBbox([{"size": list(size), "counts": counts} for counts in masks])
 
 
 def _fused_records(image: tuple, config: FusionConfig) -> list[dict]:

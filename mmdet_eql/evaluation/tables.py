@@ -12,14 +12,7 @@ from mmdet_eql.evaluation.lvis_evaluation import LVISEvaluation
 
 
 def metric_table(evaluations: Mapping[str, LVISEvaluation]) -> str:
-    """Return AP, AP50 and so on in percent, with a row for each evaluation.
-
-    Args:
-        evaluations (Mapping[str, LVISEvaluation]): By the name of their row.
-
-    Returns:
-        str: A table.
-    """
+    """Return AP, AP50 and so on in percent: a table with a row for each evaluation."""
     metrics = {name: evaluation.metrics() for name, evaluation in evaluations.items()}
     items = dict.fromkeys(item for of in metrics.values() for item in of if "@" not in item)
     rows = [["LVIS (%)", *items]]
@@ -29,15 +22,12 @@ def metric_table(evaluations: Mapping[str, LVISEvaluation]) -> str:
 
 
 def category_table(metric: str, names: Sequence[str], category_ap: Sequence[float]) -> str:
-    """Return the AP of each category in percent, in three columns.
+    """Return the AP of C categories in percent: a table of three columns of categories.
 
     Args:
         metric (str): 'bbox' or 'segm', for the header.
         names (Sequence[str]): C names.
         category_ap (Sequence[float]): C fractions, NaN without ground truth.
-
-    Returns:
-        str: A table.
     """
     cells = chain.from_iterable(
         (name, _percent(ap)) for name, ap in zip(names, category_ap, strict=True)
@@ -49,7 +39,7 @@ def category_table(metric: str, names: Sequence[str], category_ap: Sequence[floa
 def category_records(
     ground_truth: LVISGroundTruth, evaluations: Mapping[str, LVISEvaluation]
 ) -> list[dict]:
-    """Return what a file of the AP of each category holds.
+    """Return the AP of each category, for a file.
 
     Args:
         ground_truth (LVISGroundTruth): What was evaluated on.
