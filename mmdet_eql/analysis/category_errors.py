@@ -1,12 +1,10 @@
 """Hits, misses, false alarms and confusions of one category.
 
-Detections are matched to annotations as in the LVIS protocol, at one IoU threshold: the highest
-score first, each to the free annotation of its image and category that it overlaps most. An image
-judges a category only if it is annotated there or verified absent (in a COCO file, always);
-elsewhere a detection is neither right nor wrong, and so is one that matches nothing in an image
-where the category is not exhaustively annotated.
-
-Boxes are x, y, width, height in pixels, as in result files.
+Detections are matched as in the LVIS protocol, at one IoU threshold: the highest score first, each
+to the free annotation of its image and category that it overlaps most. An image judges a category
+if it is annotated there or verified absent (in a COCO file, always); elsewhere a detection is
+neither right nor wrong, nor is one that matches nothing where annotation is not exhaustive. Boxes
+are x, y, width, height in pixels, as in result files.
 """
 
 import difflib
@@ -35,15 +33,13 @@ class Detection:
 
 @dataclass(frozen=True)
 class TruthCase:
-    """An annotation of the category, and what was found there.
+    """An annotation of the category (box of shape (4,)), and what was found there.
 
     Args:
         image (int): Position of its image in ``LVISGroundTruth.image_ids``.
-        box (np.ndarray): Shape (4,).
         found (Detection, optional): The detection that matches it; None if it was missed.
         confused (Detection, optional): Of a miss, the best detection of another category there.
-        below (Detection, optional): Of a miss, the best detection of the category there whose score
-            is too low.
+        below (Detection, optional): Of a miss, the best one of the category with too low a score.
     """
 
     image: int
@@ -59,7 +55,6 @@ class FalseAlarm:
 
     Args:
         image (int): Position of its image.
-        detection (Detection): The detection.
         kind (str): ``"another category"`` if an annotation of another category is there;
             ``"duplicate"`` if one of the category is there, which a better detection has taken;
             ``"badly placed"`` if one of the category is nearby; else ``"nothing annotated"``.

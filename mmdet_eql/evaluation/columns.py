@@ -119,19 +119,17 @@ class LVISGroundTruth:
             inside = chosen[category]
             return image[inside] * chosen.sum() + position[category[inside]]
 
+        columns = {name: getattr(self, name) for name in ("image", "area", "ignore", "boxes")}
         return replace(
             self,
             category_ids=self.category_ids[chosen],
             category_names=tuple(np.array(self.category_names, dtype=object)[chosen]),
             frequencies=None if self.frequencies is None else self.frequencies[chosen],
-            image=self.image[kept],
             category=position[self.category[kept]],
-            area=self.area[kept],
-            ignore=self.ignore[kept],
-            boxes=self.boxes[kept],
             masks=None if self.masks is None else self.masks[kept],
             judged=None if self.judged is None else regroup(self.judged),
             not_exhaustive=regroup(self.not_exhaustive),
+            **{name: column[kept] for name, column in columns.items()},
         )
 
     def merge_categories(self) -> "LVISGroundTruth":
@@ -205,12 +203,12 @@ def _frequencies(columns: AnnotationColumns, path: str) -> np.ndarray | None:
     values = columns.category_frequency
     if all(value is None for value in values):
         return None
-    for index, value in enumerate(values):
+    rows = zip(columns.category_id, columns.category_name, values, strict=True)
+    for category_id, name, value in rows:
         if value not in FREQUENCY_GROUPS:
             raise UserError(
-                f"{path}: category {columns.category_id[index]} ({columns.category_name[index]!r}) "
-                f"has frequency {value!r}; it must be 'r', 'c' or 'f', for all categories or for "
-                "none."
+                f"{path}: category {category_id} ({name!r}) has frequency {value!r}; it must be "
+                "'r', 'c' or 'f', for all categories or for none."
             )
     return np.array(values)
 

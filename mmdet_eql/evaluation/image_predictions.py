@@ -53,19 +53,11 @@ class ImagePredictions:
         mask_scores = pred.get("mask_scores", scores)
         finite = np.isfinite(boxes).all(axis=1) & np.isfinite(scores) & np.isfinite(mask_scores)
         kept = np.flatnonzero(finite)
-        masks, mask_size = None, None
-        if "masks" in pred:
-            masks, mask_size = _encode_masks(pred["masks"], kept, image_id)
-        return cls(
-            image_id=image_id,
-            labels=pred["labels"].astype(np.int64)[kept],
-            boxes=boxes[kept],
-            scores=scores[kept],
-            masks=masks,
-            mask_size=mask_size,
-            mask_scores=mask_scores[kept],
-            num_dropped=len(finite) - len(kept),
-        )
+        masks = pred.get("masks")
+        counts, size = (None, None) if masks is None else _encode_masks(masks, kept, image_id)
+        labels, num_dropped = pred["labels"].astype(np.int64)[kept], len(finite) - len(kept)
+        boxes, scores, mask_scores = boxes[kept], scores[kept], mask_scores[kept]
+        return cls(image_id, labels, boxes, scores, counts, size, mask_scores, num_dropped)
 
     def boxes_xywh(self) -> np.ndarray:
         """Return boxes as x, y, width, height: float64 of shape (N, 4)."""
@@ -165,19 +157,16 @@ def find_categories(
     unknown = [name for name in classes if name not in id_of]
     if not unknown and len(id_of) == len(category_ids):
         return np.array([id_of[name] for name in classes], dtype=np.int64)
+    problem = f"has no category {unknown[0]!r}" if unknown else "has several categories of a name"
     if len(classes) != len(category_ids):
-        problem = (
-            f"has no category {unknown[0]!r}" if unknown else "has several categories of a name"
-        )
         raise UserError(
             f"{ann_file}: {problem}, and {len(category_ids)} categories where the dataset has "
             f"{len(classes)} classes; give dataset and evaluator the same annotation format, or "
             "correct 'metainfo.classes'."
         )
     logger.warning(
-        f"{ann_file}: classes of the dataset cannot be found by name"
-        + (f" (such as {unknown[0]!r})" if unknown else "")
-        + "; labels are taken as positions among the categories sorted by id."
+        f"{ann_file}: {problem}, so classes of the dataset cannot be found by name; labels are "
+        "taken as positions among the categories sorted by id."
     )
     return category_ids
 

@@ -106,7 +106,7 @@ def evaluate_detections(
         ground_truth (LVISGroundTruth): Annotations; with masks for 'segm'.
         detections (LVISDetections): Boxes for 'bbox', masks for 'segm'.
         iou_type (str): 'bbox' or 'segm'.
-        iou_thresholds (np.ndarray): float64 of shape (T,).
+        iou_thresholds (np.ndarray): T numbers.
         max_detections (int): Detections per image that count.
 
     Raises:

@@ -29,11 +29,7 @@ from mmdet_eql.evaluation.lvis_evaluation import (
     evaluate_detections,
 )
 from mmdet_eql.evaluation.lvis_results import write_json, write_results
-from mmdet_eql.evaluation.metric_items import (
-    AP_ITEMS,
-    ITEMS_BY_FREQUENCY,
-    check_metrics,
-)
+from mmdet_eql.evaluation.metric_items import AP_ITEMS, ITEMS_BY_FREQUENCY, check_metrics
 from mmdet_eql.evaluation.proposal_recall import proposal_recall
 from mmdet_eql.evaluation.tables import category_records, category_table, metric_table
 from mmdet_eql.utils.errors import UserError
@@ -52,9 +48,8 @@ class LVISFastMetric(BaseMetric):
     annotation file; without names, positions among its categories sorted by id. If the dataset has
     only some of the categories, only these are evaluated.
 
-    In a COCO file every category was looked for in every image, as in COCO's own evaluation: every
-    detection counts, and crowd regions are ignored. A line in the log says so, and where the groups
-    of APr, APc and APf come from.
+    In a COCO file every detection counts, and crowd regions are ignored, as in COCO's own
+    evaluation. A line in the log says so, and where the groups of APr, APc and APf come from.
 
     Masks are measured by their own area, as lvis-api does with results without boxes; mmdet's
     ``LVISMetric`` hands it boxes too, and its mask APs, APm, APl go by box area.
@@ -62,10 +57,10 @@ class LVISFastMetric(BaseMetric):
     Args:
         ann_file (str): Annotation file in LVIS or COCO format. ``format_only`` needs no
             annotations in it, as for the test server.
-        metric (str | Sequence[str]): 'bbox' and 'segm', or class-agnostic recall of boxes:
-            'proposal' matches them by score as AP does and gives ``AR@300``, ``ARs@300``,
-            ``ARm@300``, ``ARl@300`` for each of ``proposal_nums``; 'proposal_fast' takes the best
-            match of each object and gives ``AR@300`` and so on.
+        metric (str | Sequence[str]): 'bbox' and 'segm', or class-agnostic recall of boxes, for each
+            of ``proposal_nums``: 'proposal' matches them by score as AP does and gives ``AR@300``,
+            ``ARs@300``, ``ARm@300``, ``ARl@300``; 'proposal_fast' takes the best match of each
+            object and gives ``AR@300``.
         classwise (bool): Whether to add the AP of each category, as ``lvis/bbox_zebra_precision``
             (NaN without ground truth), log a table, and, if ``outfile_prefix`` is set, write
             ``{outfile_prefix}.classwise.json``.
@@ -73,10 +68,9 @@ class LVISFastMetric(BaseMetric):
             'proposal_fast'; for 'bbox' and 'segm' LVIS has 300.
         iou_thrs (float | Sequence[float], optional): IoU thresholds to average over. Defaults to
             0.5, 0.55, ..., 0.95.
-        metric_items (Sequence[str], optional): Metrics to return. Defaults to all AP for 'bbox'
-            and 'segm', which also have ``AR@300``, by size ``ARs@300``, ``ARm@300``,
-            ``ARl@300``, and by frequency ``ARr@300``, ``ARc@300``, ``ARf@300``; and to all AR
-            for proposals.
+        metric_items (Sequence[str], optional): Metrics to return. Defaults to all AR for proposals,
+            and to all AP for 'bbox' and 'segm', which also have ``AR@300``, ``ARs@300``,
+            ``ARm@300``, ``ARl@300``, ``ARr@300``, ``ARc@300`` and ``ARf@300``.
         format_only (bool): Whether to write result files and evaluate nothing.
         outfile_prefix (str, optional): Where to write ``{outfile_prefix}.bbox.json`` and, if the
             model gives masks, ``{outfile_prefix}.segm.json``. Defaults to writing none.
@@ -85,21 +79,18 @@ class LVISFastMetric(BaseMetric):
         file_client_args (dict, optional): Gone from mmdet; use ``backend_args``.
         backend_args (dict, optional): mmengine's file backend for ``ann_file``.
         train_ann_file (str, optional): Annotation file of the training set, whose counts of images
-            sort the categories into the groups of APr, APc and APf. Defaults to the groups that
-            ``ann_file`` names, as LVIS's do.
+            give the groups of APr, APc and APf. Defaults to the groups that ``ann_file`` names.
 
     Attributes:
-        evaluations (dict[str, LVISEvaluation]): Of the last evaluation, by metric: precision and
-            recall arrays, and the AP of each category by ``category_ap()``. On the main process.
+        evaluations (dict[str, LVISEvaluation]): Of the last evaluation, by metric. On the main
+            process.
 
     Raises:
         UserError: If an argument is invalid, or the predictions do not fit the file.
 
     Example:
-        >>> metric = LVISFastMetric(
-        ...     ann_file="data/lvis_v1/annotations/lvis_v1_val.json",
-        ...     metric=["bbox", "segm"],
-        ... )  # doctest: +SKIP
+        >>> ann_file = "data/lvis_v1/annotations/lvis_v1_val.json"
+        >>> metric = LVISFastMetric(ann_file, metric=["bbox", "segm"])  # doctest: +SKIP
     """
 
     default_prefix = "lvis"
@@ -238,8 +229,7 @@ class LVISFastMetric(BaseMetric):
             )
             ground_truth = ground_truth.select_categories(category_of_label)
 
-        self.evaluations = {}
-        metrics = {}
+        self.evaluations, metrics = {}, {}
         for metric in self.metrics:
             if metric in IOU_TYPES:
                 detections = join_predictions(results, ground_truth, category_of_label, metric)
@@ -260,10 +250,8 @@ class LVISFastMetric(BaseMetric):
     def _select_metrics(self, evaluation: LVISEvaluation, metric: str) -> dict[str, float]:
         values = evaluation.metrics() | evaluation.recall_by_frequency()
         items = AP_ITEMS if self.metric_items is None else self.metric_items
-        asked_by_frequency = any(
-            item.split("@")[0] in ITEMS_BY_FREQUENCY for item in self.metric_items or ()
-        )
-        if asked_by_frequency and evaluation.frequencies is None:
+        asked = {item.split("@")[0] for item in self.metric_items or ()} & set(ITEMS_BY_FREQUENCY)
+        if asked and evaluation.frequencies is None:
             raise UserError(
                 f"{self.ann_file}: the categories have no field 'frequency', which metrics of "
                 f"rare, common and frequent categories ({', '.join(ITEMS_BY_FREQUENCY)}) need; "
@@ -283,8 +271,8 @@ class LVISFastMetric(BaseMetric):
         proposals = join_predictions(results, ground_truth, None, "bbox")
         if metric == "proposal_fast":
             recall = proposal_recall(ground_truth, proposals, self.proposal_nums, self.iou_thrs)
-            names = [f"AR@{num}" for num in self.proposal_nums]
-            values = dict(zip(names, recall.mean(axis=1).tolist(), strict=True))
+            means = zip(self.proposal_nums, recall.mean(axis=1).tolist(), strict=True)
+            values = {f"AR@{num}": mean for num, mean in means}
         else:
             values = {}
             objects = ground_truth.merge_categories()

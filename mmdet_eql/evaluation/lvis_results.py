@@ -46,18 +46,15 @@ def evaluate_files(
     max_detections: int = MAX_DETECTIONS,
     backend_args: dict | None = None,
 ) -> LVISEvaluation:
-    """Evaluate a result file, as the metric does during testing.
+    """Evaluate a result file of any project, as the metric does during testing.
 
     Args:
         ann_file (str): Annotation file in LVIS or COCO format.
-        results_file (str): Result file, of this project or any other.
+        results_file (str): Result file.
         iou_type (str): 'bbox' or 'segm'.
-        iou_thresholds (Sequence[float]): IoU thresholds, T of them.
+        iou_thresholds (Sequence[float]): T numbers.
         max_detections (int): Detections per image that count.
         backend_args (dict, optional): mmengine's file backend for ``ann_file``.
-
-    Returns:
-        LVISEvaluation: Precision and recall arrays; its ``metrics()`` are AP and the like.
 
     Raises:
         UserError: If one of the files cannot be used, or they do not belong together.
@@ -71,7 +68,7 @@ def evaluate_files(
     detections = read_results(results_file, ground_truth, iou_type, ann_file)
     try:
         return evaluate_detections(
-            ground_truth, detections, iou_type, np.asarray(iou_thresholds), max_detections
+            ground_truth, detections, iou_type, iou_thresholds, max_detections
         )
     except UserError as error:
         raise UserError(f"{results_file}: {error}") from None
@@ -113,15 +110,8 @@ def image_records(
 def write_results(path: str, records_of_images: Iterable[list[dict]], hint: str = _HINT) -> int:
     """Write a result file, and return its number of records.
 
-    The folder is made, and the file appears whole or not at all.
-
-    Args:
-        path (str): File to write.
-        records_of_images (Iterable[list[dict]]): Records, image by image.
-        hint (str): What the user can do if the file cannot be written.
-
-    Raises:
-        UserError: If the file cannot be written.
+    The folder is made, and the file appears whole or not at all. A UserError, with ``hint``, says
+    that it cannot be written.
     """
     number = 0
     with atomic_write(path, hint) as unfinished, open(unfinished, "w", encoding="utf-8") as file:
@@ -156,8 +146,8 @@ def read_results(
         ann_file (str): Name of the annotation file, for error messages.
 
     Returns:
-        LVISDetections: In the order of the file. As in lvis-api the area of a mask is that of its
-        box if the first record has a box as well, with a warning.
+        LVISDetections: In the order of the file; of masks, with boxes and a warning if the first
+        record has one.
 
     Raises:
         UserError: If the file cannot be read, is no JSON list of such records, or refers to images
@@ -309,17 +299,23 @@ def _is_finite(value: Any) -> bool:
         return False
 
 
-def _load_list(path: str) -> list:
+def read_beginning(path: str, number: int | None, errors: str = "strict") -> str:
+    """Return some characters of a result file, or all; raise a UserError if it cannot be read."""
     try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
+        with open(path, encoding="utf-8", errors=errors) as file:
+            return file.read(number)
     except FileNotFoundError:
         raise UserError(
-            f"{path}: no such result file; test with 'outfile_prefix' set in the evaluator to "
-            "write one."
+            f"{path}: no such result file; correct the path, or test with 'outfile_prefix' set in "
+            "the evaluator to write one."
         ) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
+
+
+def _load_list(path: str) -> list:
+    try:
+        text = read_beginning(path, None)
     except UnicodeDecodeError:
         raise UserError(f"{path}: is not a JSON text file; give the .json file itself.") from None
     if not text.lstrip().startswith("["):

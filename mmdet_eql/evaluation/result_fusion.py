@@ -9,7 +9,6 @@ result file.
 import functools
 import math
 import multiprocessing
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +19,12 @@ import pycocotools.mask as mask_utils
 from mmdet_eql.annotations import read_annotations
 from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth
 from mmdet_eql.evaluation.lvis_evaluation import detection_areas
-from mmdet_eql.evaluation.lvis_results import image_records, read_results, write_results
+from mmdet_eql.evaluation.lvis_results import (
+    image_records,
+    read_beginning,
+    read_results,
+    write_results,
+)
 from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.json_pieces import pause_garbage_collection
 
@@ -69,7 +73,7 @@ def fuse_files(
     config: FusionConfig,
     num_workers: int = 1,
 ) -> tuple[int, int]:
-    """Merge result files of boxes, or of masks, into one.
+    """Merge result files of boxes, or of masks, into one; return how many detections go in and out.
 
     Boxes are those of the records or, in files of masks, those around the masks. Detections without
     area or of score 0 are left out.
@@ -81,9 +85,6 @@ def fuse_files(
         out (str): File to write, whole or not at all.
         config (FusionConfig): How to fuse.
         num_workers (int): Number of processes.
-
-    Returns:
-        tuple[int, int]: Detections read and written.
 
     Raises:
         UserError: If a file cannot be used, or ``ensemble-boxes`` is not installed.
@@ -141,30 +142,20 @@ def fuse_image(
     best = np.argsort(-scores, kind="stable")[: config.max_per_image]
     if detections.masks is None:
         return fused.take(best)
-    weights = np.repeat(config.weights, [len(model.score) for model in models])
-    masks = np.empty(len(scores), dtype=object)
-    for index, members in zip(best, _members(detections, fused, best), strict=True):
-        masks[index] = _fuse_masks(
-            detections.masks[members], (weights * detections.score)[members], size, config.masks
-        )
-    return replace(fused, masks=masks).take(best)
-
-
-def _members(
-    detections: LVISDetections, fused: LVISDetections, wanted: np.ndarray
-) -> Iterator[np.ndarray]:
-    """Positions of the detections that went into each of the wanted fused detections.
-
-    The library does not tell. A detection is taken to have gone into the one of its category that
-    it overlaps most; a fused detection that would have none has the one that overlaps it most.
-    """
-    crowd = np.zeros(len(fused.score), dtype=np.uint8)
-    overlap = mask_utils.iou(detections.boxes, fused.boxes, crowd)
+    weights = np.repeat(config.weights, [len(model.score) for model in models]) * detections.score
+    # The library does not say which detections went into which. A detection is taken to have gone
+    # into the one of its category that it overlaps most; a fused detection that would have none has
+    # the one that overlaps it most.
+    overlap = mask_utils.iou(detections.boxes, boxes, np.zeros(len(boxes), dtype=np.uint8))
     overlap[detections.category[:, None] != fused.category] = -1
     owner = overlap.argmax(axis=1)
-    for index in wanted:
+    masks = np.empty(len(scores), dtype=object)
+    for index in best:
         members = np.flatnonzero(owner == index)
-        yield members if len(members) else overlap[:, [index]].argmax(axis=0)
+        members = members if len(members) else overlap[:, [index]].argmax(axis=0)
+        of_members = detections.masks[members], weights[members]
+        masks[index] = _fuse_masks(*of_members, size, config.masks)
+    return replace(fused, masks=masks).take(best)
 
 
 def _fuse_masks(masks: np.ndarray, weights: np.ndarray, size: tuple[int, int], how: str) -> bytes:
@@ -211,13 +202,7 @@ def _common_kind(paths: Sequence[str]) -> str:
     """'bbox' or 'segm': what all files hold but those that are empty lists."""
     path_of = {}
     for path in paths:
-        if not os.path.isfile(path):
-            raise UserError(f"{path}: no such result file; correct the path.")
-        try:
-            with open(path, encoding="utf-8", errors="replace") as file:
-                head = file.read(_HEAD)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
+        head = read_beginning(path, _HEAD, "replace")
         if not re.fullmatch(r"\s*\[\s*\]\s*", head):
             path_of["segm" if '"segmentation"' in head else "bbox"] = path
     if len(path_of) > 1:
