@@ -30,19 +30,34 @@ PRIVATE_NAMES = {
         *(_MMDET, "31d4ad77"),
     ),
     "mmdet.models.CascadeRoIHead._mask_forward": (
-        "heads/mask_cascade.py, heads/tta_view.py",
+        "heads/mask_head.py, heads/instance_tta.py",
         "overridden to select the masks of the labels; called for the mask logits of each stage",
         *(_MMDET, "ac09acc9"),
     ),
     "mmdet.models.HybridTaskCascadeRoIHead._mask_forward": (
-        "heads/mask_cascade.py, heads/tta_view.py",
+        "heads/mask_head.py, heads/instance_tta.py",
         "overridden to select the masks of the labels; called for the mask logits of each stage",
         *(_MMDET, "036ccefa"),
     ),
     "mmdet.models.StandardRoIHead._mask_forward": (
-        "heads/tta_view.py",
+        "heads/instance_tta.py",
         "called for the mask logits; the public methods paste them into images",
         *(_MMDET, "6cf4cbba"),
+    ),
+    "mmdet.models.BBoxHead._predict_by_feat_single": (
+        "heads/box_head.py",
+        "overridden to replace NMS; without a test_cfg it returns the boxes and scores before NMS",
+        *(_MMDET, "f5ed2e45"),
+    ),
+    "mmdet.models.FCNMaskHead._predict_by_feat_single": (
+        "heads/mask_head.py",
+        "overridden to select the masks of the labels and to paste them as RLE",
+        *(_MMDET, "9fcfec68"),
+    ),
+    "torch.nn.Conv2d._conv_forward": (
+        "heads/mask_head.py",
+        "overridden: it gives selectable logits; NormedConv2d calls it with its normed weight",
+        *("torch 2.13.0", "0fc4c367"),
     ),
     "mmdet.models.ResNet._make_stem_layer": (
         "classification/backbones.py",

@@ -1,16 +1,11 @@
 """Parts of RoI heads that long-tailed detection needs, and test-time augmentation.
 
-box_head            box heads with NMS over the highest scores and image-level labels
-multiclass_nms      NMS for a thousand categories
+box_head            box heads with NMS for a thousand categories, and a classifier with a prior
 image_level_labels  which categories are verified in an image: from the sampler to the loss
-prior_linear        a classifier whose sigmoids start at a small probability
-mask_head           mask heads that compute one mask per RoI
-mask_cascade        the cascades of such mask heads
-selective_logits    the logits of one category of each RoI
+mask_head           mask heads that compute one mask per RoI, and their cascades
 mask_pasting        masks as run-length encodings of the image's size
 roi_align           RoIAlign on the CPU
 instance_tta        test-time augmentation of boxes and masks
-tta_view            one augmented view of a batch
 """
 
 from mmdet_eql.heads.box_head import (
@@ -18,6 +13,8 @@ from mmdet_eql.heads.box_head import (
     PrefixNMSHeadMixin,
     PrefixNMSShared2FCBBoxHead,
     PrefixNMSShared4Conv1FCBBoxHead,
+    PriorLinear,
+    multiclass_nms,
 )
 from mmdet_eql.heads.image_level_labels import (
     ImageLevelLabelHeadMixin,
@@ -25,11 +22,13 @@ from mmdet_eql.heads.image_level_labels import (
     ImageLevelShared2FCBBoxHead,
 )
 from mmdet_eql.heads.instance_tta import InstanceTTAModel
-from mmdet_eql.heads.mask_cascade import SelectiveMaskCascadeRoIHead, SelectiveMaskHTCRoIHead
-from mmdet_eql.heads.mask_head import SelectiveFCNMaskHead, SelectiveHTCMaskHead
+from mmdet_eql.heads.mask_head import (
+    SelectiveFCNMaskHead,
+    SelectiveHTCMaskHead,
+    SelectiveMaskCascadeRoIHead,
+    SelectiveMaskHTCRoIHead,
+)
 from mmdet_eql.heads.mask_pasting import paste_as_rle
-from mmdet_eql.heads.multiclass_nms import multiclass_nms
-from mmdet_eql.heads.prior_linear import PriorLinear
 from mmdet_eql.heads.roi_align import SeparableRoIAlign, SeparableRoIExtractor
 
 __all__ = [

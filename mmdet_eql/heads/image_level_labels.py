@@ -6,11 +6,8 @@ result, and the box head gives every proposal those of its own image:
 
     gt_instances.verified_labels -> SamplingResult.verified_labels -> verified (N, C) -> loss
 
-Glossary:
-    N: number of proposals (RoIs) of a batch.
-    C: number of foreground categories.
-    verified: boolean of shape (N, C); whether the image of proposal r is known to contain, or
-        known not to contain, category j (EQL paper, section 4.2).
+``verified`` says whether the image of proposal r, of N, is known to contain, or not to contain,
+category j, of C (EQL paper, section 4.2).
 """
 
 import torch
@@ -30,11 +27,8 @@ class ImageLevelLabelSampler(RandomSampler):
     def sample(
         self, assign_result, pred_instances: InstanceData, gt_instances: InstanceData, **kwargs
     ) -> SamplingResult:
-        """Sample as ``RandomSampler``; the result gets the attribute ``verified_labels``.
-
-        Raises:
-            UserError: If the ground truth has none.
-        """
+        """Sample as ``RandomSampler``; the result gets the attribute ``verified_labels``, and a
+        ground truth without it is a UserError."""
         if "verified_labels" not in gt_instances.metainfo_keys():
             raise UserError(
                 "ImageLevelLabelSampler: the ground truth has no image-level labels; end the "
@@ -46,18 +40,8 @@ class ImageLevelLabelSampler(RandomSampler):
 
 
 def verified_categories(sampling_results: list[SamplingResult], num_classes: int) -> Tensor:
-    """Return which categories are verified for each proposal.
-
-    Args:
-        sampling_results (list[SamplingResult]): One per image, with ``verified_labels``.
-        num_classes (int): C.
-
-    Returns:
-        Tensor: Boolean of shape (N, C), rows in the order of the box head's labels.
-
-    Raises:
-        UserError: If the sampler did not pass image-level labels on.
-    """
+    """Return which categories are verified for each proposal, boolean of shape (N, C), in the order
+    of the box head's labels; a UserError if the sampler did not pass image-level labels on."""
     rows = []
     for result in sampling_results:
         if not hasattr(result, "verified_labels"):

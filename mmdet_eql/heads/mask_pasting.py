@@ -66,11 +66,8 @@ def paste_as_rle(
 
 
 def _pixels_of_boxes(low: Tensor, high: Tensor, size: int) -> list[tuple[int, Tensor]]:
-    """Along one axis, the pixels that each box covers, and one more on either side.
-
-    Returns:
-        list[tuple]: First pixel, and position of each pixel's centre in the box, from -1 to 1.
-    """
+    """Along one axis, the pixels that each box covers, and one more on either side: the first, and
+    the position of each pixel's centre in the box, from -1 to 1."""
     # Numbers that are not finite give no pixels.
     start = (low.floor() - 1).clamp(0, size).nan_to_num(size).long()
     stop = (high.ceil() + 1).clamp(0, size).nan_to_num(0).long()
@@ -85,13 +82,9 @@ def _pixels_of_boxes(low: Tensor, high: Tensor, size: int) -> list[tuple[int, Te
 
 
 def _threshold(mask: Tensor, x: Tensor, y: Tensor, threshold: float, inside: np.ndarray) -> None:
-    """Write which pixels of a crop are inside a mask.
+    """Write which pixels are inside a mask (h, w) to a bool array of shape (len(x), len(y)).
 
-    Args:
-        mask (Tensor): Probabilities, shape (h, w).
-        x, y (Tensor): Positions of the columns and rows of pixels in the box, from -1 to 1.
-        threshold (float): From which probability on a pixel is inside.
-        inside (np.ndarray): Where to write, bool of shape (len(x), len(y)).
+    x and y are the positions of the columns and rows of pixels in the box, from -1 to 1.
     """
     height, width = mask.shape
     values = _interpolation(x, width) @ mask.numpy().T @ _interpolation(y, height).T
@@ -108,11 +101,8 @@ def _threshold(mask: Tensor, x: Tensor, y: Tensor, threshold: float, inside: np.
 
 
 def _interpolation(position: Tensor, cells: int) -> np.ndarray:
-    """Share of each cell in the value at each position, zero beyond the outer cells' centres.
-
-    Returns:
-        np.ndarray: Shape (len(position), cells).
-    """
+    """Share of each cell in the value at each position, zero beyond the outer cells' centres, shape
+    (len(position), cells)."""
     # Beyond -2 and 2 no cell counts; in boxes much thinner than a pixel, numbers there overflow.
     cell = ((position.numpy().clip(-3, 3) + 1) * cells - 1) / 2
     distance = np.abs(cell[:, None] - np.arange(cells, dtype=np.float32))

@@ -9,8 +9,7 @@ with the cells around the RoI, and with weights that hold interpolation and mean
 all points of every channel.
 
 Glossary:
-    N: number of RoIs.
-    D: number of channels.
+    N, D: number of RoIs and of channels.
     H, W: height and width of the feature map.
     h, w: height and width in cells of what a RoI reads.
     P: height or width of the output in bins.
@@ -68,14 +67,9 @@ class SeparableRoIAlign(RoIAlign):
     ) -> list[tuple[int, Tensor]]:
         """Along one axis, how much each cell counts in each bin.
 
-        Args:
-            low, high (Tensor): Where the RoIs begin and end in pixels of the image, shape (N,).
-            bins (int): P.
-            cells (int): H or W.
-
-        Returns:
-            list[tuple[int, Tensor]]: For each RoI the first cell that it reads, and the weights of
-            the cells from there on, shape (P, h) or (P, w).
+        RoIs begin at ``low`` and end at ``high`` in pixels of the image, shape (N,). Returns for
+        each the first cell that it reads, and the weights of the cells from there on, shape (P, h)
+        or (P, w).
         """
         # The arithmetic of mmcv, for the same rounding. Shapes are (N, bins, points of a bin).
         offset = 0.5 if self.aligned else 0.0
@@ -113,11 +107,8 @@ class SeparableRoIAlign(RoIAlign):
 
 @MODELS.register_module()
 class SeparableRoIExtractor(SingleRoIExtractor):
-    """mmdet's ``SingleRoIExtractor`` with :class:`SeparableRoIAlign`.
-
-    Raises:
-        UserError: If ``roi_layer`` is not of type 'RoIAlign'.
-    """
+    """mmdet's ``SingleRoIExtractor`` with :class:`SeparableRoIAlign`; a UserError if ``roi_layer``
+    is not of type 'RoIAlign'."""
 
     def build_roi_layers(self, layer_cfg: ConfigDict, featmap_strides: list[int]) -> nn.ModuleList:
         """As ``BaseRoIExtractor.build_roi_layers``."""

@@ -1,13 +1,12 @@
 """Classification losses for long-tailed detection.
 
 base                  what a box head asks of a loss; sigmoids, softmax, reduction
-class_statistics      f_j and n_j of the training set, in buffers of a loss
+class_statistics      frequencies, counts and sums of gradients, in buffers of a loss
 equalization          EQL
 tail_weighting        T(f), the tail of EQL
 softmax_equalization  SEQL, EQL on a softmax
 equalization_v2       EQL v2
 equalized_focal       EFL and EQFL, for dense heads
-gradient_sums         the running sums of gradients of EQL v2, EFL and EQFL
 rivals                what they are compared with
 """
 

@@ -4,13 +4,17 @@ A box head leaves the number of logits, the scores at test time and the logged a
 with ``custom_cls_channels``, ``custom_activation`` and ``custom_accuracy``. A new loss derives from
 :class:`SigmoidLoss` or :class:`SoftmaxLoss` and defines ``row_losses``.
 
-Glossary:
+Glossary of all losses:
     N: number of proposals (RoIs) of a batch, or of images in image classification.
     C: number of foreground categories.
     K: number of logits: C for sigmoids; C + 1 for a softmax with background, C without.
     cls_score: z, logits of shape (N, K).
     labels: int64 of shape (N,), in [0, C); C means background.
+    f_j: frequency, the share of the training images that contain category j, shape (C,).
+    n_j: number of training instances (images in image classification) of category j, shape (C,).
 """
+
+import math
 
 import torch
 from mmdet.models.losses import accuracy
@@ -21,7 +25,7 @@ from mmdet_eql.utils.errors import UserError
 
 
 class ClassificationLoss(nn.Module):
-    """Base of all losses.
+    """Base of all losses; a UserError if an argument is out of range.
 
     Args:
         num_classes (int, optional): C. Taken from the box head by default.
@@ -68,14 +72,9 @@ class ClassificationLoss(nn.Module):
     ) -> Tensor:
         """Compute the loss of logits (N, K) and labels (N,): a scalar, or (N,) under ``"none"``.
 
-        Args:
-            label_weights (Tensor, optional): Weight of each row, shape (N,).
-            avg_factor (float, optional): Divisor of the sum under ``"mean"``; N by default.
-            reduction_override (str, optional): Replaces ``reduction`` for this call.
-            **kwargs: Passed to ``row_losses``.
-
-        Raises:
-            UserError: If the logits have another shape, or class statistics are missing.
+        ``label_weights`` (N,) weigh the rows; ``avg_factor``, by default N, divides the sum under
+        ``"mean"``; ``reduction_override`` replaces ``reduction``; ``row_losses`` gets the rest. A
+        UserError if the logits have another shape, or class statistics are missing.
         """
         self.check_logits(cls_score)
         losses = self.row_losses(full_precision(cls_score), labels, **kwargs)
@@ -131,6 +130,17 @@ class SoftmaxLoss(ClassificationLoss):
         """Return ``acc``, over all rows and logits, and ``acc_classes``, over the foreground."""
         of_classes = foreground_accuracy(cls_score[:, : self.num_classes], labels)
         return {"acc": accuracy(cls_score, labels), "acc_classes": of_classes}
+
+
+def check_number(name: str, value: float, low: float = 0, high: float = math.inf) -> None:
+    """Raise a UserError unless the argument of a loss is finite and in [low, high]."""
+    if not (low <= value <= high and math.isfinite(value)):
+        limits = f"be a number of at least {low}"
+        if high < math.inf:
+            limits = f"lie between {low} and {high}"
+        elif low == -math.inf:
+            limits = "be a finite number"
+        raise UserError(f"loss_cls.{name} is {value}; it must {limits}.")
 
 
 def full_precision(cls_score: Tensor) -> Tensor:

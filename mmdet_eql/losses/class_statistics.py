@@ -1,29 +1,32 @@
-"""What a loss knows of the training set: how often each category occurs.
+"""What a loss knows of each category: its frequency, its instances, the gradients it received.
 
-A loss inherits :class:`FrequencyAware` or :class:`CountAware` before its base. The statistics are
-set once, before training, by ``ClassFrequencyHook``, and live in a persistent buffer, so that a
-checkpoint is evaluated without the training annotations and resumed with the same statistics.
+A loss inherits a mixin of this file before its base. Its statistics live in persistent buffers, so
+that a checkpoint is evaluated without the training annotations and resumed with the same weights.
+Frequencies and counts are set once, before training, by ``ClassFrequencyHook``.
 
-Glossary:
-    C: number of foreground categories.
-    f_j: frequency, the share of the training images that contain category j, shape (C,).
-    n_j: number of training instances (images in image classification) of category j, shape (C,).
+Glossary, and that of :mod:`mmdet_eql.losses.base`:
+    pos_j, neg_j: sums over the training of |dL/dz_j| over positive and negative samples of
+        category j, shape (C,).
 """
 
 import numpy as np
 import torch
+from mmengine.dist import all_reduce
 from torch import Tensor
 
 from mmdet_eql.utils.errors import UserError
 
 _PLURAL = {"class_frequency": "class frequencies", "class_counts": "class counts"}
+#: As in the authors' code of EQL v2: a category that met no negatives has the ratio pos / 1e-10.
+_RATIO_EPS = 1e-10
 
 
 class ClassStatistics:
     """Mixin for a module with ``num_classes``: statistics of the categories in buffers."""
 
-    #: Names of the buffers, each float64 of shape (C,), NaN before the statistic was set.
+    #: Names of the buffers, each float64 of shape (C,), and what they are filled with at first.
     statistics: tuple[str, ...] = ()
+    initial_value = torch.nan
 
     def __init__(self, num_classes: int | None = None, **kwargs) -> None:
         super().__init__(num_classes, **kwargs)
@@ -31,8 +34,8 @@ class ClassStatistics:
 
     def _reset_statistics(self, num_classes: int) -> None:
         for name in self.statistics:
-            unknown = torch.full((num_classes,), torch.nan, dtype=torch.float64)
-            self.register_buffer(name, unknown)
+            values = torch.full((num_classes,), self.initial_value, dtype=torch.float64)
+            self.register_buffer(name, values)
 
     def get_cls_channels(self, num_classes: int) -> int:
         """See the base class; also gives the buffers their shape."""
@@ -71,14 +74,7 @@ class FrequencyAware(ClassStatistics):
     class_frequency: Tensor
 
     def set_class_frequency(self, freq: Tensor | np.ndarray) -> None:
-        """Set the class frequencies.
-
-        Args:
-            freq (Tensor | np.ndarray): f_j, float of shape (C,), each in [0, 1].
-
-        Raises:
-            UserError: If the shape is not (C,), or a value is out of range.
-        """
+        """Set f_j, float of shape (C,), each in [0, 1]; a UserError for anything else."""
         freq = torch.as_tensor(freq).detach()
         if not freq.is_floating_point() or not _are_shares(freq):
             raise UserError(
@@ -88,11 +84,8 @@ class FrequencyAware(ClassStatistics):
         self._set_statistic("class_frequency", freq)
 
     def known_class_frequency(self) -> Tensor:
-        """Return f_j, float64 of shape (C,).
-
-        Raises:
-            UserError: If they were not set, or those of a checkpoint are out of range.
-        """
+        """Return f_j, float64 of shape (C,); a UserError if they were not set, or those of a
+        checkpoint are out of range."""
         freq = self._known_statistic("class_frequency")
         if not _are_shares(freq):
             raise UserError(
@@ -110,14 +103,8 @@ class CountAware(ClassStatistics):
     class_counts: Tensor
 
     def set_class_counts(self, counts: Tensor | np.ndarray) -> None:
-        """Set the numbers of training instances.
-
-        Args:
-            counts (Tensor | np.ndarray): n_j, whole numbers of any type, shape (C,).
-
-        Raises:
-            UserError: If the shape is not (C,), or a value is negative or not whole.
-        """
+        """Set n_j, whole numbers of any type, at least 0, of shape (C,); a UserError for anything
+        else."""
         counts = torch.as_tensor(counts).detach().to(torch.float64)
         if not bool(((counts >= 0) & (counts == counts.floor())).all()):
             raise UserError(
@@ -129,6 +116,40 @@ class CountAware(ClassStatistics):
     def known_class_counts(self) -> Tensor:
         """Return n_j, float64 of shape (C,); a UserError if they were not set."""
         return self._known_statistic("class_counts")
+
+
+class GradientSums(ClassStatistics):
+    """Mixin of the losses that need pos_j / neg_j, in the buffers ``pos_grad`` and ``neg_grad``.
+
+    Each forward pass adds to the sums: with accumulated gradients the weights change with every
+    small batch, and a repeated pass (activation checkpointing around the loss) counts twice.
+    """
+
+    # Over a whole training, float32 would lose the small terms of a rare category.
+    statistics = ("pos_grad", "neg_grad")
+    initial_value = 0.0
+    pos_grad: Tensor
+    neg_grad: Tensor
+    num_seen: Tensor  #: Number of samples so far, int64 scalar.
+
+    def __init__(self, num_classes: int | None = None, **kwargs) -> None:
+        super().__init__(num_classes, **kwargs)
+        self.register_buffer("num_seen", torch.zeros((), dtype=torch.int64))
+
+    def gradient_ratio(self) -> Tensor:
+        """Return g_j = pos_j / neg_j so far, float64 of shape (C,)."""
+        return self.pos_grad / (self.neg_grad + _RATIO_EPS)
+
+    def add_gradients(self, positive: Tensor, negative: Tensor, num_rows: int) -> None:
+        """Add a forward pass of all ranks, which every rank has to reach: the sums of this rank's
+        positives and negatives, float64 of shape (C,), and the number of its samples."""
+        # One message: the two sums, and whether any rank had a sample at all.
+        step = torch.cat([positive, negative, positive.new_full((1,), num_rows)])
+        all_reduce(step)
+        positive, negative, seen = step.split([len(positive), len(negative), 1])
+        self.pos_grad += positive
+        self.neg_grad += negative
+        self.num_seen += seen[0].long()
 
 
 def _are_shares(values: Tensor) -> bool:

@@ -10,12 +10,7 @@ gradients outweigh its few encouraging ones. EQL ignores them:
 that background still pushes every category down; T(f) marks the tail, see
 :mod:`mmdet_eql.losses.tail_weighting`.
 
-Glossary:
-    N: number of proposals (RoIs) of a batch.
-    C: number of foreground categories.
-    logits: z, shape (N, C).
-    labels: int64 of shape (N,), in [0, C); C means background.
-    frequency: f_j, the share of the training images that contain category j, shape (C,).
+Glossary, and that of :mod:`mmdet_eql.losses.base`:
     verified: boolean of shape (N, C); whether the image of proposal r is known to contain, or known
         not to contain, category j.
 """
@@ -27,26 +22,22 @@ from torch import Tensor
 
 from mmdet_eql.losses.base import SigmoidLoss, one_hot_targets
 from mmdet_eql.losses.class_statistics import FrequencyAware
-from mmdet_eql.losses.tail_weighting import ThresholdTail, build_tail_weighting, checked_tail
+from mmdet_eql.losses.tail_weighting import (
+    ThresholdTail,
+    build_tail_weighting,
+    check_lambda,
+    checked_tail,
+)
 from mmdet_eql.utils.errors import UserError
 
 #: lambda of the paper for LVIS v0.5: its tail is then the rare and the common categories.
 DEFAULT_LAMBDA = 1.76e-3
 
 
-def excluded_rows(labels: Tensor, num_classes: int) -> Tensor:
-    """Return E(r), boolean of shape (N,): True for a foreground proposal, False for background."""
-    return labels < num_classes
-
-
 def equalization_loss(
-    logits: Tensor,
-    labels: Tensor,
-    tail: Tensor,
-    excluded: Tensor,
-    verified: Tensor | None = None,
+    logits: Tensor, labels: Tensor, tail: Tensor, excluded: Tensor, verified: Tensor | None = None
 ) -> Tensor:
-    """Return the loss of each proposal, summed over the categories (equation 3).
+    """Return the loss of each proposal, summed over the categories (equation 3), shape (N,).
 
     Args:
         logits (Tensor): Shape (N, C), float32 or float64.
@@ -54,9 +45,6 @@ def equalization_loss(
         tail (Tensor): T(f_j), shape (C,).
         excluded (Tensor): E(r), boolean of shape (N,).
         verified (Tensor, optional): Where the weight is 1 nevertheless, boolean of shape (N, C).
-
-    Returns:
-        Tensor: Shape (N,).
     """
     targets = one_hot_targets(labels, logits)
     ignored = excluded[:, None] * tail.to(logits.dtype) * (1 - targets)
@@ -66,21 +54,11 @@ def equalization_loss(
     return losses.sum(dim=1)
 
 
-def check_lambda(lambda_: float | None) -> None:
-    """Raise a UserError if a threshold is not a frequency in [0, 1]."""
-    if lambda_ is None or not 0 <= lambda_ <= 1:
-        raise UserError(
-            f"loss_cls.lambda_ is {lambda_}; it is a frequency (images of a category over all "
-            "images) and must lie between 0 and 1."
-        )
-
-
 @MODELS.register_module()
 class EqualizationLoss(FrequencyAware, SigmoidLoss):
     """Equalization Loss for the box heads of mmdet.
 
     Args:
-        num_classes (int, optional): C. Taken from the box head by default.
         lambda_ (float, optional): Frequency below which a category belongs to the tail. 0 makes
             the plain sigmoid baseline, which needs no frequencies.
         exclude_background (bool): Whether background proposals keep pushing tail categories down,
@@ -91,10 +69,7 @@ class EqualizationLoss(FrequencyAware, SigmoidLoss):
             that are verified to contain it or not to contain it (section 4.2). Needs a box head
             and a sampler that pass image-level labels on: see
             :mod:`mmdet_eql.heads.image_level_labels`. The official code leaves this out.
-        **kwargs: ``reduction`` and ``loss_weight``.
-
-    Raises:
-        UserError: If an argument is out of range.
+        **kwargs: Those of :class:`~mmdet_eql.losses.base.ClassificationLoss`.
 
     Example:
         >>> loss = EqualizationLoss(num_classes=3, lambda_=0.1)
@@ -125,12 +100,8 @@ class EqualizationLoss(FrequencyAware, SigmoidLoss):
         self.image_level_labels = image_level_labels
 
     def tail_weights(self) -> Tensor:
-        """Return T(f_j) in [0, 1], float64 of shape (C,).
-
-        Raises:
-            UserError: If the loss needs frequencies and has none, or ``tail_weighting`` returns
-                something else than a weight in [0, 1] per category.
-        """
+        """Return T(f_j) in [0, 1], float64 of shape (C,); a UserError if frequencies are missing,
+        or ``tail_weighting`` returns something else than a weight in [0, 1] per category."""
         if self.lambda_ == 0:
             return torch.zeros_like(self.class_frequency)
         return checked_tail(self.tail_weighting, self.known_class_frequency())
@@ -144,7 +115,7 @@ class EqualizationLoss(FrequencyAware, SigmoidLoss):
                 f"{type(self).__name__}: image_level_labels is on, but the box head passes none "
                 "on; set bbox_head.type to 'ImageLevelShared2FCBBoxHead'."
             )
-        excluded = excluded_rows(labels, self.num_classes)
+        excluded = labels < self.num_classes
         if not self.exclude_background:
             excluded = torch.ones_like(excluded)
         return equalization_loss(logits, labels, self.tail_weights(), excluded, verified)

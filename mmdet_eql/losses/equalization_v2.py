@@ -9,13 +9,8 @@ over the training, and weighs both by the ratio of the sums (arXiv 2012.08548):
     L = - sum_j [q_j y_j log p_j + r_j (1 - y_j) log(1 - p_j)],   p_j = sigmoid(z_j)
 
 r_j weighs the negatives and q_j the positives of category j; both enter the sums too. There are
-C + 1 sigmoids: the last tells background from objects, its weights are 1 and it has no sums.
-
-Glossary:
-    N: number of proposals (RoIs) of a batch.
-    C: number of foreground categories.
-    cls_score: z, logits of shape (N, C + 1), the last of background.
-    labels: int64 of shape (N,), in [0, C); C means background.
+C + 1 sigmoids: the last tells background from objects, its weights are 1 and it has no sums. For
+N, C, cls_score and labels see :mod:`mmdet_eql.losses.base`.
 """
 
 import math
@@ -26,34 +21,34 @@ from mmdet.models.losses import accuracy
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from mmdet_eql.losses.base import ClassificationLoss, foreground_accuracy, full_precision
-from mmdet_eql.losses.gradient_sums import GradientSums
-from mmdet_eql.utils.errors import UserError
+from mmdet_eql.losses.base import (
+    ClassificationLoss,
+    check_number,
+    foreground_accuracy,
+    full_precision,
+)
+from mmdet_eql.losses.class_statistics import GradientSums
 
 
 @MODELS.register_module()
 class EqualizationLossV2(GradientSums, ClassificationLoss):
     """Equalization Loss v2 for the box heads of mmdet.
 
-    The running sums are in the checkpoint, see
-    :class:`~mmdet_eql.losses.gradient_sums.GradientSums`. ``forward`` changes them in training mode
-    with gradients enabled only. They are added up over all ranks in every forward pass, which
-    therefore has to happen on every rank.
+    The running sums (:class:`~mmdet_eql.losses.class_statistics.GradientSums`) are in the
+    checkpoint. ``forward`` adds to them in training mode with gradients enabled only, over all
+    ranks, and so has to happen on every rank.
 
     Start the classifier at a small probability, as the authors do for all C + 1 outputs:
     ``bbox_head=dict(cls_predictor_cfg=dict(type="PriorLinear"))``.
 
     Args:
-        num_classes (int, optional): C. Taken from the box head by default.
         gamma (float): Steepness of f.
         mu (float): Gradient ratio at which f is one half.
         alpha (float): Largest extra weight of the positives.
         test_with_objectness (bool): Whether the scores of the categories are multiplied by
             1 - p(background) at test time.
-        **kwargs: ``reduction`` and ``loss_weight``; the sums do not depend on them.
-
-    Raises:
-        UserError: If an argument is out of range.
+        **kwargs: Those of :class:`~mmdet_eql.losses.base.ClassificationLoss`; the sums do not
+            depend on ``reduction`` and ``loss_weight``.
 
     Example:
         >>> loss = EqualizationLossV2(num_classes=2)
@@ -76,11 +71,9 @@ class EqualizationLossV2(GradientSums, ClassificationLoss):
         **kwargs,
     ) -> None:
         super().__init__(num_classes, **kwargs)
-        for name, value in (("gamma", gamma), ("alpha", alpha)):
-            if not (0 <= value < math.inf):
-                raise UserError(f"loss_cls.{name} is {value}; it must be a number of at least 0.")
-        if not math.isfinite(mu):
-            raise UserError(f"loss_cls.mu is {mu}; it must be a finite gradient ratio.")
+        check_number("gamma", gamma)
+        check_number("alpha", alpha)
+        check_number("mu", mu, low=-math.inf)
         self.gamma = gamma
         self.mu = mu
         self.alpha = alpha

@@ -12,27 +12,19 @@ Loss, whose positives have a target q in [0, 1], the IoU:
 
     positives: (gamma_j / gamma_b) |q - p_j|^gamma_j BCE(z_j, q), negatives as with q = 0, no alpha.
 
-pos_j and neg_j sum |dL/dz_j|, the weights of the samples included, see
-:mod:`mmdet_eql.losses.gradient_sums`. The derivative is written out: it is needed for the sums, and
-autograd would keep several tensors of shape (N, C), 385 MB each for 4 images at 1,203 categories.
-Here the gradient alone is kept.
-
-Glossary:
-    N: number of samples (anchors, points) of a batch.
-    C: number of categories.
-    logits: z, shape (N, C).
-    labels: int64 of shape (N,), in [0, C); C means background.
+pos_j and neg_j sum |dL/dz_j|, the weights of the samples included. The derivative is written out:
+it is needed for the sums, and autograd would keep several tensors of shape (N, C), 385 MB each for
+4 images at 1,203 categories. Here the gradient alone is kept. N is the number of samples (anchors,
+points) of a batch; for the rest see :mod:`mmdet_eql.losses.base`.
 """
-
-import math
 
 import torch
 import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from mmdet_eql.losses.base import SigmoidLoss, full_precision
-from mmdet_eql.losses.gradient_sums import GradientSums
+from mmdet_eql.losses.base import SigmoidLoss, check_number, full_precision
+from mmdet_eql.losses.class_statistics import GradientSums
 from mmdet_eql.utils.errors import UserError
 
 #: softplus(z) = z from here on, to the last digit of float64.
@@ -80,7 +72,8 @@ class _WithGradient(torch.autograd.Function):
 
 
 class _EqualizedFocal(GradientSums, SigmoidLoss):
-    """What both losses share; a subclass defines ``positive_losses`` and ``negative_factor``."""
+    """What both losses share; a subclass defines ``negative_factor`` and ``positive_losses``: the
+    losses of the positives without gamma_j / gamma_b, and their derivatives."""
 
     negative_factor = 1.0
 
@@ -93,12 +86,8 @@ class _EqualizedFocal(GradientSums, SigmoidLoss):
         **kwargs,
     ) -> None:
         super().__init__(num_classes, **kwargs)
-        if not 1 <= gamma < math.inf:
-            raise UserError(f"loss_cls.gamma is {gamma}; it must be a number of at least 1.")
-        if not 0 <= scale_factor < math.inf:
-            raise UserError(
-                f"loss_cls.scale_factor is {scale_factor}; it must be a number of at least 0."
-            )
+        check_number("gamma", gamma, low=1)
+        check_number("scale_factor", scale_factor)
         if not use_sigmoid:
             raise UserError(f"loss_cls: {type(self).__name__} needs use_sigmoid=True.")
         self.gamma = gamma
@@ -111,12 +100,6 @@ class _EqualizedFocal(GradientSums, SigmoidLoss):
         ratio = torch.where(self.num_seen > 0, ratio, torch.ones_like(ratio))
         return self.gamma + self.scale_factor * (1 - ratio)
 
-    def positive_losses(
-        self, logits: Tensor, quality: Tensor | None, gamma: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Return the losses of the positives without gamma_j / gamma_b, and their derivatives."""
-        raise NotImplementedError
-
     def forward(
         self,
         cls_score: Tensor,
@@ -125,22 +108,15 @@ class _EqualizedFocal(GradientSums, SigmoidLoss):
         avg_factor: float | None = None,
         reduction_override: str | None = None,
     ) -> Tensor:
-        """Compute the loss, and in training add its gradients to the running sums.
+        """Compute the loss as the base class does, and in training add to the running sums.
 
         Args:
-            cls_score (Tensor): Logits of shape (N, C).
+            cls_score (Tensor): Logits of shape (N, C); a UserError for another C.
             target (Tensor | tuple[Tensor, Tensor]): Labels of shape (N,); or labels and qualities
                 in [0, 1] of shape (N,), of which those of positives are read.
             weight (Tensor, optional): Weight of each sample, shape (N,), in the loss and in the
                 sums. 0 for anchors that are ignored.
-            avg_factor (float, optional): Divisor of the sum under ``"mean"``; N by default.
-            reduction_override (str, optional): Replaces ``reduction`` for this call.
-
-        Returns:
-            Tensor: A scalar, or shape (N,) under ``"none"``.
-
-        Raises:
-            UserError: If the logits are not of shape (N, C).
+            avg_factor, reduction_override: As in the base class.
         """
         self.check_logits(cls_score)
         labels, quality = target if isinstance(target, tuple) else (target, None)
@@ -153,12 +129,7 @@ class _EqualizedFocal(GradientSums, SigmoidLoss):
 
     @torch.no_grad()
     def _losses_and_gradient(
-        self,
-        logits: Tensor,
-        labels: Tensor,
-        quality: Tensor | None,
-        weight: Tensor | None,
-        learns: bool,
+        self, logits: Tensor, labels: Tensor, quality, weight, learns: bool
     ) -> tuple[Tensor, Tensor]:
         gamma = self.focusing().to(logits.dtype)
         factor = gamma / self.gamma
@@ -203,9 +174,6 @@ class EqualizedFocalLoss(_EqualizedFocal):
         **kwargs: ``use_sigmoid``, which must be True, ``reduction`` and ``loss_weight``. The sums
             do not depend on the latter two.
 
-    Raises:
-        UserError: If an argument is out of range.
-
     Example:
         >>> loss = EqualizedFocalLoss(num_classes=2, alpha=0.5)
         >>> value = loss(torch.zeros(1, 2), torch.tensor([0]))
@@ -215,8 +183,7 @@ class EqualizedFocalLoss(_EqualizedFocal):
 
     def __init__(self, num_classes: int | None = None, alpha: float = 0.25, **kwargs) -> None:
         super().__init__(num_classes, **kwargs)
-        if not 0 <= alpha <= 1:
-            raise UserError(f"loss_cls.alpha is {alpha}; it must lie between 0 and 1.")
+        check_number("alpha", alpha, high=1)
         self.alpha = alpha
         self.negative_factor = 1 - alpha
 
@@ -230,16 +197,12 @@ class EqualizedFocalLoss(_EqualizedFocal):
 
 @MODELS.register_module()
 class EqualizedQualityFocalLoss(_EqualizedFocal):
-    """Equalized Quality Focal Loss for dense heads that give a quality (IoU) with the labels.
+    """Equalized Quality Focal Loss for dense heads that give a quality (IoU) with the labels; a
+    UserError if the head gives none.
 
     Args:
-        num_classes (int): C; a dense head does not hand it over.
-        gamma (float): gamma_b, at least 1.
+        num_classes, gamma, **kwargs: As in :class:`EqualizedFocalLoss`.
         scale_factor (float): s, at least 0; 0 is the Quality Focal Loss.
-        **kwargs: ``use_sigmoid``, which must be True, ``reduction`` and ``loss_weight``.
-
-    Raises:
-        UserError: If an argument is out of range, or the head gives no qualities.
     """
 
     def positive_losses(

@@ -7,15 +7,7 @@ from the denominator, at random, so that a share of these gradients remains:
     w~_k = 1 - beta_k T(f_k) (1 - y_k),   beta_k ~ Bernoulli(gamma)
 
 (arXiv 2003.05176, section on image classification), with beta drawn anew for each sample and
-category.
-
-Glossary:
-    N: number of proposals (RoIs) of a batch, or of images in image classification.
-    C: number of foreground categories.
-    K: number of logits, C + 1 with a background output and C without.
-    labels: int64 of shape (N,), in [0, C); C means background.
-    f_j: frequency, the share of the training images that contain category j, shape (C,).
-    n_j: number of training samples (instances) of category j, shape (C,).
+category. For N, C, K, labels, f_j and n_j see :mod:`mmdet_eql.losses.base`.
 """
 
 import torch
@@ -23,9 +15,8 @@ import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from mmdet_eql.losses.base import SoftmaxLoss
+from mmdet_eql.losses.base import SoftmaxLoss, check_number
 from mmdet_eql.losses.class_statistics import CountAware, FrequencyAware
-from mmdet_eql.losses.equalization import check_lambda
 from mmdet_eql.losses.tail_weighting import (
     ThresholdTail,
     build_tail_weighting,
@@ -36,16 +27,13 @@ from mmdet_eql.utils.errors import UserError
 
 
 def softmax_equalization_loss(logits: Tensor, labels: Tensor, tail: Tensor, beta: Tensor) -> Tensor:
-    """Return the loss of each sample.
+    """Return the loss of each sample, shape (N,).
 
     Args:
         logits (Tensor): Shape (N, K), float32 or float64.
         labels (Tensor): Shape (N,), in [0, K).
         tail (Tensor): T(f_k) of each logit, shape (K,).
         beta (Tensor): Whether category k is ignored for sample r, boolean of shape (N, K).
-
-    Returns:
-        Tensor: Shape (N,).
     """
     weights = 1 - beta * tail.to(logits.dtype)
     weights = weights.scatter(1, labels[:, None], 1)  # so that no denominator is empty
@@ -60,15 +48,12 @@ class SoftmaxEqualizationLoss(FrequencyAware, CountAware, SoftmaxLoss):
     """Softmax Equalization Loss for the box heads of mmdet and for image classifiers.
 
     The tail is chosen by exactly one of ``lambda_``, ``lambda_count`` and ``tail_weighting``. The
-    first and the last need the frequencies, the second the counts; the training loop of an image
-    classifier sets them by ``set_class_frequency(counts / counts.sum())`` or
-    ``set_class_counts(counts)``. The background output is never in the tail.
-
-    beta is drawn from torch's generator of the device of the logits, in training and in evaluation:
-    ``torch.manual_seed`` makes it reproducible, and ranks draw for their own samples.
+    first and the last need the frequencies (of an image classifier counts / counts.sum()), the
+    second the counts. The background output is never in the tail. beta is drawn from torch's
+    generator of the device of the logits, in training and in evaluation; ranks draw for their own
+    samples.
 
     Args:
-        num_classes (int, optional): C. Taken from the box head by default.
         lambda_ (float, optional): Frequency below which a category belongs to the tail, in
             [0, 1]. 0 makes softmax cross-entropy, which needs no frequencies.
         lambda_count (int, optional): Number of training samples below which a category belongs to
@@ -78,10 +63,7 @@ class SoftmaxEqualizationLoss(FrequencyAware, CountAware, SoftmaxLoss):
         gamma (float): Probability that a tail category is ignored by a sample of another one.
         exclude_background (bool): Whether samples of background keep pushing tail categories down,
             as E(r) has it in EQL. The equation above has no such term.
-        **kwargs: ``has_background``, ``reduction`` and ``loss_weight``.
-
-    Raises:
-        UserError: If an argument is out of range, or not exactly one chooses the tail.
+        **kwargs: Those of :class:`~mmdet_eql.losses.base.SoftmaxLoss`.
 
     Example:
         >>> loss = SoftmaxEqualizationLoss(
@@ -112,17 +94,10 @@ class SoftmaxEqualizationLoss(FrequencyAware, CountAware, SoftmaxLoss):
                 "lambda_count (a number of samples) and tail_weighting; set the others to None."
             )
         if lambda_ is not None:
-            check_lambda(lambda_)
             tail_weighting = ThresholdTail(lambda_)
-        if lambda_count is not None and not lambda_count >= 0:
-            raise UserError(
-                f"loss_cls.lambda_count is {lambda_count}; it is a number of training samples and "
-                "must be at least 0."
-            )
-        if not 0 <= gamma <= 1:
-            raise UserError(
-                f"loss_cls.gamma is {gamma}; it is a probability and must lie between 0 and 1."
-            )
+        if lambda_count is not None:
+            check_number("lambda_count", lambda_count)
+        check_number("gamma", gamma, high=1)
         self.lambda_ = lambda_
         self.lambda_count = lambda_count
         self.tail_weighting = tail_weighting and build_tail_weighting(tail_weighting)
@@ -130,12 +105,8 @@ class SoftmaxEqualizationLoss(FrequencyAware, CountAware, SoftmaxLoss):
         self.exclude_background = exclude_background
 
     def tail_weights(self) -> Tensor:
-        """Return T of each category, float64 of shape (C,), in [0, 1].
-
-        Raises:
-            UserError: If the loss needs frequencies or counts and has none, or ``tail_weighting``
-                returns something else than a weight in [0, 1] per category.
-        """
+        """Return T of each category, float64 of shape (C,), in [0, 1]; a UserError as that of
+        :class:`~mmdet_eql.losses.equalization.EqualizationLoss`."""
         if self.lambda_count is not None:
             return threshold_tail(self.known_class_counts(), self.lambda_count)
         if self.lambda_ == 0:

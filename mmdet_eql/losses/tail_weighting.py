@@ -10,8 +10,7 @@ another, register a class, or a function that returns such a callable:
 
 and name it in the config: ``tail_weighting=dict(type="LinearTail", slope=500)``.
 
-Glossary:
-    f_j: frequency, the share of the training images that contain category j, shape (C,).
+Glossary, and that of :mod:`mmdet_eql.losses.base`:
     lambda: the frequency below which a category belongs to the tail.
     TR(lambda): tail ratio, the share of the image counts N_j that belongs to the tail,
         sum_j T(f_j) N_j / sum_j N_j = sum_j T(f_j) f_j / sum_j f_j.
@@ -31,7 +30,16 @@ from mmdet_eql.utils.errors import UserError
 _RATIO_TOLERANCE = 1e-9
 
 
-def threshold_tail(frequency: Tensor, lambda_: float | Tensor) -> Tensor:
+def check_lambda(lambda_: float | None) -> None:
+    """Raise a UserError unless a threshold is a frequency in [0, 1]."""
+    if lambda_ is None or not 0 <= lambda_ <= 1:
+        raise UserError(
+            f"loss_cls: lambda_ is {lambda_}; it is a frequency (images of a category over all "
+            "images) and must lie between 0 and 1."
+        )
+
+
+def threshold_tail(frequency: Tensor, lambda_: float) -> Tensor:
     """Return T(f_j) = 1 if f_j < lambda else 0 (section 4.1), shape (C,), type of the input."""
     return (frequency < lambda_).to(frequency.dtype)
 
@@ -39,17 +47,13 @@ def threshold_tail(frequency: Tensor, lambda_: float | Tensor) -> Tensor:
 def lambda_for_tail_ratio(freq: Tensor | np.ndarray, tail_ratio: float) -> float:
     """Return the largest lambda with TR(lambda) <= ``tail_ratio``.
 
-    TR(lambda) is a staircase that rises just after each frequency that occurs, so that the largest
-    lambda is the frequency of the first category that no longer fits into the tail. Categories of
+    This is the frequency of the first category that no longer fits into the tail; categories of
     equal frequency fit together or not at all.
 
     Args:
         freq (Tensor | np.ndarray): f_j, or anything proportional to it such as the image counts
-            N_j, shape (C,).
+            N_j, shape (C,). lambda is in its unit.
         tail_ratio (float): Wanted tail ratio, in [0, 1).
-
-    Returns:
-        float: lambda, in the unit of ``freq``.
 
     Raises:
         UserError: If the ratio is out of range or no category occurs.
@@ -67,15 +71,11 @@ def lambda_for_tail_ratio(freq: Tensor | np.ndarray, tail_ratio: float) -> float
             "lambda_for_tail_ratio: the frequencies must be a list of numbers, at least 0, of "
             "which one is greater; check that the training annotations have objects."
         )
-    return _lambda_for_tail_ratio(freq, tail_ratio).item()
-
-
-def _lambda_for_tail_ratio(freq: Tensor, tail_ratio: float) -> Tensor:
     ascending = freq.sort().values
     mass = ascending.cumsum(0)
     fits = mass <= tail_ratio * (1 + _RATIO_TOLERANCE) * mass[-1]
     # The last category never fits, as tail_ratio < 1, but for the tolerance.
-    return ascending[fits.sum().clamp(max=len(freq) - 1)]
+    return ascending[fits.sum().clamp(max=len(freq) - 1)].item()
 
 
 def _check_tail_ratio(tail_ratio: float) -> None:
@@ -94,16 +94,13 @@ def _check_positive(**parameters: float) -> None:
 
 @TASK_UTILS.register_module()
 class ThresholdTail:
-    """T(f) = 1 if f < lambda else 0.
+    """T(f) = 1 if f < lambda else 0; a UserError unless exactly one argument is given, in range.
 
     Args:
         lambda_ (float, optional): The threshold, a frequency in [0, 1]. 0 protects no category.
         tail_ratio (float, optional): Instead of it, the tail ratio to reach, in [0, 1): lambda is
             then :func:`lambda_for_tail_ratio` of the training set at hand, so that one config
             suits training sets of any size.
-
-    Raises:
-        UserError: If not exactly one is given, or it is out of range.
 
     Example:
         >>> ThresholdTail(lambda_=0.1)(torch.tensor([0.05, 0.1, 0.5]))
@@ -119,19 +116,17 @@ class ThresholdTail:
             )
         if tail_ratio is not None:
             _check_tail_ratio(tail_ratio)
-        elif not 0 <= lambda_ <= 1:
-            raise UserError(
-                f"tail_weighting.lambda_ is {lambda_}; it is a frequency (images of a category "
-                "over all images) and must lie between 0 and 1."
-            )
+        else:
+            check_lambda(lambda_)
         self.lambda_ = lambda_
         self.tail_ratio = tail_ratio
 
     def __call__(self, frequency: Tensor) -> Tensor:
         """Return T(f_j) in {0, 1} for frequencies of shape (C,)."""
-        if self.lambda_ is not None:
-            return threshold_tail(frequency, self.lambda_)
-        return threshold_tail(frequency, _lambda_for_tail_ratio(frequency, self.tail_ratio))
+        lambda_ = self.lambda_
+        if lambda_ is None:
+            lambda_ = lambda_for_tail_ratio(frequency, self.tail_ratio)
+        return threshold_tail(frequency, lambda_)
 
 
 @TASK_UTILS.register_module()
@@ -184,13 +179,8 @@ class GompertzDecayTail:
 
 
 def build_tail_weighting(tail_weighting: dict | Callable[[Tensor], Tensor]) -> Callable:
-    """Build T from its config, ``dict(type="ThresholdTail", lambda_=1e-3)`` and the like.
-
-    A callable is returned as it is.
-
-    Raises:
-        UserError: If the config has no known type or wrong parameters.
-    """
+    """Build T from its config; a callable is returned as it is. A UserError if the config has no
+    known type or wrong parameters."""
     if callable(tail_weighting):
         return tail_weighting
     if not isinstance(tail_weighting, dict) or "type" not in tail_weighting:

@@ -17,7 +17,7 @@ from mmengine.structures import InstanceData
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmdet_eql.heads import SelectiveFCNMaskHead, SelectiveHTCMaskHead
-from mmdet_eql.heads.selective_logits import SelectableLogits
+from mmdet_eql.heads.mask_head import SelectableLogits
 from mmdet_eql.utils.errors import UserError
 from tests.heads.test_detectors import C, batch_of, build, make_config
 

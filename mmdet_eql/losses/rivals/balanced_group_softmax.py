@@ -8,17 +8,12 @@ its categories, and at most beta times as many others; for the background group,
 
 At test time the score of a category is its probability within its group times that of foreground.
 
-Glossary:
-    N: number of proposals (RoIs) of a batch.
-    C: number of foreground categories.
+Glossary, and that of :mod:`mmdet_eql.losses.base`:
     G: number of groups of categories.
-    n_j: number of training instances of category j, shape (C,).
     cls_score: z, logits of shape (N, C + G + 2): the C categories in the order of the labels, the
         "others" of the G groups, foreground, background. The layout does not depend on the counts.
-    labels: int64 of shape (N,), in [0, C); C means background.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -27,7 +22,7 @@ from mmdet.models.losses import accuracy
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from mmdet_eql.losses.base import ClassificationLoss, full_precision
+from mmdet_eql.losses.base import ClassificationLoss, check_number, full_precision
 from mmdet_eql.losses.class_statistics import CountAware
 from mmdet_eql.utils.errors import UserError
 
@@ -46,9 +41,6 @@ class BalancedGroupSoftmaxLoss(CountAware, ClassificationLoss):
             category with exactly that many instances belongs to the group above.
         beta (float): Number of other proposals per proposal of a group, at least 0.
         loss_weight (float): Factor on the loss.
-
-    Raises:
-        UserError: If an argument is out of range.
 
     Example:
         >>> loss = BalancedGroupSoftmaxLoss(num_classes=3)
@@ -72,8 +64,7 @@ class BalancedGroupSoftmaxLoss(CountAware, ClassificationLoss):
             raise UserError(
                 f"loss_cls.bins is {bins}; give ascending numbers of instances, each at least 1."
             )
-        if not 0 <= beta < math.inf:
-            raise UserError(f"loss_cls.beta is {beta}; it must be a number of at least 0.")
+        check_number("beta", beta)
         self.bins = bins
         self.beta = beta
         self.num_groups = len(bins) + 1

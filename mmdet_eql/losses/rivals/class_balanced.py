@@ -6,13 +6,7 @@ The weight of a sample of category j is the inverse of the effective number of s
 
 scaled such that the weights of all categories sum up to C (arXiv 1901.05555). It multiplies the
 whole loss of the sample, a softmax or C sigmoids. The paper knows no background; a background
-proposal weighs 1, the mean over the categories.
-
-Glossary:
-    N: number of proposals (RoIs) of a batch.
-    C: number of foreground categories.
-    n_j: number of training instances of category j, shape (C,).
-    labels: int64 of shape (N,), in [0, C); C means background.
+proposal weighs 1, the mean over the categories. For C and n_j see :mod:`mmdet_eql.losses.base`.
 """
 
 import torch
@@ -58,9 +52,8 @@ class ClassBalancedSigmoidLoss(_ClassBalanced, SigmoidLoss):
     """Class-balanced loss on C sigmoids without a background output.
 
     Args:
-        num_classes (int, optional): C. Taken from the box head by default.
         beta (float): In [0, 1), a UserError otherwise; see :func:`class_balanced_weights`.
-        **kwargs: ``reduction`` and ``loss_weight``.
+        **kwargs: Those of :class:`~mmdet_eql.losses.base.ClassificationLoss`.
 
     Example:
         >>> loss = ClassBalancedSigmoidLoss(num_classes=2, beta=0.0)
@@ -82,9 +75,8 @@ class ClassBalancedSoftmaxLoss(_ClassBalanced, SoftmaxLoss):
     """Class-balanced loss on a softmax.
 
     Args:
-        num_classes (int, optional): C. Taken from the box head by default.
         beta (float): In [0, 1), a UserError otherwise; see :func:`class_balanced_weights`.
-        **kwargs: ``has_background``, ``reduction`` and ``loss_weight``.
+        **kwargs: Those of :class:`~mmdet_eql.losses.base.SoftmaxLoss`.
 
     Example:
         >>> loss = ClassBalancedSoftmaxLoss(num_classes=2, beta=0.9)

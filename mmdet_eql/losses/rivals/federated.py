@@ -3,37 +3,26 @@
 In a federated dataset most categories are not annotated exhaustively, and a negative of a category
 that no one looked for may be wrong. The loss is a sigmoid cross-entropy over the categories that
 occur in the batch and some others, drawn with a probability proportional to a power of their
-frequency (arXiv 2103.07461; used by detectron2's LVIS baselines).
-
-Glossary:
-    N: number of proposals (RoIs) of a batch.
-    C: number of foreground categories.
-    f_j: frequency, the share of the training images that contain category j, shape (C,).
-    labels: int64 of shape (N,), in [0, C); C means background.
+frequency (arXiv 2103.07461; used by detectron2's LVIS baselines). For N, C, f_j and labels see
+:mod:`mmdet_eql.losses.base`.
 """
-
-import math
 
 import torch
 import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from mmdet_eql.losses.base import SigmoidLoss, one_hot_targets
+from mmdet_eql.losses.base import SigmoidLoss, check_number, one_hot_targets
 from mmdet_eql.losses.class_statistics import FrequencyAware
-from mmdet_eql.utils.errors import UserError
 
 
 def federated_loss(logits: Tensor, labels: Tensor, chosen: Tensor) -> Tensor:
-    """Return the loss of each proposal, summed over the chosen categories.
+    """Return the loss of each proposal, shape (N,), summed over the chosen categories.
 
     Args:
         logits (Tensor): Shape (N, C), float32 or float64.
         labels (Tensor): Shape (N,).
         chosen (Tensor): Boolean of shape (C,).
-
-    Returns:
-        Tensor: Shape (N,).
     """
     targets = one_hot_targets(labels, logits)
     losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
@@ -48,15 +37,11 @@ class FederatedLoss(FrequencyAware, SigmoidLoss):
     it reproducible, and ranks draw for their own images.
 
     Args:
-        num_classes (int, optional): C. Taken from the box head by default.
         num_chosen (int): Number of categories per call: those that occur, which are always
             chosen, and others up to this number. detectron2 counts background as one of them.
         freq_power (float): Others are drawn in proportion to f_j to this power, without
             replacement; a category that never occurs in training is not drawn, unless it is 0.
-        **kwargs: ``reduction`` and ``loss_weight``.
-
-    Raises:
-        UserError: If an argument is out of range.
+        **kwargs: Those of :class:`~mmdet_eql.losses.base.ClassificationLoss`.
 
     Example:
         >>> loss = FederatedLoss(num_classes=3, num_chosen=2)
@@ -66,21 +51,11 @@ class FederatedLoss(FrequencyAware, SigmoidLoss):
     """
 
     def __init__(
-        self,
-        num_classes: int | None = None,
-        num_chosen: int = 50,
-        freq_power: float = 0.5,
-        **kwargs,
+        self, num_classes=None, num_chosen: int = 50, freq_power: float = 0.5, **kwargs
     ) -> None:
         super().__init__(num_classes, **kwargs)
-        if not num_chosen >= 0:
-            raise UserError(
-                f"loss_cls.num_chosen is {num_chosen}; it is a number of categories, at least 0."
-            )
-        if not 0 <= freq_power < math.inf:
-            raise UserError(
-                f"loss_cls.freq_power is {freq_power}; it must be a number of at least 0."
-            )
+        check_number("num_chosen", num_chosen)
+        check_number("freq_power", freq_power)
         self.num_chosen = num_chosen
         self.freq_power = freq_power
 

@@ -4,26 +4,18 @@
 
 p_j = sigmoid(z_j), alpha_j = alpha for a positive and 1 - alpha for a negative (arXiv 1708.02002,
 equation 5). mmdet's ``FocalLoss`` is made for dense heads: it has no background column at test
-time.
-
-Glossary:
-    N: number of proposals (RoIs) of a batch.
-    C: number of foreground categories.
-    labels: int64 of shape (N,), in [0, C); C means background.
+time. For N, C and labels see :mod:`mmdet_eql.losses.base`.
 """
-
-import math
 
 import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from mmdet_eql.losses.base import SigmoidLoss, one_hot_targets
-from mmdet_eql.utils.errors import UserError
+from mmdet_eql.losses.base import SigmoidLoss, check_number, one_hot_targets
 
 
 def sigmoid_focal_loss(logits: Tensor, labels: Tensor, gamma: float, alpha: float | None) -> Tensor:
-    """Return the focal loss of each proposal, summed over the categories.
+    """Return the focal loss of each proposal, shape (N,), summed over the categories.
 
     Args:
         logits (Tensor): Shape (N, C), float32 or float64.
@@ -31,9 +23,6 @@ def sigmoid_focal_loss(logits: Tensor, labels: Tensor, gamma: float, alpha: floa
         gamma (float): Focusing parameter.
         alpha (float, optional): Weight of the positives, 1 - alpha that of the negatives; without
             it both are 1.
-
-    Returns:
-        Tensor: Shape (N,).
     """
     targets = one_hot_targets(labels, logits)
     signed = logits * (2 * targets - 1)
@@ -49,13 +38,9 @@ class SigmoidFocalLoss(SigmoidLoss):
     """Focal loss on C sigmoids without a background output.
 
     Args:
-        num_classes (int, optional): C. Taken from the box head by default.
         gamma (float): Focusing parameter, at least 0; 0 is a weighted cross-entropy.
         alpha (float, optional): Weight of the positives in [0, 1]; None weighs nothing.
-        **kwargs: ``reduction`` and ``loss_weight``.
-
-    Raises:
-        UserError: If an argument is out of range.
+        **kwargs: Those of :class:`~mmdet_eql.losses.base.ClassificationLoss`.
 
     Example:
         >>> import torch
@@ -66,19 +51,12 @@ class SigmoidFocalLoss(SigmoidLoss):
     """
 
     def __init__(
-        self,
-        num_classes: int | None = None,
-        gamma: float = 2.0,
-        alpha: float | None = 0.25,
-        **kwargs,
+        self, num_classes=None, gamma: float = 2.0, alpha: float | None = 0.25, **kwargs
     ) -> None:
         super().__init__(num_classes, **kwargs)
-        if not 0 <= gamma < math.inf:
-            raise UserError(f"loss_cls.gamma is {gamma}; it must be a number of at least 0.")
-        if alpha is not None and not 0 <= alpha <= 1:
-            raise UserError(
-                f"loss_cls.alpha is {alpha}; it must lie between 0 and 1, or be None for no weight."
-            )
+        check_number("gamma", gamma)
+        if alpha is not None:
+            check_number("alpha", alpha, high=1)
         self.gamma = gamma
         self.alpha = alpha
 

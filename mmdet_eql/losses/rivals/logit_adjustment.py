@@ -7,12 +7,8 @@ remains is shared out anew:
 
     p_j = (1 - p_background) softmax_j(z - tau log pi)    over the C categories.
 
-Glossary:
-    N: number of proposals (RoIs) of a batch.
-    C: number of foreground categories.
-    K: number of logits, C + 1 with a background output and C without.
-    f_j: frequency, the share of the training images that contain category j, shape (C,).
-    pi_j: prior of category j, proportional to f_j; its scale cancels.
+pi_j is proportional to f_j; its scale cancels. For N, C, K and f_j see
+:mod:`mmdet_eql.losses.base`.
 """
 
 import math
@@ -22,7 +18,7 @@ import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from mmdet_eql.losses.base import SoftmaxLoss, full_precision
+from mmdet_eql.losses.base import SoftmaxLoss, check_number, full_precision
 from mmdet_eql.losses.class_statistics import FrequencyAware
 from mmdet_eql.utils.errors import UserError
 
@@ -36,12 +32,8 @@ class LogitAdjustedSoftmaxLoss(FrequencyAware, SoftmaxLoss):
     ``tau`` can be changed from test to test, and 0 gives the plain softmax.
 
     Args:
-        num_classes (int, optional): C. Taken from the box head by default.
         tau (float): Strength of the adjustment.
-        **kwargs: ``has_background``, ``reduction`` and ``loss_weight``.
-
-    Raises:
-        UserError: If an argument is out of range.
+        **kwargs: Those of :class:`~mmdet_eql.losses.base.SoftmaxLoss`.
 
     Example:
         >>> loss = LogitAdjustedSoftmaxLoss(num_classes=2, has_background=False).eval()
@@ -55,17 +47,14 @@ class LogitAdjustedSoftmaxLoss(FrequencyAware, SoftmaxLoss):
 
     def __init__(self, num_classes: int | None = None, tau: float = 1.0, **kwargs) -> None:
         super().__init__(num_classes, **kwargs)
-        if not math.isfinite(tau):
-            raise UserError(f"loss_cls.tau is {tau}; it must be a finite number.")
+        check_number("tau", tau, low=-math.inf)
         self.tau = tau
 
     def adjustment(self) -> Tensor:
         """Return tau log pi_j of each category, float64 of shape (C,).
 
-        A category that never occurs in training is taken to be as common as the rarest that does.
-
-        Raises:
-            UserError: If the frequencies are missing, or no category occurs.
+        A category that never occurs in training is taken to be as common as the rarest that does. A
+        UserError if the frequencies are missing, or no category occurs.
         """
         freq = self.known_class_frequency()
         if not bool((freq > 0).any()):
@@ -76,11 +65,8 @@ class LogitAdjustedSoftmaxLoss(FrequencyAware, SoftmaxLoss):
         return self.tau * freq.clamp(min=freq[freq > 0].min()).log()
 
     def get_activation(self, cls_score: Tensor) -> Tensor:
-        """Return the scores of shape (N, K): adjusted in evaluation, a plain softmax in training.
-
-        Raises:
-            UserError: If the logits are of another shape, or the frequencies are missing.
-        """
+        """Return the scores of shape (N, K): adjusted in evaluation, a plain softmax in training. A
+        UserError if the logits are of another shape, or the frequencies are missing."""
         scores = super().get_activation(cls_score)
         if self.training or self.tau == 0:
             return scores

@@ -1,6 +1,6 @@
 """Time and memory of NMS of each category, from boxes and scores of all proposals on.
 
-mmdet_eql.heads.multiclass_nms beside MMDetection's function, with the boxes of class-specific
+mmdet_eql.heads multiclass_nms beside MMDetection's function, with the boxes of class-specific
 regression. Scores are those of an untrained and of a trained detector: noise,
 or 30 objects, each with proposals around it and a few categories that are likely.
 """
