@@ -54,9 +54,8 @@ def multiclass_nms(
     scores are taken in the order of their numbers; mmdet leaves that to PyTorch's sorting, which
     promises no order.
 
-    mmdet's function is called where this one has no advantage: all detections (``max_num`` not
-    positive), Soft-NMS and other kinds that change scores, ``nms_cfg=None``, and boxes that are not
-    four numbers.
+    mmdet's function is called for all detections (``max_num`` not positive), Soft-NMS and other
+    kinds that change scores, ``nms_cfg=None``, and boxes that are not four numbers.
 
     Args:
         multi_bboxes (Tensor): Boxes x1, y1, x2, y2 of each proposal, shape (N, 4), or of each
@@ -65,10 +64,8 @@ def multiclass_nms(
         score_thr (float): A candidate's score is above it.
         nms_cfg (dict): As ``mmcv.ops.batched_nms`` takes it.
         max_num (int): How many detections are wanted.
-        score_factors (Tensor, optional): Finite, shape (N,). Multiplied to the scores that exceed
-            the threshold.
+        score_factors (Tensor, optional): Finite factors on the scores above the threshold, (N,).
         return_inds (bool): Whether to return the candidates' numbers as well.
-        box_dim (int): 4.
 
     Returns:
         tuple[Tensor, ...]: Boxes with scores of shape (K, 5), labels, int64 of shape (K,), and with
@@ -164,8 +161,8 @@ def _suppress(boxes: Tensor, labels: Tensor, one_by_one: bool, options: dict) ->
 class PrefixNMSHeadMixin:
     """Makes a box head of mmdet, inherited after it, use :func:`multiclass_nms`.
 
-    The head keeps its parameters and detections, in every RoI head; ``test_cfg.rcnn`` stays what it
-    is.
+    The head keeps its parameters (checkpoints of either head load into the other) and detections,
+    in every RoI head; ``test_cfg.rcnn`` stays what it is.
     """
 
     def _predict_by_feat_single(
@@ -202,10 +199,7 @@ class PrefixNMSConvFCBBoxHead(PrefixNMSHeadMixin, ImageLevelLabelHeadMixin, Conv
 
 @MODELS.register_module()
 class PrefixNMSShared2FCBBoxHead(PrefixNMSHeadMixin, ImageLevelLabelHeadMixin, Shared2FCBBoxHead):
-    """mmdet's ``Shared2FCBBoxHead``, with NMS over the highest scores and image-level labels.
-
-    Checkpoints of either head load into the other.
-    """
+    """mmdet's ``Shared2FCBBoxHead``, with NMS over the highest scores and image-level labels."""
 
 
 @MODELS.register_module()

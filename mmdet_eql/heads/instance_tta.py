@@ -46,14 +46,13 @@ class InstanceTTAModel(DetTTAModel):
     class-specific masks and with the selective mask heads; another detector is a UserError. The
     feature maps of all views are in memory at the same time.
 
+    In a config it is ``tta_model = dict(type="InstanceTTAModel")``; then tools/test.py --tta.
+
     Args:
         module (dict | nn.Module): The detector.
         tta_cfg (dict, optional): ``nms`` and ``max_per_img`` of the merged boxes. By default those
             of the detector's ``test_cfg.rcnn``.
         **kwargs: Those of ``DetTTAModel``.
-
-    Example:
-        >>> tta_model = dict(type="InstanceTTAModel")  # in a config; then tools/test.py --tta
     """
 
     def __init__(
@@ -65,12 +64,10 @@ class InstanceTTAModel(DetTTAModel):
             self.tta_cfg = self.module.test_cfg.rcnn
 
     def test_step(self, data: dict) -> SampleList:
-        """Predict a batch of B images from V views: ``inputs`` and ``data_samples``, each a list of
-        V lists of B.
+        """Predict a batch from V views: ``inputs`` and ``data_samples``, each V lists of B.
 
-        Returns:
-            SampleList: B data samples with ``pred_instances`` in pixels of the original images:
-            ``bboxes``, ``scores`` and ``labels``, and with a mask head ``masks`` as it gives them.
+        Return B data samples with ``pred_instances`` in pixels of the original images: ``bboxes``,
+        ``scores`` and ``labels``, and with a mask head ``masks`` as it gives them.
         """
         views = [
             View(self.module, {key: value[index] for key, value in data.items()})

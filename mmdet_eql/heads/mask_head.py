@@ -9,13 +9,12 @@ class-agnostic head.
     mask features (N, D, h, w) --labels--> logits (N, 1, h, w) -> loss
                                                                -> masks, or their RLE
 
-In training, mmdet's cascades hand what a mask head gives to that head's loss. In testing, they
-average the masks of the stages before any labels come in. Here the labels of the detections travel
-with the feature maps, which mmdet hands on unchanged, to where a stage's masks are computed.
+In testing, mmdet's cascades average the masks of the stages before any labels come in. Here the
+labels of the detections travel with the feature maps, which mmdet hands on unchanged, to where a
+stage's masks are computed.
 
 Glossary:
-    N: number of RoIs.
-    C: number of categories.
+    N, C: number of RoIs and of categories.
     D: number of channels that the last convolution reads.
 """
 
@@ -120,7 +119,8 @@ class SelectiveMaskHeadMixin:
 
     Inherited before the mask head. ``forward`` returns :class:`SelectableLogits` where mmdet's
     returns a tensor. ``StandardRoIHead`` works with it; a cascade has to be a
-    ``SelectiveMaskCascadeRoIHead`` or ``SelectiveMaskHTCRoIHead``.
+    ``SelectiveMaskCascadeRoIHead`` or ``SelectiveMaskHTCRoIHead``. Checkpoints of mmdet's head and
+    of this one load into each other.
 
     Args:
         class_agnostic (bool): Whether one mask serves all categories; the head is then mmdet's.
@@ -224,10 +224,7 @@ def _selective_predictor(predictor_cfg: dict, head: str) -> dict:
 
 @MODELS.register_module()
 class SelectiveFCNMaskHead(SelectiveMaskHeadMixin, FCNMaskHead):
-    """mmdet's ``FCNMaskHead``, computing one mask per RoI; see :class:`SelectiveMaskHeadMixin`.
-
-    Checkpoints of either head load into the other.
-    """
+    """mmdet's ``FCNMaskHead``, computing one mask per RoI; see :class:`SelectiveMaskHeadMixin`."""
 
 
 @MODELS.register_module()

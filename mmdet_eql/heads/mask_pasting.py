@@ -3,10 +3,8 @@
 The mask of a box has few cells (28x28), its image hundreds of thousands of pixels. Only the pixels
 around the box are computed, and their runs are moved to where the box lies in the image.
 
-Glossary:
-    N: number of masks of an image.
-    h, w: height and width of a mask in cells.
-    H, W: height and width of the image in pixels.
+N is the number of masks of an image, h and w are height and width of a mask in cells, H and W of
+the image in pixels.
 """
 
 import numpy as np
@@ -19,22 +17,18 @@ from torch import Tensor
 def paste_as_rle(
     masks: Tensor, boxes: Tensor, image_size: tuple[int, int], threshold: float
 ) -> list[dict]:
-    """Paste masks into an image, threshold them and encode them.
+    """Paste masks into an image and return N RLEs with ``size`` [H, W] and ``counts`` (bytes).
 
     The runs are those of mmdet's ``FCNMaskHead`` on the CPU (``_do_paste_mask`` on each mask, with
-    ``skip_empty``) followed by ``pycocotools.mask.encode``, to the pixel. There, a pixel's value is
-    interpolated between four cells by ``grid_sample``. Interpolation along x does not depend on y,
-    so it is done here by two small matrix products; pixels too close to the threshold for rounding
-    errors to be ruled out are left to ``grid_sample``.
+    ``skip_empty``) followed by ``pycocotools.mask.encode``, to the pixel. Interpolation in x does
+    not depend on y, so it is done by two small matrix products; pixels too close to the threshold
+    for rounding errors to be ruled out are left to ``grid_sample``, as mmdet has it.
 
     Args:
         masks (Tensor): Probabilities, shape (N, h, w), on any device.
         boxes (Tensor): x1, y1, x2, y2 in pixels of the image, shape (N, 4).
         image_size (tuple[int, int]): H and W.
         threshold (float): Pixels of this probability and above belong to the mask.
-
-    Returns:
-        list[dict]: N compressed RLEs, each with ``size`` [H, W] and ``counts`` (bytes).
 
     Example:
         >>> rles = paste_as_rle(torch.ones(1, 4, 4), torch.tensor([[1., 2., 4., 7.]]), (8, 6), 0.5)

@@ -1,12 +1,11 @@
 """RoIAlign on the CPU as two small matrix products for each RoI.
 
 A value of RoIAlign is the mean over a grid of points in its bin, each interpolated between four
-cells. Where the points lie along y does not depend on x, so that the whole is separable:
+cells. Where the points lie along y does not depend on x, so that the whole is separable,
 
     output (P, P, D) = rows (P, h) . crop (h, w, D) . columns (P, w)
 
-with the cells around the RoI, and with weights that hold interpolation and mean. mmcv goes through
-all points of every channel.
+with weights that hold interpolation and mean; mmcv goes through all points of every channel.
 
 Glossary:
     N, D: number of RoIs and of channels.

@@ -103,8 +103,7 @@ class CountAware(ClassStatistics):
     class_counts: Tensor
 
     def set_class_counts(self, counts: Tensor | np.ndarray) -> None:
-        """Set n_j, whole numbers of any type, at least 0, of shape (C,); a UserError for anything
-        else."""
+        """Set n_j, whole numbers >= 0 of any type, shape (C,); a UserError for anything else."""
         counts = torch.as_tensor(counts).detach().to(torch.float64)
         if not bool(((counts >= 0) & (counts == counts.floor())).all()):
             raise UserError(

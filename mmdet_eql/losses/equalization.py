@@ -40,8 +40,7 @@ def equalization_loss(
     """Return the loss of each proposal, summed over the categories (equation 3), shape (N,).
 
     Args:
-        logits (Tensor): Shape (N, C), float32 or float64.
-        labels (Tensor): Shape (N,).
+        logits, labels (Tensor): Shapes (N, C), float32 or float64, and (N,).
         tail (Tensor): T(f_j), shape (C,).
         excluded (Tensor): E(r), boolean of shape (N,).
         verified (Tensor, optional): Where the weight is 1 nevertheless, boolean of shape (N, C).

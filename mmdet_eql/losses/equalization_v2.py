@@ -99,10 +99,8 @@ class EqualizationLossV2(GradientSums, ClassificationLoss):
         }
 
     def class_weights(self) -> tuple[Tensor, Tensor]:
-        """Return q_j and r_j for the next forward pass, each float64 of shape (C + 1,).
-
-        All are 1 before the first proposals, and those of background always are.
-        """
+        """Return q_j and r_j for the next forward pass, each float64 of shape (C + 1,): all are 1
+        before the first proposals, and those of background always."""
         negative = torch.sigmoid(self.gamma * (self.gradient_ratio() - self.mu))
         negative = torch.where(self.num_seen > 0, negative, torch.ones_like(negative))
         negative = F.pad(negative, (0, 1), value=1.0)

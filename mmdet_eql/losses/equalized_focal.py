@@ -110,13 +110,8 @@ class _EqualizedFocal(GradientSums, SigmoidLoss):
     ) -> Tensor:
         """Compute the loss as the base class does, and in training add to the running sums.
 
-        Args:
-            cls_score (Tensor): Logits of shape (N, C); a UserError for another C.
-            target (Tensor | tuple[Tensor, Tensor]): Labels of shape (N,); or labels and qualities
-                in [0, 1] of shape (N,), of which those of positives are read.
-            weight (Tensor, optional): Weight of each sample, shape (N,), in the loss and in the
-                sums. 0 for anchors that are ignored.
-            avg_factor, reduction_override: As in the base class.
+        ``target`` is the labels (N,), or labels and qualities in [0, 1] (N,), of which those of
+        positives are read. ``weight`` (N,), 0 for ignored anchors, enters the loss and the sums.
         """
         self.check_logits(cls_score)
         labels, quality = target if isinstance(target, tuple) else (target, None)
@@ -162,9 +157,8 @@ class _EqualizedFocal(GradientSums, SigmoidLoss):
 
 @MODELS.register_module()
 class EqualizedFocalLoss(_EqualizedFocal):
-    """Equalized Focal Loss for dense heads, by ``loss_cls`` of RetinaNet, ATSS and the like.
-
-    Heads that call the loss once per level add to the sums with each call.
+    """Equalized Focal Loss for dense heads, by ``loss_cls`` of RetinaNet, ATSS and the like. Heads
+    that call the loss once per level add to the sums with each call.
 
     Args:
         num_classes (int): C; a dense head does not hand it over.

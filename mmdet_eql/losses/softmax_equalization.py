@@ -30,8 +30,7 @@ def softmax_equalization_loss(logits: Tensor, labels: Tensor, tail: Tensor, beta
     """Return the loss of each sample, shape (N,).
 
     Args:
-        logits (Tensor): Shape (N, K), float32 or float64.
-        labels (Tensor): Shape (N,), in [0, K).
+        logits, labels (Tensor): Shapes (N, K), float32 or float64, and (N,).
         tail (Tensor): T(f_k) of each logit, shape (K,).
         beta (Tensor): Whether category k is ignored for sample r, boolean of shape (N, K).
     """

@@ -48,15 +48,12 @@ def lambda_for_tail_ratio(freq: Tensor | np.ndarray, tail_ratio: float) -> float
     """Return the largest lambda with TR(lambda) <= ``tail_ratio``.
 
     This is the frequency of the first category that no longer fits into the tail; categories of
-    equal frequency fit together or not at all.
+    equal frequency fit together or not at all. A UserError if no category occurs.
 
     Args:
         freq (Tensor | np.ndarray): f_j, or anything proportional to it such as the image counts
             N_j, shape (C,). lambda is in its unit.
-        tail_ratio (float): Wanted tail ratio, in [0, 1).
-
-    Raises:
-        UserError: If the ratio is out of range or no category occurs.
+        tail_ratio (float): Wanted tail ratio, in [0, 1); a UserError otherwise.
 
     Example:
         >>> lambda_for_tail_ratio(np.array([0.1, 0.2, 0.7]), 0.1)  # the first alone fits
@@ -133,9 +130,7 @@ class ThresholdTail:
 class ExponentialDecayTail:
     """T(f) = 1 - (a f)^n, clipped to [0, 1]: full protection at f = 0, none from f = 1 / a on.
 
-    Args:
-        a (float): Scale, greater than 0; a UserError otherwise.
-        n (float): Power, greater than 0; a UserError otherwise.
+    The scale a and the power n have to be greater than 0; a UserError otherwise.
 
     Example:
         >>> ExponentialDecayTail(a=2.0, n=2.0)(torch.tensor([0.0, 0.25, 0.5, 1.0]))

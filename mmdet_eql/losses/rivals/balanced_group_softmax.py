@@ -100,11 +100,9 @@ class BalancedGroupSoftmaxLoss(CountAware, ClassificationLoss):
         }
 
     def choose_proposals(self, labels: Tensor) -> Tensor:
-        """Return which proposals each group learns from, boolean of shape (N, G + 1).
-
-        A group of categories gets all proposals of its categories and a random choice of beta times
-        as many others, none if it has no proposal; the last, the background group, gets all.
-        """
+        """Return which proposals each group learns from, boolean of shape (N, G + 1): all of its
+        categories and a random choice of beta times as many others; all for the background group,
+        the last."""
         group_of_label = labels.new_full((self.num_classes + 1,), -1)
         for group, members in enumerate(self._members_of_groups()[:-1]):
             group_of_label[members] = group

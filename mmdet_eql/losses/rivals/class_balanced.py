@@ -23,8 +23,7 @@ def class_balanced_weights(counts: Tensor, beta: float) -> Tensor:
     """Return the weight of a sample of each category, shape (C,), with sum C.
 
     Args:
-        counts (Tensor): n_j, float64 of shape (C,). A category without instances is taken to have
-            one: it has no finite weight of its own, and no sample that would need it.
+        counts (Tensor): n_j, float64 of shape (C,); 0 counts as 1.
         beta (float): In [0, 1): 0 weighs all categories alike, towards 1 the weight becomes that of
             the inverse count.
     """
@@ -75,7 +74,7 @@ class ClassBalancedSoftmaxLoss(_ClassBalanced, SoftmaxLoss):
     """Class-balanced loss on a softmax.
 
     Args:
-        beta (float): In [0, 1), a UserError otherwise; see :func:`class_balanced_weights`.
+        beta (float): As in :class:`ClassBalancedSigmoidLoss`.
         **kwargs: Those of :class:`~mmdet_eql.losses.base.SoftmaxLoss`.
 
     Example:

@@ -17,13 +17,8 @@ from mmdet_eql.losses.class_statistics import FrequencyAware
 
 
 def federated_loss(logits: Tensor, labels: Tensor, chosen: Tensor) -> Tensor:
-    """Return the loss of each proposal, shape (N,), summed over the chosen categories.
-
-    Args:
-        logits (Tensor): Shape (N, C), float32 or float64.
-        labels (Tensor): Shape (N,).
-        chosen (Tensor): Boolean of shape (C,).
-    """
+    """Return the loss of each proposal, shape (N,), summed over the chosen categories: logits
+    float32 or float64 of shape (N, C), labels (N,), chosen boolean of shape (C,)."""
     targets = one_hot_targets(labels, logits)
     losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     return (losses * chosen.to(losses.dtype)).sum(dim=1)

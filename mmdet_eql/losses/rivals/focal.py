@@ -17,12 +17,8 @@ from mmdet_eql.losses.base import SigmoidLoss, check_number, one_hot_targets
 def sigmoid_focal_loss(logits: Tensor, labels: Tensor, gamma: float, alpha: float | None) -> Tensor:
     """Return the focal loss of each proposal, shape (N,), summed over the categories.
 
-    Args:
-        logits (Tensor): Shape (N, C), float32 or float64.
-        labels (Tensor): Shape (N,).
-        gamma (float): Focusing parameter.
-        alpha (float, optional): Weight of the positives, 1 - alpha that of the negatives; without
-            it both are 1.
+    Logits are float32 or float64 of shape (N, C), labels of shape (N,). Without alpha, positives
+    and negatives weigh 1.
     """
     targets = one_hot_targets(labels, logits)
     signed = logits * (2 * targets - 1)
