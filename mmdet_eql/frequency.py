@@ -1,7 +1,6 @@
 """How often each category occurs in the training images.
 
-The training dataset owns the counts: it takes them from its annotations before any image is
-filtered, and hands them to losses, samplers and analysis.
+The training dataset owns the counts, taken before any image is filtered.
 
 Glossary:
     C: number of categories.
@@ -87,14 +86,7 @@ class ClassFrequency:
         num_images: int,
         class_names: Sequence[str],
     ) -> "ClassFrequency":
-        """Count annotations.
-
-        Args:
-            image_index (Sequence[int]): Index of the image of each annotation, 0-based.
-            label (Sequence[int]): Label of each annotation, in [0, C).
-            num_images (int): Number of all images, annotated or not.
-            class_names (Sequence[str]): C names.
-        """
+        """Count annotations, given the index of the image and the label of each, in [0, C)."""
         num_classes = len(class_names)
         label = np.asarray(label, dtype=np.int64)
         pairs = np.unique(np.asarray(image_index, dtype=np.int64) * num_classes + label)
@@ -146,19 +138,16 @@ class ClassFrequency:
 
 def frequency_group(image_count: np.ndarray) -> np.ndarray:
     """LVIS's group of each N_j: ``"r"`` (at most 10 images), ``"c"`` (at most 100) or ``"f"``."""
-    image_count = np.asarray(image_count)
-    return np.where(
-        image_count <= RARE_MAX_IMAGES, "r", np.where(image_count <= COMMON_MAX_IMAGES, "c", "f")
-    )
+    limits = np.array([RARE_MAX_IMAGES, COMMON_MAX_IMAGES])
+    return np.array(list(GROUP_NAMES))[np.searchsorted(limits, image_count)]
 
 
 def class_frequency_of(dataset) -> ClassFrequency:
     """Find the class frequency that a training dataset owns, whatever a wrapper repeats.
 
-    Args:
-        dataset: A dataset with an attribute ``class_frequency``, or a wrapper with the attribute
-            ``dataset`` (mmengine's ``RepeatDataset`` and ``ClassBalancedDataset``, mmdet's
-            ``MultiImageMixDataset``) or ``datasets`` (``ConcatDataset``) around such ones.
+    The dataset has an attribute ``class_frequency``, or is a wrapper with the attribute
+    ``dataset`` (mmengine's ``RepeatDataset`` and ``ClassBalancedDataset``, mmdet's
+    ``MultiImageMixDataset``) or ``datasets`` (``ConcatDataset``) around such ones.
 
     Raises:
         UncountedDatasetError: If a dataset in there does not count its categories.

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mmdet_eql.annotations.instance_labels import InstanceLabels
@@ -19,12 +18,9 @@ _SAMPLER_COLOURS = ("#000000", "#CC79A7", "#E69F00", "#56B4E9")
 
 @dataclass(frozen=True, eq=False)
 class AnnotatedImages:
-    """The labels in an annotation file: all that a sampler asks of a dataset.
+    """The labels of all annotations of M images, with all that a sampler asks of a dataset.
 
-    Args:
-        image_ids (np.ndarray): Ids of M images, int64.
-        instance_labels (InstanceLabels): Labels of their annotations.
-        class_frequency (ClassFrequency): Occurrences of each category.
+    ``image_ids`` is int64 of shape (M,).
     """
 
     image_ids: np.ndarray
@@ -36,13 +32,7 @@ class AnnotatedImages:
 
 
 def read_annotated_images(path: str | os.PathLike) -> AnnotatedImages:
-    """Read the labels from a file in COCO or LVIS format.
-
-    Args:
-        path (str | os.PathLike): Annotation file.
-
-    Returns:
-        AnnotatedImages: Categories in the order of their ids; every annotation counts.
+    """Read the labels from a file in COCO or LVIS format, in the order of the category ids.
 
     Raises:
         UserError: If the file cannot be read or is not in COCO format.
@@ -60,9 +50,8 @@ class DrawnEpoch:
     """What a sampler draws in its first epoch.
 
     Args:
-        of_image (np.ndarray): How often each image is drawn, int64 of shape (M,).
-        of_category (np.ndarray): Number of draws whose image contains each category, int64 of shape
-            (C,).
+        of_image (np.ndarray): Draws of each image, int64 of shape (M,).
+        of_category (np.ndarray): Draws of an image with each category, int64 of shape (C,).
     """
 
     of_image: np.ndarray
@@ -98,15 +87,11 @@ def format_report(
     for letter, name in GROUP_NAMES.items():
         of_group = frequency.group == letter
         counts = frequency.image_count[of_group]
-        spread = (
-            f"{np.median(counts):,.0f} ({counts.min():,} to {counts.max():,})"
-            if len(counts)
-            else "-"
-        )
-        lines.append(
-            f"| {name} | {of_group.sum():,} | {spread} | "
-            f"{frequency.instance_count[of_group].sum():,} |"
-        )
+        spread = "-"
+        if len(counts):
+            spread = f"{np.median(counts):,.0f} ({counts.min():,} to {counts.max():,})"
+        instances = frequency.instance_count[of_group].sum()
+        lines.append(f"| {name} | {of_group.sum():,} | {spread} | {instances:,} |")
     lines += ["", "| lambda | tail ratio | categories in the tail |", "|---|---|---|"]
     for lambda_ in sorted(set(lambdas)):
         chosen = " (chosen)" if lambda_ == lambdas[0] else ""
@@ -147,7 +132,6 @@ def plot_report(
     order = np.argsort(-frequency.image_count, kind="stable")
     rank = np.arange(1, len(order) + 1)
     figure = Figure(figsize=(15, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
     counts_axes, tail_axes, draws_axes = figure.subplots(1, 3)
     for letter, name in GROUP_NAMES.items():
         here = frequency.group[order] == letter

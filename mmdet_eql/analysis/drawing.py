@@ -41,13 +41,7 @@ _PANEL = 5.0
 
 
 def find_images(paths: Sequence[str | os.PathLike]) -> list[Path]:
-    """Return the image files among files and folders.
-
-    Args:
-        paths (Sequence[str | os.PathLike]): Files and folders.
-
-    Returns:
-        list[Path]: Files in the order given, those of a folder sorted by name.
+    """Return image files in the order given, those of a folder sorted by name.
 
     Raises:
         UserError: If a path does not exist, or a folder has no image.
@@ -77,12 +71,10 @@ def draw_images(
 ) -> list[Path]:
     """Draw the detections of a model in image files.
 
-    Names and frequency groups of the categories are those of the checkpoint.
-
     Args:
         images (Sequence[Path]): Image files.
         config (Config): Config of the model, whose test pipeline is used.
-        checkpoint (str | os.PathLike): Its checkpoint.
+        checkpoint (str | os.PathLike): Its checkpoint, which names the categories and their groups.
         out_dir (str | os.PathLike): Folder for one PNG per image, named after its file.
         score_thr (float): Least score of the drawn detections.
         max_instances (int): Greatest number of drawn detections per image.
@@ -125,20 +117,14 @@ def draw_predictions(
 ) -> list[Path]:
     """Draw the detections of models in a few validation images, beside the annotations.
 
-    The images are those that :func:`choose_images` takes from the ``val_dataloader`` of the first
-    config.
+    :func:`choose_images` takes them from the ``val_dataloader`` of the first config. The other
+    arguments are those of :func:`draw_images`.
 
     Args:
         models (Mapping[str, tuple[Config, str]]): By name, the config and the checkpoint of models
             of the same classes.
         class_frequency (ClassFrequency): Of the training set, for the colours.
-        out_dir (str | os.PathLike): Folder for one PNG per image, named after its file.
         num_images (int): Number of images.
-        score_thr (float): Least score of the drawn detections.
-        max_instances (int): Greatest number of drawn detections per image.
-
-    Returns:
-        list[Path]: The PNG files.
 
     Raises:
         UserError: If a checkpoint cannot be used, or a file not be written.
@@ -162,15 +148,10 @@ def draw_predictions(
 
 
 def choose_images(dataset: BaseDataset, groups: Sequence[str], num_images: int) -> list[int]:
-    """Return the indices of images with many kinds of annotations.
+    """Return the indices of at most ``num_images`` images with many kinds of annotations.
 
     Images with more frequency groups come first, then those with more categories, then the order of
-    the dataset.
-
-    Args:
-        dataset (BaseDataset): A dataset with ``instances`` in its data infos.
-        groups (Sequence[str]): Frequency group of each label.
-        num_images (int): Greatest number of images.
+    the dataset. ``groups`` are the frequency groups of the labels.
     """
 
     def rank(index: int) -> tuple:
@@ -184,15 +165,8 @@ def choose_images(dataset: BaseDataset, groups: Sequence[str], num_images: int) 
 def load_detector(config: Config, checkpoint: str | os.PathLike) -> nn.Module:
     """Build a model and load its weights, onto the GPU if there is one.
 
-    Like mmdet's ``init_detector``, but weights that do not fit are refused.
-
-    Args:
-        config (Config): Config of the model.
-        checkpoint (str | os.PathLike): Its checkpoint.
-
-    Returns:
-        nn.Module: The detector in evaluation mode, with ``dataset_meta`` (from the checkpoint) and
-        ``cfg``.
+    Like mmdet's ``init_detector``, but weights that do not fit are refused. The detector is in
+    evaluation mode and has ``dataset_meta`` (from the checkpoint) and ``cfg``.
 
     Raises:
         UserError: If the checkpoint cannot be read or is of another model.
@@ -278,7 +252,9 @@ def draw_panels(
         axes.autoscale(False)
         # The best are drawn last, over the others.
         for index in reversed(range(len(instances))):
-            _draw_instance(axes, instances[index], names, groups)
+            label = int(instances.labels[index])
+            colour = GROUP_COLOURS.get(groups[label], _OTHER_COLOUR)
+            _draw_instance(axes, instances[index], names[label], colour)
     handles = [
         Line2D([], [], color=colour, linewidth=4, label=f"{GROUP_NAMES[group]} category")
         for group, colour in GROUP_COLOURS.items()
@@ -288,11 +264,7 @@ def draw_panels(
     save_figure(figure, path)
 
 
-def _draw_instance(
-    axes: Axes, instance: InstanceData, names: Sequence[str], groups: Sequence[str]
-) -> None:
-    label = int(instance.labels)
-    colour = GROUP_COLOURS.get(groups[label], _OTHER_COLOUR)
+def _draw_instance(axes: Axes, instance: InstanceData, name: str, colour: str) -> None:
     if "masks" in instance and instance.masks.any():
         mask = instance.masks[0].numpy()
         # Faint, so that the object stays visible.
@@ -308,11 +280,11 @@ def _draw_instance(
     axes.text(
         x1 if right else x2,
         y1,
-        names[label] + score,
+        name + score,
         fontsize=7,
         va="bottom" if above else "top",
         ha="left" if right else "right",
         clip_on=True,
         zorder=4,
-        bbox={"facecolor": colour, "alpha": 0.7, "pad": 1, "linewidth": 0},
+        bbox=dict(facecolor=colour, alpha=0.7, pad=1, linewidth=0),
     )

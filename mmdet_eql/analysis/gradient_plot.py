@@ -20,11 +20,7 @@ _GROUP_STYLES = {"r": "-", "c": "--", "f": ":"}
 
 
 def format_ratios(records: Mapping[str, GradientRecord]) -> str:
-    """Return the median ratio of each frequency group of some runs as a Markdown table.
-
-    Args:
-        records (Mapping[str, GradientRecord]): Runs by name.
-    """
+    """Return the median ratio of each frequency group of runs, by name, as a Markdown table."""
     lines = [
         f"| positive / negative gradient, median | {' | '.join(GROUP_NAMES.values())} |",
         "|---|---|---|---|",
@@ -50,8 +46,7 @@ def plot_gradients(
         title (str): Heading of the figure.
 
     Raises:
-        UserError: If there are too many runs, they cannot be compared, or the file cannot be
-            written.
+        UserError: If the runs are too many or differ in these, or the file cannot be written.
     """
     if not 1 <= len(records) <= len(RUN_COLOURS):
         raise UserError(
@@ -81,14 +76,13 @@ def plot_gradients(
         each.grid(axis="y", alpha=0.25)
         each.spines[["top", "right"]].set_visible(False)
     order = np.argsort(-frequency.image_count, kind="stable")
-    group = frequency.group[order]
     _draw_ratios(axes["ratio"], records, order)
     _draw_parts(axes["parts"], records, order)
     _draw_training(axes["training"], records)
     axes["ratio"].set_ylabel(f"positive / negative gradient on the {first.quantity}")
     axes["parts"].set_ylabel(f"sum of gradient norms on the {first.quantity}")
     for name in ("ratio", "parts"):
-        _mark_groups(axes[name], group, named=name == "ratio")
+        _mark_groups(axes[name], frequency.group[order], named=name == "ratio")
     figure.suptitle(title)
     save_figure(figure, path, dpi=120)
 
@@ -146,7 +140,7 @@ def _add_legend(axes: Axes, styles: Mapping[str, str], **kwargs) -> None:
     axes.legend(handles=handles, frameon=False, **kwargs)
 
 
-def _mark_groups(axes: Axes, group: np.ndarray, named: bool = True) -> None:
+def _mark_groups(axes: Axes, group: np.ndarray, named: bool) -> None:
     """Separate the groups of categories in order of their frequency by lines."""
     axes.set_xlim(0.5, len(group) + 0.5)
     axes.set_xlabel("category, from the most to the least frequent")
@@ -154,8 +148,7 @@ def _mark_groups(axes: Axes, group: np.ndarray, named: bool = True) -> None:
     for letter in reversed(GROUP_NAMES):
         number = int((group == letter).sum())
         if number and named:
-            # The name of a narrow group has no number and starts at its left border, one row below
-            # that of the narrow group before.
+            # The name of a narrow group starts at its left border, below that of the one before.
             narrow = number < 0.25 * len(group)
             axes.annotate(
                 GROUP_NAMES[letter] if narrow else f"{GROUP_NAMES[letter]} ({number})",

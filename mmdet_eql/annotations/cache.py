@@ -1,8 +1,7 @@
 """The columns of an annotation file, kept in a file for the next start and for other ranks.
 
-One process decodes the annotation file and writes the cache while the others wait for it; then all
-of them map the same file into memory. A cache is used only if the annotation file has not changed
-since, and only if its checksum is right.
+One process decodes the annotation file and writes the cache while the others wait; then all map it
+into memory. It is used only if the annotation file has not changed and its checksum is right.
 
 A cache file holds arrays in NumPy's ``.npy`` format one after another, the first of them JSON that
 names the others, and at the end the CRC-32 of all that precedes.
@@ -43,7 +42,7 @@ class CacheFileError(Exception):
 def cached_columns(
     path: str, read: Callable[[], AnnotationColumns], cache: bool | str = True
 ) -> AnnotationColumns:
-    """The columns of an annotation file, from its cache if there is one.
+    """The columns of the annotation file ``path``: its cache, or what ``read`` returns.
 
     Whatever prevents caching is logged as a warning.
 
@@ -54,11 +53,7 @@ def cached_columns(
             variable ``MMDET_EQL_CACHE`` names, and without it for a folder beside the annotation
             file or, where that cannot be written, below ``~/.cache``. False is for no cache.
 
-    Returns:
-        AnnotationColumns: What ``read`` returns.
-
     Raises:
-        UserError: What ``read`` raises.
         OSError: If the annotation file does not exist or cannot be read.
     """
     places = _places(path, cache)
@@ -87,13 +82,7 @@ def cached_columns(
 
 
 def write_cache(path: str | os.PathLike, about: dict, columns: AnnotationColumns) -> None:
-    """Write columns to a file.
-
-    Args:
-        path (str | os.PathLike): File to write.
-        about (dict): What to keep with them, in plain types for JSON.
-        columns (AnnotationColumns): The columns.
-    """
+    """Write columns to a file, with ``about``, a dict of plain types for JSON."""
     # The widest numbers first, so that all are aligned.
     arrays = sorted(columns.arrays().items(), key=lambda item: -item[1].itemsize)
     header = {"about": about, "columns": columns.about(), "names": [name for name, _ in arrays]}
@@ -109,14 +98,11 @@ def write_cache(path: str | os.PathLike, about: dict, columns: AnnotationColumns
 
 
 def map_cache(path: str | os.PathLike) -> tuple[dict, AnnotationColumns]:
-    """Map a cache file into memory and check it.
-
-    Args:
-        path (str | os.PathLike): What :func:`write_cache` wrote.
+    """Map what :func:`write_cache` wrote into memory, and check it.
 
     Returns:
-        tuple[dict, AnnotationColumns]: ``about``, and the columns, read-only. Their memory is the
-        system's cache of the file, which all processes share.
+        tuple[dict, AnnotationColumns]: ``about``, and the columns, read-only. All processes share
+        their memory.
 
     Raises:
         CacheFileError: If it is another file, is cut off, or was changed.
@@ -134,7 +120,8 @@ def map_cache(path: str | os.PathLike) -> tuple[dict, AnnotationColumns]:
         try:
             header = json.loads(_next_array(file, content).tobytes())
             arrays = {name: _next_array(file, content) for name in header["names"]}
-            return header["about"], AnnotationColumns.from_arrays(header["columns"], arrays)
+            lists = {k: tuple(v) for k, v in header["columns"].items() if isinstance(v, list)}
+            return header["about"], AnnotationColumns(**{**header["columns"], **lists, **arrays})
         except (ValueError, KeyError, TypeError) as error:
             raise CacheFileError(f"its content is invalid: {error}") from None
 

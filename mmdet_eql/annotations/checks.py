@@ -16,15 +16,14 @@ image has either list is a COCO file, whose annotators looked for every category
 import json
 import math
 import os.path as osp
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Any
 
 from mmengine.fileio import get_local_path
 
 from mmdet_eql.utils.errors import UserError
 
-#: Fields of each record that every reader here relies on.
-REQUIRED_FIELDS = {
+_REQUIRED_FIELDS = {
     "images": ("id", "height", "width"),
     "annotations": ("id", "image_id", "category_id", "bbox", "area"),
     "categories": ("id", "name"),
@@ -36,45 +35,25 @@ FEDERATED_FIELDS = ("neg_category_ids", "not_exhaustive_category_ids")
 def load_lvis_json(
     path: str, backend_args: dict | None = None, annotated: bool = True
 ) -> dict[str, Any]:
-    """Read an annotation file in LVIS or COCO format and check its structure.
+    """Read an annotation file in LVIS or COCO format as it stands, and check it.
 
-    Checked are the presence and type of every field that training and evaluation read, that ids
-    are unique, and that they refer to records that exist.
+    Checked are the fields that training and evaluation read, that ids are unique, and that they
+    refer to records that exist.
 
     Args:
         path (str): Path of the annotation file.
         backend_args (dict, optional): mmengine's file backend, for files that are not local.
-        annotated (bool): Whether annotations are needed.
-
-    Returns:
-        dict: The file's content as it stands, with the keys ``images``, ``annotations`` and
-        ``categories``.
+        annotated (bool): Whether ``annotations`` may not be missing.
 
     Raises:
         UserError: If the file cannot be read, is not JSON, or is not in LVIS format.
     """
     data = _parse_json(path, backend_args)
-    if not isinstance(data, dict):
-        raise UserError(
-            f"{path}: holds a JSON {type(data).__name__} where an LVIS annotation file holds an "
-            "object with 'images', 'annotations' and 'categories'; give the annotation file itself."
-        )
-    if not annotated and "annotations" not in data:
-        data["annotations"] = []
-    for table, fields in REQUIRED_FIELDS.items():
-        records = data.get(table)
-        if not isinstance(records, list):
-            problem = "is missing" if table not in data else "is not a list"
-            raise UserError(
-                f"{path}: field '{table}' {problem}; an LVIS annotation file needs the lists "
-                "'images', 'annotations' and 'categories'."
-            )
-        _check_records(path, table, records, fields)
-
-    images = {image["id"] for image in data["images"]}
-    categories = {category["id"] for category in data["categories"]}
-    _check_images(path, data["images"], categories)
-    _check_annotations(path, data["annotations"], images, categories)
+    if not annotated and isinstance(data, dict):
+        data.setdefault("annotations", [])
+    problem = next(_problems(data), None)
+    if problem is not None:
+        raise UserError(f"{path}: {problem}")
     return data
 
 
@@ -133,119 +112,130 @@ def _parse_json(path: str, backend_args: dict | None) -> Any:
         raise UserError(f"{path}: is nested too deeply to be an LVIS annotation file.") from None
 
 
-def _check_records(path: str, table: str, records: list, fields: Iterable[str]) -> None:
+def _problems(data: Any) -> Iterator[str]:
+    """Sentences on what is wrong; only the first is reliable."""
+    if not isinstance(data, dict):
+        yield (
+            f"holds a JSON {type(data).__name__} where an LVIS annotation file holds an object "
+            "with 'images', 'annotations' and 'categories'; give the annotation file itself."
+        )
+    for table in _REQUIRED_FIELDS:
+        if not isinstance(data.get(table), list):
+            problem = "is missing" if table not in data else "is not a list"
+            yield (
+                f"field '{table}' {problem}; an LVIS annotation file needs the lists 'images', "
+                "'annotations' and 'categories'."
+            )
+        yield from _problems_of_table(table, data[table])
+    categories = {category["id"] for category in data["categories"]}
+    yield from _problems_of_images(data["images"], categories)
+    images = {image["id"] for image in data["images"]}
+    yield from _problems_of_annotations(data["annotations"], images, categories)
+
+
+def _problems_of_table(table: str, records: list) -> Iterator[str]:
     seen = set()
     for index, record in enumerate(records):
         if not isinstance(record, dict):
-            raise UserError(f"{path}: {table}[{index}] is not an object; fix or remove it.")
-        for field in fields:
+            yield f"{table}[{index}] is not an object; fix or remove it."
+        for field in _REQUIRED_FIELDS[table]:
             if field not in record:
-                raise UserError(
-                    f"{path}: {table}[{index}] has no field '{field}', which the LVIS format "
-                    "requires; add it."
+                yield (
+                    f"{table}[{index}] has no field '{field}', which the LVIS format requires; "
+                    "add it."
                 )
         identifier = record["id"]
         if not _is_int(identifier) or not -(2**63) <= identifier < 2**63:
-            raise UserError(
-                f"{path}: {table}[{index}] has the id {_shorten(identifier)}; ids must be whole "
-                "numbers of at most 64 bits."
+            yield (
+                f"{table}[{index}] has the id {_shorten(identifier)}; ids must be whole numbers "
+                "of at most 64 bits."
             )
         if identifier in seen:
-            raise UserError(
-                f"{path}: {table} holds the id {identifier} twice (second time at index {index}); "
-                "ids must be unique."
+            yield (
+                f"{table} holds the id {identifier} twice (second time at index {index}); ids "
+                "must be unique."
             )
         seen.add(identifier)
         if table == "categories" and not isinstance(record["name"], str):
-            raise UserError(
-                f"{path}: category {identifier} has the name {_shorten(record['name'])}; names must"
-                " be strings."
-            )
+            name = _shorten(record["name"])
+            yield f"category {identifier} has the name {name}; names must be strings."
     if table != "annotations" and not records:
-        raise UserError(f"{path}: field '{table}' is an empty list; there is nothing to read.")
+        yield f"field '{table}' is an empty list; there is nothing to read."
 
 
-def _check_images(path: str, images: list[dict], categories: set[int]) -> None:
+def _problems_of_images(images: list[dict], categories: set[int]) -> Iterator[str]:
     federated = any(field in image for image in images for field in FEDERATED_FIELDS)
     for image in images:
-        where = f"{path}: image {image['id']}"
+        where = f"image {image['id']}"
         for field in ("height", "width"):
             if not _is_int(image[field]) or image[field] < 1:
-                raise UserError(
+                yield (
                     f"{where} has {field} {_shorten(image[field])}; it must be a positive whole "
                     "number of pixels."
                 )
         if image["height"] * image["width"] >= 2**32:
-            raise UserError(
+            yield (
                 f"{where} is {image['width']} x {image['height']} pixels, more than masks can be "
                 "made of; correct its height and width."
             )
         if not isinstance(image.get("coco_url") or image.get("file_name"), str):
-            raise UserError(
-                f"{where} has neither a field 'coco_url' nor 'file_name'; one of them must name "
-                "its file."
-            )
+            yield f"{where} has no 'coco_url' or 'file_name'; one of them must name its file."
         for field in FEDERATED_FIELDS if federated else ():
             if field not in image:
-                raise UserError(
+                yield (
                     f"{where} has no field '{field}', which the LVIS format requires; add it (an "
                     "empty list where nothing is known), or remove "
                     f"{' and '.join(map(repr, FEDERATED_FIELDS))} from all images if every "
                     "category was looked for in every image."
                 )
-            ids = image[field]
-            if not isinstance(ids, list):
-                raise UserError(f"{where}: '{field}' is not a list of category ids; fix it.")
-            for identifier in ids:
+            if not isinstance(image[field], list):
+                yield f"{where}: '{field}' is not a list of category ids; fix it."
+            for identifier in image[field]:
                 if not _is_int(identifier) or identifier not in categories:
-                    raise UserError(
+                    yield (
                         f"{where}: '{field}' names the category {_shorten(identifier)}, which is "
                         "not in 'categories'; add it there or remove it here."
                     )
 
 
-def _check_annotations(
-    path: str, annotations: list[dict], images: set[int], categories: set[int]
-) -> None:
+def _problems_of_annotations(
+    annotations: list[dict], images: set[int], categories: set[int]
+) -> Iterator[str]:
     for annotation in annotations:
-        where = f"{path}: annotation {annotation['id']}"
-        if not _is_int(annotation["image_id"]) or annotation["image_id"] not in images:
-            raise UserError(
-                f"{where} belongs to image {_shorten(annotation['image_id'])}, which is not in "
-                "'images'; remove one or add the other."
+        where = f"annotation {annotation['id']}"
+        image, category = annotation["image_id"], annotation["category_id"]
+        if not _is_int(image) or image not in images:
+            yield (
+                f"{where} belongs to image {_shorten(image)}, which is not in 'images'; remove "
+                "one or add the other."
             )
-        if not _is_int(annotation["category_id"]) or annotation["category_id"] not in categories:
-            raise UserError(
-                f"{where} has category {_shorten(annotation['category_id'])}, which is not in "
-                "'categories'; remove one or add the other."
+        if not _is_int(category) or category not in categories:
+            yield (
+                f"{where} has category {_shorten(category)}, which is not in 'categories'; "
+                "remove one or add the other."
             )
-        box = annotation["bbox"]
+        box, area = annotation["bbox"], annotation["area"]
         if not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, box)):
-            raise UserError(
+            yield (
                 f"{where} has bbox {_shorten(box)}; it must be [x, y, width, height] with four "
                 "finite numbers in pixels."
             )
-        if not _is_finite(annotation["area"]):
-            raise UserError(
-                f"{where} has area {_shorten(annotation['area'])}; it must be a finite number of "
-                "square pixels."
-            )
+        if not _is_finite(area):
+            yield f"{where} has area {_shorten(area)}; it must be a finite number of square pixels."
 
 
 def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return type(value) is int
 
 
 def _is_finite(value: Any) -> bool:
     # A whole number beyond the range of a float is finite, yet of no use as a coordinate.
     try:
-        return (_is_int(value) and abs(float(value)) < math.inf) or (
-            isinstance(value, float) and math.isfinite(value)
-        )
+        return type(value) in (int, float) and math.isfinite(value)
     except OverflowError:
         return False
 
 
-def _shorten(value: Any, limit: int = 60) -> str:
+def _shorten(value: Any) -> str:
     text = repr(value)
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+    return text if len(text) <= 60 else text[:57] + "..."

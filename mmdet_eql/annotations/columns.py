@@ -1,7 +1,4 @@
-"""The content of an annotation file as arrays.
-
-A million annotations as Python objects take gigabytes and a minute; as columns they take the bytes
-of their numbers, and can lie in a file that all processes map.
+"""The content of an annotation file as arrays, which can lie in a file that all processes map.
 
 Glossary:
     I: images, in the order of the file.
@@ -10,7 +7,6 @@ Glossary:
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -22,29 +18,27 @@ import numpy as np
 class AnnotationColumns:
     """An annotation file in LVIS or COCO format as columns.
 
-    Images and categories are referred to by position. Where parts differ in length, an array
-    ``..._start`` has one element more than there are parts: part i is from element i up to element
-    i + 1 (exclusive).
+    Images and categories are referred to by position. Arrays ``..._start``, int64 of shape
+    (I + 1,), say where the part of each image begins: that of image i is from element i up to
+    element i + 1 (exclusive).
 
     Args:
         federated (bool): Whether images name categories that are verified absent or not
-            exhaustively annotated, as LVIS's do; if not, every category was looked for in every
-            image, as in COCO.
+            exhaustively annotated (LVIS), or every category was looked for in each image (COCO).
         category_name (tuple[str]): K names.
         category_frequency (tuple): The field ``frequency`` of each category as it stands in the
             file ("r", "c" or "f" in LVIS), None where it is missing; K values.
         category_id (np.ndarray): int64 of shape (K,), sorted.
         image_id (np.ndarray): int64 of shape (I,).
         image_size (np.ndarray): Height and width in pixels, int64 of shape (I, 2).
-        path_start (np.ndarray): Of each image in ``path_text``, int64 of shape (I + 1,).
+        path_start (np.ndarray): Into ``path_text``.
         path_text (np.ndarray): Paths below the image folder, UTF-8, uint8.
-        negative_start (np.ndarray): Of each image in ``negative``, int64 of shape (I + 1,).
+        negative_start (np.ndarray): Into ``negative``.
         negative (np.ndarray): Categories verified absent (``neg_category_ids``), int32.
-        not_exhaustive_start (np.ndarray): Of each image in ``not_exhaustive``, int64 of shape
-            (I + 1,).
+        not_exhaustive_start (np.ndarray): Into ``not_exhaustive``.
         not_exhaustive (np.ndarray): Categories of which instances may be unannotated
             (``not_exhaustive_category_ids``), int32.
-        annotation_start (np.ndarray): Of each image in the arrays below, int64 of shape (I + 1,).
+        annotation_start (np.ndarray): Into the arrays below.
         annotation_id (np.ndarray): int64 of shape (A,).
         category (np.ndarray): int32 of shape (A,).
         box (np.ndarray): x, y, width, height in pixels, float64 of shape (A, 4), finite.
@@ -81,19 +75,10 @@ class AnnotationColumns:
     def __deepcopy__(self, memo: dict) -> "AnnotationColumns":
         return self  # immutable
 
-    @classmethod
-    def from_arrays(cls, about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]):
-        """Columns from what :meth:`about` and :meth:`arrays` return."""
-        return cls(
-            federated=about["federated"],
-            category_name=tuple(about["category_name"]),
-            category_frequency=tuple(about["category_frequency"]),
-            **{name: arrays[name] for name in _ARRAYS},
-        )
-
     def about(self) -> dict[str, Any]:
         """All fields that are no arrays, by name; JSON can hold them."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _ARRAYS}
+        names = ("federated", "category_name", "category_frequency")
+        return {name: getattr(self, name) for name in names}
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All arrays by name."""
@@ -124,15 +109,10 @@ class AnnotationColumns:
         return slice(*self.annotation_start[image : image + 2].tolist())
 
     def segmentation(self, annotation: int) -> Any:
-        """What the file holds as the ``segmentation`` of an annotation.
+        """What the file holds as ``segmentation`` of the annotation at a position.
 
-        Args:
-            annotation (int): Position of the annotation.
-
-        Returns:
-            Any: Polygons or RLE, unless the file is wrong: see
-            :func:`mmdet_eql.annotations.segmentation.segmentation_problem`. None for nothing or an
-            empty value.
+        Polygons or RLE unless the file is wrong, which is not checked
+        (:func:`mmdet_eql.annotations.segmentation.segmentation_problem`); None if it is empty.
         """
         start, end = self.segmentation_range[annotation].tolist()
         text = self.segmentation_text[start:end].tobytes()

@@ -17,12 +17,10 @@ class DatasetAnnotations:
     and lies at least partly inside its image.
 
     Args:
-        columns (AnnotationColumns): The file.
-        category_ids (Sequence[int]): Ids of the categories that have the labels 0 to C - 1, all of
-            them in the file.
+        columns (AnnotationColumns): The file, also an attribute.
+        category_ids (Sequence[int]): Ids of the categories with the labels 0 to C - 1, in the file.
 
     Attributes:
-        columns (AnnotationColumns): The file.
         labels (InstanceLabels): Labels of the instances of each image of the file.
         class_frequency (ClassFrequency): Counts of all annotations, whether instances or not, over
             all images of the file.
@@ -36,7 +34,7 @@ class DatasetAnnotations:
         self._label = self._label_of_category[columns.category]
         self._image = columns.annotation_image
         self._is_instance = self._find_instances()
-        instances_before = np.concatenate([np.zeros(1, np.int64), np.cumsum(self._is_instance)])
+        instances_before = np.append(0, np.cumsum(self._is_instance))
         self.labels = InstanceLabels(
             instances_before[columns.annotation_start], self._label[self._is_instance]
         )
@@ -53,18 +51,15 @@ class DatasetAnnotations:
 
     def annotated_images(self) -> np.ndarray:
         """Whether an image has an annotation of one of the labels, bool of shape (images,)."""
-        counts = np.bincount(self._image[self._label >= 0], minlength=self.columns.num_images)
-        return counts > 0
+        return np.bincount(self._image[self._label >= 0], minlength=self.columns.num_images) > 0
 
     def positives(self, image: int) -> list[int]:
         """Sorted labels of the annotations of an image, whether instances or not."""
-        labels = self._label[self.columns.annotations(image)]
-        return sorted(set(labels.tolist()) - {-1})
+        return sorted({*self._label[self.columns.annotations(image)].tolist()} - {-1})
 
     def negatives(self, image: int) -> list[int]:
         """Sorted labels that are verified absent from an image."""
-        labels = self._label_of_category[self.columns.negatives(image)]
-        return sorted(set(labels.tolist()) - {-1})
+        return sorted({*self._label_of_category[self.columns.negatives(image)].tolist()} - {-1})
 
     def instances(self, image: int) -> list[dict]:
         """The instances of an image, as mmdet's ``CocoDataset`` gives them."""

@@ -1,7 +1,4 @@
-"""The labels of the instances of each image, as arrays for samplers and others that need them all.
-
-Asking a dataset of mmdet image by image unpickles each image's annotations.
-"""
+"""The labels of the instances of all images as arrays, for samplers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,17 +32,16 @@ class InstanceLabels:
     @classmethod
     def from_lists(cls, lists: Sequence[Sequence[int]]) -> "InstanceLabels":
         """The labels of images given one by one, in their order."""
-        offsets = np.zeros(len(lists) + 1, dtype=np.int64)
-        np.cumsum([len(labels) for labels in lists], out=offsets[1:])
+        counts = np.array([len(labels) for labels in lists], dtype=np.int64)
         flat = [label for labels in lists for label in labels]
-        return cls(offsets, np.array(flat, dtype=np.int64))
+        return cls(np.append(0, np.cumsum(counts)), np.array(flat, dtype=np.int64))
 
     @classmethod
     def concatenate(cls, parts: Sequence["InstanceLabels"]) -> "InstanceLabels":
         """The labels of several sets of images, one after another."""
         counts = np.concatenate([np.diff(part.offsets) for part in parts])
-        offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts)])
-        return cls(offsets, np.concatenate([part.labels for part in parts]))
+        labels = np.concatenate([part.labels for part in parts])
+        return cls(np.append(0, np.cumsum(counts)), labels)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -60,7 +56,7 @@ class InstanceLabels:
         indices = np.asarray(indices, dtype=np.int64)
         starts = self.offsets[indices]
         counts = self.offsets[indices + 1] - starts
-        offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts)])
+        offsets = np.append(0, np.cumsum(counts))
         within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
         return InstanceLabels(offsets, self.labels[np.repeat(starts, counts) + within])
 
@@ -77,16 +73,12 @@ class InstanceLabels:
 
 
 def instance_labels_of(dataset) -> InstanceLabels:
-    """The labels of a dataset's images, through wrappers.
+    """The labels of a dataset's images, one row for each index, through wrappers.
 
-    Args:
-        dataset: A dataset with an attribute ``instance_labels`` (``LVISFormatDataset``), any other
-            with a method ``get_cat_ids`` (mmdet's detection datasets; slow), or mmengine's
-            ``ConcatDataset``, ``RepeatDataset`` or ``ClassBalancedDataset``, mmdet's
-            ``MultiImageMixDataset`` or PyTorch's ``Subset`` around such ones.
-
-    Returns:
-        InstanceLabels: One row for each index of the dataset.
+    The dataset has an attribute ``instance_labels`` (``LVISFormatDataset``) or a method
+    ``get_cat_ids`` (mmdet's detection datasets; slow), or is mmengine's ``ConcatDataset``,
+    ``RepeatDataset`` or ``ClassBalancedDataset``, mmdet's ``MultiImageMixDataset`` or PyTorch's
+    ``Subset`` around such ones.
 
     Raises:
         UserError: If the dataset has none of these.

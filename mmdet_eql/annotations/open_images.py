@@ -13,15 +13,9 @@ from mmdet_eql.utils.errors import UserError
 def count_challenge_boxes(
     ann_file: str, num_classes: int, backend_args: dict | None = None
 ) -> np.ndarray:
-    """Count the boxes of each category in an annotation file, without its companions.
+    """Count the boxes of each category in a file, int64 of shape (``num_classes``,).
 
-    Args:
-        ann_file (str): Annotation file of the Open Images Challenge, a text file.
-        num_classes (int): Number of categories, C.
-        backend_args (dict, optional): mmengine's file backend.
-
-    Returns:
-        np.ndarray: int64 of shape (C,).
+    ``backend_args`` are those of mmengine's file backend.
 
     Raises:
         UserError: If the file cannot be read.

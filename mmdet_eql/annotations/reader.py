@@ -1,8 +1,7 @@
 """Reading an annotation file: :func:`read_annotations` is the one way from JSON to columns.
 
-The tables of the file are decoded piece by piece into typed records, several times as fast as
-:mod:`json` and in a fraction of the memory. A file that cannot be read in this way is read again by
-:mod:`mmdet_eql.annotations.checks`, which says what is wrong with it, or finds nothing wrong.
+The file is decoded piece by piece into typed records. One that cannot be decoded so is read again
+by :mod:`mmdet_eql.annotations.checks`, which says what is wrong with it, or finds nothing wrong.
 """
 
 import json
@@ -11,7 +10,7 @@ import os.path as osp
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -21,8 +20,6 @@ from mmdet_eql.annotations.cache import cached_columns
 from mmdet_eql.annotations.checks import FEDERATED_FIELDS, image_path, load_lvis_json
 from mmdet_eql.annotations.columns import AnnotationColumns
 from mmdet_eql.utils.json_pieces import forget_pages, iterate_pieces, map_file
-
-Record = TypeVar("Record", bound=msgspec.Struct)
 
 
 class UndecodableError(Exception):
@@ -62,8 +59,6 @@ class _Annotation(msgspec.Struct, gc=False):
     ignore: Any = False
 
 
-_decode_tables = msgspec.json.Decoder(_Tables).decode
-_decode_categories = msgspec.json.Decoder(list[_Category]).decode
 _decode_images = msgspec.json.Decoder(list[_Image]).decode
 _decode_annotations = msgspec.json.Decoder(list[_Annotation]).decode
 
@@ -78,15 +73,10 @@ def read_annotations(
 
     Args:
         path (str): Path of the annotation file.
-        backend_args (dict, optional): mmengine's file backend. Files that are not local have no
-            cache.
-        annotated (bool): Whether annotations are needed. If not, a file without the field
-            ``annotations`` is read, too, as LVIS gives it for its test images.
+        backend_args (dict, optional): mmengine's file backend. Only local files have a cache.
+        annotated (bool): Whether the field ``annotations`` is needed; LVIS's test images have none.
         cache (bool | str): Whether to use a cache, or its folder; see
             :func:`mmdet_eql.annotations.cache.cached_columns`.
-
-    Returns:
-        AnnotationColumns: The content of the file.
 
     Raises:
         UserError: If the file cannot be read, is not JSON, is not in LVIS or COCO format, or has an
@@ -117,14 +107,7 @@ def read_annotations(
 
 
 def decode_columns(path: str, name: str) -> AnnotationColumns:
-    """Decode a valid annotation file. Fields that are not needed are skipped.
-
-    Args:
-        path (str): Local path of the file.
-        name (str): What messages call it.
-
-    Returns:
-        AnnotationColumns: Its content.
+    """Decode a valid local annotation file, which messages call ``name``.
 
     Raises:
         UndecodableError: If the file is not JSON, is not in LVIS or COCO format, or holds something
@@ -134,9 +117,9 @@ def decode_columns(path: str, name: str) -> AnnotationColumns:
     """
     try:
         content = map_file(path)
-        tables = _decode_tables(content)
+        tables = msgspec.json.decode(content, type=_Tables)
         return _build(
-            _decode_categories(tables.categories),
+            msgspec.json.decode(tables.categories, type=list[_Category]),
             map(_decode_images, iterate_pieces(tables.images)),
             map(_decode_annotations, _forgetting(content, iterate_pieces(tables.annotations))),
             name,
@@ -146,17 +129,10 @@ def decode_columns(path: str, name: str) -> AnnotationColumns:
 
 
 def columns_of(data: dict[str, Any], name: str) -> AnnotationColumns:
-    """Turn checked JSON into columns.
-
-    Args:
-        data (dict): What :func:`mmdet_eql.annotations.checks.load_lvis_json` returns.
-        name (str): What messages call the file.
-
-    Returns:
-        AnnotationColumns: The same content.
+    """Turn what :func:`mmdet_eql.annotations.checks.load_lvis_json` returns into columns.
 
     Raises:
-        UserError: If an image lies outside the image folder.
+        UserError: If an image lies outside the image folder; messages call the file ``name``.
     """
     annotations = (
         {**record, "segmentation": json.dumps(record.get("segmentation")).encode()}
@@ -170,7 +146,7 @@ def columns_of(data: dict[str, Any], name: str) -> AnnotationColumns:
     )
 
 
-def _record(kind: type[Record], record: dict) -> Record:
+def _record(kind: type[msgspec.Struct], record: dict) -> Any:
     return kind(**{field: record[field] for field in kind.__struct_fields__ if field in record})
 
 
@@ -186,11 +162,7 @@ def _build(
     annotation_pieces: Iterable[list[_Annotation]],
     name: str,
 ) -> AnnotationColumns:
-    """Put records into columns.
-
-    Raises:
-        ValueError: If an id, a reference, a size or a box is invalid.
-    """
+    """Put records into columns. ValueError: if an id, a reference, a size or a box is invalid."""
     parts = _Parts()
     categories = sorted(categories, key=lambda category: category.id)
     category_id = np.array([category.id for category in categories], dtype=np.int64)
@@ -299,7 +271,7 @@ def _require(condition: bool, what: str) -> None:
 
 
 def _starts(lengths: np.ndarray) -> np.ndarray:
-    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths, dtype=np.int64)])
+    return np.append(0, np.cumsum(lengths, dtype=np.int64))
 
 
 def _positions(values: np.ndarray, ids: np.ndarray) -> np.ndarray:

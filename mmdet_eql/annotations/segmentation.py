@@ -15,13 +15,7 @@ _MARGIN = 10
 
 
 def segmentation_problem(segmentation: Any, height: int, width: int) -> str | None:
-    """Say what a segmentation must be, or None if it is that.
-
-    Args:
-        segmentation: A list of polygons [x1, y1, x2, y2, ...], or RLE.
-        height (int): Of its image, in pixels.
-        width (int): Of its image, in pixels.
-    """
+    """Say what a segmentation of an image of this size (pixels) must be, or None if it is that."""
     if isinstance(segmentation, list):
         limit = _MARGIN * max(height, width)
         if segmentation and all(_is_polygon(polygon, limit) for polygon in segmentation):
@@ -51,7 +45,6 @@ def _is_polygon(polygon: Any, limit: float) -> bool:
 
 
 def _num_pixels(counts: Any) -> int | None:
-    """Pixels that the runs cover; None if they are no runs."""
     if isinstance(counts, list):
         valid = all(type(run) is int and 0 <= run < 2**32 for run in counts)
         return sum(counts) if valid else None

@@ -29,20 +29,15 @@ class LVISFormatDataset(BaseDetDataset):
     (``train2017/000000391895.jpg``), or its ``file_name`` if it has no URL. Instances are kept
     and dropped by the rules of mmdet's ``CocoDataset``.
 
-    The file is decoded once and kept as arrays, which its cache brings to the next start and to
-    other processes. ``data_list`` holds the positions of the images in the file; an item is made
-    from the arrays when it is asked for.
-
-    A COCO file serves as well. Its images name no categories that they do not have, so they have no
-    ``negative_labels``.
+    ``data_list`` holds the positions of the images in the file; an item is made from the file's
+    columns when it is asked for. Images of a COCO file have no ``negative_labels``.
 
     Args:
         ann_file (str): Annotation file in LVIS or COCO format, relative to ``data_root``.
-        *args: As in mmdet's ``BaseDetDataset``.
         annotation_cache (bool | str): Whether to keep the decoded annotations in a file, or the
             folder for it; see :func:`mmdet_eql.annotations.cache.cached_columns`.
         serialize_data (bool): Without effect, as no items are kept.
-        **kwargs: As in mmdet's ``BaseDetDataset``.
+        *args, **kwargs: As in mmdet's ``BaseDetDataset``.
 
     Attributes:
         class_frequency (ClassFrequency): Occurrences of each category in the annotation file.
@@ -63,21 +58,13 @@ class LVISFormatDataset(BaseDetDataset):
     """
 
     def __init__(
-        self,
-        *args,
-        annotation_cache: bool | str = True,
-        serialize_data: bool = True,
-        **kwargs,
+        self, *args, annotation_cache: bool | str = True, serialize_data: bool = True, **kwargs
     ) -> None:
         self.annotation_cache = annotation_cache
         super().__init__(*args, serialize_data=False, **kwargs)
 
     def load_data_list(self) -> np.ndarray:
-        """Read the annotation file.
-
-        Returns:
-            np.ndarray: Positions of the images in the file, int64.
-        """
+        """Read the annotation file; return the positions of its images, int64."""
         columns = read_annotations(
             self.ann_file, self.backend_args, not self.test_mode, self.annotation_cache
         )
@@ -94,11 +81,10 @@ class LVISFormatDataset(BaseDetDataset):
         self._proposals = load(path, backend_args=self.backend_args)
 
     def filter_data(self) -> np.ndarray:
-        """Drop images as ``filter_cfg`` says; see mmdet's ``CocoDataset``.
+        """Drop images as ``filter_cfg`` says, like mmdet's ``CocoDataset``.
 
-        Returns:
-            np.ndarray: What is left: images of at least ``min_size`` pixels and, with
-            ``filter_empty_gt``, with an annotation of one of the classes.
+        Those of at least ``min_size`` pixels are left and, with ``filter_empty_gt``, only those
+        with an annotation of one of the classes.
         """
         if self.test_mode or not self.filter_cfg:
             return self.data_list
@@ -137,14 +123,9 @@ class LVISFormatDataset(BaseDetDataset):
         return self.pipeline(info)
 
     def get_data_info(self, idx: int) -> dict:
-        """Make an item.
+        """Make an item as mmdet's ``CocoDataset`` does, with image-level labels.
 
-        Args:
-            idx (int): Index of the item.
-
-        Returns:
-            dict: As mmdet's ``CocoDataset`` gives it, and the labels ``positive_labels`` and
-            ``negative_labels`` that the image is known to have and not to have.
+        These are ``positive_labels`` and ``negative_labels``, known to be present and absent.
         """
         self.full_init()
         annotations, image = self._annotations, int(self.data_list[idx])

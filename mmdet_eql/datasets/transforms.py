@@ -1,9 +1,8 @@
 """Pipeline steps: loading checked images, and image-level labels on their way to the head.
 
-Each image of LVIS says which categories are known to be present (those annotated in it) and known
-to be absent (``neg_category_ids``); about all others it says nothing. ``LVISFormatDataset`` gives
-them as ``positive_labels`` and ``negative_labels``, lists of labels. They stay true when an image
-is resized, flipped or cropped (what is cut away is known to be gone), but not when images are
+``LVISFormatDataset`` gives the categories known to be present in an image (those annotated in it)
+and known to be absent (``neg_category_ids``) as ``positive_labels`` and ``negative_labels``, lists
+of labels. They stay true when an image is resized, flipped or cropped, but not when images are
 mixed.
 """
 
@@ -27,24 +26,18 @@ _SCOPED_TRANSFORMS = Registry("transform", parent=TRANSFORMS, scope="mmdet_eql")
 class LoadVerifiedImage(LoadImageFromFile):
     """mmcv's ``LoadImageFromFile`` that refuses a damaged image by name.
 
-    OpenCV decodes the first half of a cut-off JPEG and paints the rest grey; training would go on
-    with that. An image of another size than annotated has its boxes in the wrong places.
+    OpenCV decodes the first half of a cut-off JPEG and paints the rest grey; an image of another
+    size than annotated has its boxes in the wrong places. Arguments are those of mmcv's.
 
     Its other name is ``mmdet_eql.LoadImageFromFile``; pipelines that begin with it can be used by
     ``DetInferencer``, which puts a loader of its own there.
-
-    Args:
-        *args, **kwargs: As in mmcv's ``LoadImageFromFile``.
 
     Raises:
         UserError: If an image is missing, cut off, undecodable or of another size than annotated.
     """
 
     def transform(self, results: dict) -> dict | None:
-        """Load the image of ``results['img_path']``.
-
-        Args:
-            results (dict): With ``img_path`` and, if annotated, ``height`` and ``width`` in pixels.
+        """Load the image of ``img_path``, annotated with ``height`` and ``width`` in pixels or not.
 
         Returns:
             dict | None: ``results`` with ``img`` (uint8 or float32, shape (H, W, 3)),
@@ -65,8 +58,7 @@ class LoadVerifiedImage(LoadImageFromFile):
                 "annotation."
             )
         results["img"] = image.astype("float32") if self.to_float32 else image
-        results["img_shape"] = shape
-        results["ori_shape"] = shape
+        results["img_shape"] = results["ori_shape"] = shape
         return results
 
     def _load(self, path: str):
@@ -108,10 +100,8 @@ class PackLVISInputs(PackDetInputs):
     """mmdet's ``PackDetInputs`` that keeps the image-level labels.
 
     They become metainfo of the data sample (``positive_labels``, ``negative_labels``), and of its
-    ``gt_instances`` as ``verified_labels``, the sorted union: int64 of shape (K,).
-
-    Args:
-        *args, **kwargs: As in mmdet's ``PackDetInputs``.
+    ``gt_instances`` as ``verified_labels``, the sorted union: int64 of shape (K,). Arguments are
+    those of mmdet's.
 
     Raises:
         UserError: If the dataset gives no image-level labels.

@@ -15,20 +15,13 @@ _LONGEST = 1500
 class UserError(Exception):
     """Bad input. The message is one sentence: what is wrong, in which file and field, what to do.
 
-    A DataLoader worker hands an exception to the training process as its type and a formatted
-    traceback; ``torch`` calls the type with the keyword ``message`` if it has an attribute of that
-    name. The sentence is recovered from that traceback here, so that it reads the same with and
-    without workers.
-
     Args:
         sentence (str): What is wrong and what to do about it.
-        message (str, optional): A worker's traceback that ends in the sentence.
-
-    Example:
-        >>> str(UserError("a.json: field 'images' is missing; ..."))
-        "a.json: field 'images' is missing; ..."
+        message (str, optional): A traceback that ends in the sentence. PyTorch gives it when the
+            error comes from a DataLoader worker.
     """
 
+    #: PyTorch passes the keyword ``message`` to types that have a true attribute of that name.
     message = "see the class docstring"
 
     def __init__(self, sentence: str = "", message: str | None = None) -> None:
@@ -44,14 +37,8 @@ class UserError(Exception):
 def exit_on_user_error(main: Callable[[], None]) -> Callable[[], None]:
     """Make a tool's ``main`` print a :class:`UserError` as one line and exit with status 2.
 
-    So does a full disk. Ctrl-C ends it quietly with status 130. Any other exception keeps its
-    traceback: it is a bug, and the traceback is what a report needs.
-
-    Args:
-        main (Callable): A function without arguments.
-
-    Returns:
-        Callable: The same function, guarded.
+    So does a full disk. Ctrl-C ends it quietly with status 130. Any other exception is a bug and
+    keeps its traceback.
     """
 
     @functools.wraps(main)

@@ -13,12 +13,7 @@ RUN_MARKERS = ("o", "^", "s", "D", "v", "P")
 
 
 def save_figure(figure: Figure, path: str | os.PathLike, dpi: int = 100) -> None:
-    """Write a figure as PNG; its folder is made, and the file appears whole or not at all.
-
-    Args:
-        figure (Figure): The figure.
-        path (str | os.PathLike): PNG file to write.
-        dpi (int): Pixels per inch of the figure.
+    """Write a figure as PNG with ``dpi`` pixels per inch, whole or not at all; make its folder.
 
     Raises:
         UserError: If the file cannot be written.

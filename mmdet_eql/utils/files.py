@@ -20,9 +20,6 @@ def atomic_write(path: str | os.PathLike, hint: str = "choose another place") ->
         path (str | os.PathLike): File to write.
         hint (str): What to do if it cannot be written, for the message.
 
-    Yields:
-        Path: File to write in the block, in the same folder.
-
     Raises:
         UserError: If the system refuses (no permission, a full disk, a folder of that name).
 
@@ -49,13 +46,7 @@ def atomic_write(path: str | os.PathLike, hint: str = "choose another place") ->
 def write_text(path: str | os.PathLike, text: str, hint: str = "choose another place") -> None:
     """Write a text file whole or not at all, unless it holds this text already.
 
-    Args:
-        path (str | os.PathLike): File to write; its folder is made.
-        text (str): Its content.
-        hint (str): As for :func:`atomic_write`.
-
-    Raises:
-        UserError: If it cannot be written.
+    Folder, ``hint`` and errors are as in :func:`atomic_write`.
     """
     path = Path(path)
     with contextlib.suppress(OSError, UnicodeDecodeError):
@@ -67,11 +58,7 @@ def write_text(path: str | os.PathLike, text: str, hint: str = "choose another p
 
 @contextlib.contextmanager
 def hold_folder(folder: str | os.PathLike, hint: str = "choose another folder") -> Iterator[None]:
-    """Lock a folder for one process; the system releases it if the process dies.
-
-    Args:
-        folder (str | os.PathLike): The folder; it is made.
-        hint (str): What to do if another process holds it.
+    """Make and lock a folder for one process; the system releases it if the process dies.
 
     Raises:
         UserError: If another process holds it, or it cannot be written to.

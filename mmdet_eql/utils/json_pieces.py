@@ -14,13 +14,7 @@ _BETWEEN_RECORDS = re.compile(rb"\}[ \t\r\n]*,[ \t\r\n]*\{")
 
 
 def map_file(path: str) -> mmap.mmap:
-    """Map a file into memory.
-
-    Args:
-        path (str): Local path.
-
-    Returns:
-        mmap.mmap: Its content, which may not be changed.
+    """Map a local file into memory, read-only.
 
     Raises:
         OSError: If it cannot be read.
@@ -39,18 +33,14 @@ def forget_pages(content: mmap.mmap) -> None:
 def iterate_pieces(content: bytes | mmap.mmap | msgspec.Raw) -> Iterator[bytes]:
     """Cut a JSON list of objects into shorter lists.
 
-    A cut that only looks as if it were between two objects, in a string or deeper inside, leaves a
-    piece that is no JSON; it cannot be mistaken for another one. So whoever decodes all pieces
+    A cut inside a string or an object leaves a piece that is no JSON, so whoever decodes all pieces
     knows that the whole is JSON.
-
-    Args:
-        content (bytes | mmap.mmap | msgspec.Raw): The list, with or without space around it.
 
     Yields:
         bytes: Some megabytes of JSON: a list of the next objects.
 
     Raises:
-        ValueError: If it does not begin like a list.
+        ValueError: If ``content`` does not begin like a list.
 
     Example:
         >>> list(iterate_pieces(b'[{"id": 1}, {"id": 2}]'))

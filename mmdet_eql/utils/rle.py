@@ -12,8 +12,8 @@ _MASKS_AT_ONCE = 512
 def count_pixels(counts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     """Number of pixels of each mask, and of its image.
 
-    The latter is height times width for a valid mask. pycocotools does not look: two masks of one
-    size whose runs differ in total keep its IoU from ever returning.
+    The latter is height times width for a valid mask. pycocotools does not check: its IoU of masks
+    whose runs differ in total never returns.
 
     A character, less 48, holds five bits of a number from the lowest on, and a sixth that says
     whether more follow; the last one's fifth bit is the sign. The numbers are the lengths of runs,
@@ -41,21 +41,7 @@ def count_pixels(counts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def to_bitmaps(rles: Sequence[dict], size: tuple[int, int]) -> np.ndarray:
-    """Decode masks of one image.
-
-    Args:
-        rles (Sequence[dict]): N compressed RLEs, each with ``size`` [H, W] and ``counts``.
-        size (tuple[int, int]): H and W.
-
-    Returns:
-        np.ndarray: bool of shape (N, H, W).
-
-    Example:
-        >>> import pycocotools.mask as mask_utils
-        >>> mask = np.asfortranarray(np.eye(4, 6, dtype=np.uint8))
-        >>> to_bitmaps([mask_utils.encode(mask)], (4, 6))[0].sum().item()
-        4
-    """
+    """Decode N compressed RLEs of one image of size (H, W) to bool of shape (N, H, W)."""
     if not rles:
         return np.zeros((0, *size), dtype=bool)
     return mask_utils.decode(list(rles)).transpose(2, 0, 1).astype(bool)

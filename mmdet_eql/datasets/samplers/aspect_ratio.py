@@ -11,11 +11,8 @@ from mmengine.registry import DATA_SAMPLERS
 class ResumableAspectRatioBatchSampler(AspectRatioBatchSampler):
     """mmdet's ``AspectRatioBatchSampler``, which a resumed iteration-based run can skip ahead in.
 
-    mmengine cannot tell how many indices a grouped batch took, and so reads all the images of the
-    batches before; here only the groups are formed again. ``ResumeSamplerHook`` calls it.
-
-    Args:
-        *args, **kwargs: As in ``AspectRatioBatchSampler``.
+    mmengine would read all images of the batches before; here only the groups are formed again,
+    when ``ResumeRandomnessHook`` calls :meth:`skip`. Arguments are those of mmdet's.
     """
 
     _skipped = 0

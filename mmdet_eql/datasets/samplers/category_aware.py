@@ -24,20 +24,16 @@ from mmdet_eql.utils.errors import UserError
 class CategoryAwareSampler(StreamSampler):
     """Draws a category, all being equally likely, and then one of its images.
 
-    The categories come in cycles, which go on across the epochs: each C' draws visit every category
-    once. Within an epoch an image of a category comes again, for this category, only after all its
-    other images; each such round has an order of its own. Categories that occur in no image, and
-    images without annotations, are never drawn.
-
-    (mmdet has a ``ClassAwareSampler``, which reads every image's annotations to set up, and whose
-    cycles begin anew in each epoch.)
+    The cycles go on across the epochs (those of mmdet's ``ClassAwareSampler`` begin anew in each).
+    Within an epoch an image of a category comes again, for this category, only after all its other
+    images; each such round has an order of its own. Categories that occur in no image, and images
+    without annotations, are never drawn.
 
     Args:
         dataset (Sized): The training dataset, wrapped or not.
         num_samples (int, optional): Draws in an epoch, on all ranks together. None takes the number
             of images.
-        seed (int, optional): See :class:`StreamSampler`.
-        infinite (bool): See :class:`StreamSampler`.
+        seed, infinite: See :class:`StreamSampler`.
 
     Raises:
         UserError: If ``num_samples`` is not positive, no image is annotated, or the dataset has no

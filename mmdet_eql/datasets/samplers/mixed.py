@@ -23,12 +23,11 @@ class MixedSampler(StreamSampler):
         dataset (Sized): The training dataset, wrapped or not.
         samplers (Sequence[dict]): Configs of samplers of this package.
         weights (Sequence[float], optional): One for each sampler; equal if None.
-        final_weights (Sequence[float], optional): Weights in the last epoch.
-        num_epochs (int, optional): Number of epochs until ``final_weights``; they are kept after.
+        final_weights (Sequence[float], optional): Weights in epoch ``num_epochs`` and later.
+        num_epochs (int, optional): Number of epochs until ``final_weights``.
         num_samples (int, optional): Draws in an epoch, on all ranks together. None takes the number
             of images.
-        seed (int, optional): See :class:`StreamSampler`.
-        infinite (bool): See :class:`StreamSampler`; an epoch then ends after ``num_samples``.
+        seed, infinite: See :class:`StreamSampler`.
 
     Raises:
         UserError: If the weights do not fit the samplers, or a sampler is of another kind.
@@ -41,9 +40,6 @@ class MixedSampler(StreamSampler):
         ...             dict(type="RepeatFactorSampler", repeat_threshold=0),  # each image once
         ...             dict(type="CategoryAwareSampler"),
         ...         ],
-        ...         weights=(1, 0),
-        ...         final_weights=(0, 1),
-        ...         num_epochs=12,
         ...     )
         ... )
     """
@@ -72,11 +68,9 @@ class MixedSampler(StreamSampler):
                 "shift."
             )
         self._first = _shares(weights or [1] * len(samplers), len(samplers), "weights")
-        self._last = (
-            self._first
-            if final_weights is None
-            else _shares(final_weights, len(samplers), "final_weights")
-        )
+        self._last = self._first
+        if final_weights is not None:
+            self._last = _shares(final_weights, len(samplers), "final_weights")
         self._num_epochs = num_epochs
         self.samplers = []
         for number, config in enumerate(samplers, start=1):
@@ -103,16 +97,11 @@ class MixedSampler(StreamSampler):
         return self.num_samples
 
     def epoch_indices(self, epoch: int) -> np.ndarray:
-        before = sum((self.num_drawn(past) for past in range(epoch)), np.zeros_like(self._first))
-        indices = np.concatenate(
-            [
-                sampler.stream(int(start), int(start + number))
-                for sampler, start, number in zip(
-                    self.samplers, before, self.num_drawn(epoch), strict=True
-                )
-            ]
-        )
-        return np.random.default_rng((self.seed, epoch)).permutation(indices)
+        drawn = np.array([self.num_drawn(number) for number in range(epoch + 1)])
+        stops = drawn.sum(axis=0)
+        bounds = np.stack([stops - drawn[-1], stops], axis=1).tolist()
+        parts = [part.stream(*bound) for part, bound in zip(self.samplers, bounds, strict=True)]
+        return np.random.default_rng((self.seed, epoch)).permutation(np.concatenate(parts))
 
 
 def _shares(weights: Sequence[float], number: int, name: str) -> np.ndarray:

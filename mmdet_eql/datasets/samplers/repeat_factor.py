@@ -67,11 +67,8 @@ def category_repeat_factors(
         )
     of_images = class_frequency.frequency
     of_instances = class_frequency.instance_count / max(class_frequency.instance_count.sum(), 1)
-    f = {
-        "image": of_images,
-        "instance": of_instances,
-        "image-instance": np.sqrt(of_images * of_instances),
-    }[frequency]
+    both = np.sqrt(of_images * of_instances)
+    f = dict(zip(FREQUENCIES, (of_images, of_instances, both), strict=True))[frequency]
     ratio = np.divide(repeat_threshold, f, out=np.ones_like(f), where=f > 0)
     return np.clip(np.sqrt(ratio) if sqrt else ratio, 1, max_repeat)
 
@@ -97,13 +94,9 @@ class RepeatFactorSampler(StreamSampler):
 
     Args:
         dataset (Sized): The training dataset, wrapped or not.
-        repeat_threshold (float): t.
-        sqrt (bool): Whether r(c) has the root of t / f(c), or t / f(c) itself.
-        frequency (str): What f(c) counts; see :func:`category_repeat_factors`.
-        max_repeat (float, optional): Upper limit of r(i).
+        repeat_threshold, sqrt, frequency, max_repeat: See :func:`category_repeat_factors`.
         shuffle (bool): Whether the order is drawn, too, or that of the dataset.
-        seed (int, optional): See :class:`StreamSampler`.
-        infinite (bool): See :class:`StreamSampler`.
+        seed, infinite: See :class:`StreamSampler`.
 
     Attributes:
         repeat_factors (np.ndarray): r(i), float64 of shape (M,).

@@ -24,10 +24,9 @@ class StreamSampler(Sampler):
     """Base of the samplers here, for epoch- and iteration-based loops.
 
     A subclass says what an epoch holds. In an epoch-based loop each rank draws every K-th index of
-    the epoch, whose end is padded from its beginning until K divides it, as mmengine's
-    ``DefaultSampler`` does. With ``infinite=True``, for iteration-based loops, the ranks draw from
-    the stream instead, which has no ends and so needs no padding, as mmengine's
-    ``InfiniteSampler`` does; a resumed run skips to its position without reading data.
+    the epoch, padded from its beginning until K divides it, as mmengine's ``DefaultSampler`` does.
+    With ``infinite=True``, for iteration-based loops, the ranks draw from the stream without
+    padding, as mmengine's ``InfiniteSampler`` does; a resumed run skips to its position.
 
     Args:
         dataset (Sized): The dataset.
@@ -40,8 +39,8 @@ class StreamSampler(Sampler):
     """
 
     def __init__(self, dataset: Sized, seed: int | None = None, infinite: bool = False) -> None:
-        name = type(self).__name__
         if len(dataset) == 0:
+            name = type(self).__name__
             raise UserError(f"{name}: the training dataset has no images; check its 'filter_cfg'.")
         self.rank, self.world_size = get_dist_info()
         self.dataset = dataset
@@ -103,19 +102,12 @@ class StreamSampler(Sampler):
             position = max(position - length, 0)
 
     def _skip(self, num_samples: int) -> None:
-        """Start after as many of this rank's indices, counted from the beginning of the stream.
-
-        The maintained mmengine calls it when it resumes an iteration-based run.
-        """
+        # Indices of this rank. The maintained mmengine calls it when it resumes.
         self._skipped = num_samples
 
 
 def samples_per_epoch(num_samples: int | None, dataset: Sized, sampler: str) -> int:
-    """What the option ``num_samples`` of a sampler means: None stands for the number of images.
-
-    Raises:
-        UserError: If it is not a positive whole number.
-    """
+    """Check the option ``num_samples`` of a sampler; None stands for the number of images."""
     if num_samples is None:
         return len(dataset)
     if not isinstance(num_samples, int) or num_samples < 1:
