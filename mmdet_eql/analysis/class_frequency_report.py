@@ -99,11 +99,8 @@ def format_report(
             f"| {lambda_:g}{chosen} | {100 * frequency.tail_ratio(lambda_):.3f} % | "
             f"{(frequency.frequency < lambda_).sum():,} |"
         )
-    lines += [
-        "",
-        "| sampler | epoch | rare | common | frequent | most drawn images (id: times) |",
-        "|---|---|---|---|---|---|",
-    ]
+    lines += ["", "| sampler | epoch | rare | common | frequent | most drawn images (id: times) |"]
+    lines += ["|---|---|---|---|---|---|"]
     for name, epoch in epochs.items():
         counts = epoch.of_category
         shares = [
@@ -118,10 +115,7 @@ def format_report(
 
 
 def plot_report(
-    images: AnnotatedImages,
-    lambda_: float,
-    epochs: Mapping[str, DrawnEpoch],
-    path: str | os.PathLike,
+    images: AnnotatedImages, lambda_: float, epochs: Mapping[str, DrawnEpoch], path: str
 ) -> None:
     """Draw counts per category, tail ratio against lambda, and what samplers draw, as PNG.
 
@@ -153,13 +147,7 @@ def plot_report(
     tail_axes.plot(lambdas, ratios, color="black")
     chosen = 100 * frequency.tail_ratio(lambda_)
     tail_axes.plot([lambda_], [chosen], "o", color="#D55E00")
-    tail_axes.annotate(
-        f"lambda {lambda_:g}: {chosen:.2f} %",
-        (lambda_, chosen),
-        xytext=(8, -4),
-        textcoords="offset points",
-        va="top",
-    )
+    tail_axes.text(lambda_, chosen, f"  lambda {lambda_:g}: {chosen:.2f} %", va="top")
     tail_axes.set(xscale="log", xlabel="lambda", ylabel="tail ratio (%)")
 
     for (name, epoch), colour in zip(epochs.items(), _SAMPLER_COLOURS, strict=False):

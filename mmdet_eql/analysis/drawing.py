@@ -231,19 +231,15 @@ def draw_panels(
 ) -> None:
     """Draw objects into copies of an image, side by side in one PNG.
 
-    Args:
-        image (np.ndarray): RGB, uint8 of shape (H, W, 3).
-        panels (Mapping[str, InstanceData]): By their titles, the objects of each copy.
-        names (Sequence[str]): Name of each label.
-        groups (Sequence[str]): Frequency group of each label; ``""`` if it is not known.
-        path (str | os.PathLike): PNG file to write.
+    ``image`` is RGB, uint8 of shape (H, W, 3); ``panels`` holds the objects of each copy by title;
+    ``names`` and ``groups`` are those of the labels, with group ``""`` if it is not known.
 
     Raises:
         UserError: If the file cannot be written.
     """
     height, width = image.shape[:2]
     size = (_PANEL * len(panels), _PANEL * height / width + 0.7)
-    figure = Figure(figsize=size, layout="constrained", dpi=100)
+    figure = Figure(figsize=size, layout="constrained")
     row = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (title, instances) in zip(row, panels.items(), strict=True):
         axes.imshow(image, interpolation="lanczos")

@@ -81,8 +81,8 @@ def plot_gradients(
     _draw_training(axes["training"], records)
     axes["ratio"].set_ylabel(f"positive / negative gradient on the {first.quantity}")
     axes["parts"].set_ylabel(f"sum of gradient norms on the {first.quantity}")
-    for name in ("ratio", "parts"):
-        _mark_groups(axes[name], frequency.group[order], named=name == "ratio")
+    _mark_groups(axes["ratio"], frequency.group[order], named=True)
+    _mark_groups(axes["parts"], frequency.group[order], named=False)
     figure.suptitle(title)
     save_figure(figure, path, dpi=120)
 
@@ -170,12 +170,11 @@ def _mark_groups(axes: Axes, group: np.ndarray, named: bool) -> None:
 def _mean_line(values: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the ranks and geometric means of neighbours within a group, one per point."""
     x, means = [], []
-    for letter in GROUP_NAMES:
+    for letter in reversed(GROUP_NAMES):
         members = np.flatnonzero((group == letter) & np.isfinite(values) & (values > 0))
         if len(members):
             parts = max(1, min(_POINTS_PER_GROUP, len(members) // _CATEGORIES_PER_POINT))
             for part in np.array_split(members, parts):
                 x.append(part.mean() + 1)
                 means.append(np.exp(np.log(values[part]).mean()))
-    order = np.argsort(x)
-    return np.array(x)[order], np.array(means)[order]
+    return np.array(x), np.array(means)

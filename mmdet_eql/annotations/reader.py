@@ -64,10 +64,7 @@ _decode_annotations = msgspec.json.Decoder(list[_Annotation]).decode
 
 
 def read_annotations(
-    path: str,
-    backend_args: dict | None = None,
-    annotated: bool = True,
-    cache: bool | str = True,
+    path: str, backend_args: dict | None = None, annotated: bool = True, cache: bool | str = True
 ) -> AnnotationColumns:
     """Read an annotation file in LVIS or COCO format, or its cache.
 

@@ -4,7 +4,7 @@ stream          their base: one order of indices for all ranks, from any positio
 repeat_factor   images with rare categories come several times an epoch
 category_aware  all categories equally often
 mixed           several samplers in shares, which may shift over the epochs
-aspect_ratio    batches of images of a similar shape, from any batch on
+aspect_ratio    batches of images of a similar shape
 """
 
 from mmdet_eql.datasets.samplers.aspect_ratio import ResumableAspectRatioBatchSampler

@@ -8,7 +8,6 @@ Glossary:
     cycle: C' draws that visit each of these categories once, in an order of their own.
 """
 
-import logging
 from collections.abc import Sized
 
 import numpy as np
@@ -68,7 +67,6 @@ class CategoryAwareSampler(StreamSampler):
             f"{self.num_samples:,} draws takes {self.num_samples / len(self._counts):.1f} images "
             "of each",
             logger="current",
-            level=logging.INFO,
         )
 
     def epoch_length(self, epoch: int) -> int:
@@ -82,8 +80,8 @@ class CategoryAwareSampler(StreamSampler):
         before = np.empty_like(categories)
         before[order] = np.arange(len(order)) - np.repeat(np.cumsum(drawn) - drawn, drawn)
 
-        # Enough rounds over each category's images, each in an order of its own: numbers that rise
-        # from round to round, with a random fraction, are sorted.
+        # Enough rounds over each category's images; sorting by round and a random fraction
+        # shuffles each round by itself.
         rounds = -(-drawn // self._counts)
         lengths = rounds * self._counts
         starts = np.cumsum(lengths) - lengths

@@ -10,7 +10,6 @@ Glossary:
     r(i): repeat factor of an image, the largest r(c) of its categories; 1 if it has none.
 """
 
-import logging
 import math
 from collections.abc import Sized
 
@@ -124,19 +123,16 @@ class RepeatFactorSampler(StreamSampler):
         super().__init__(dataset, seed, infinite)
         self.shuffle = shuffle
         labels = instance_labels_of(dataset)
-        self.repeat_factors = image_repeat_factors(
-            labels,
-            category_repeat_factors(
-                _frequency_of(dataset, labels), repeat_threshold, sqrt, frequency, max_repeat
-            ),
+        of_categories = category_repeat_factors(
+            _frequency_of(dataset, labels), repeat_threshold, sqrt, frequency, max_repeat
         )
+        self.repeat_factors = image_repeat_factors(labels, of_categories)
         self._lengths: dict[int, int] = {}
         print_log(
             f"RepeatFactorSampler: {len(labels):,} images make epochs of about "
             f"{self.repeat_factors.sum():,.0f}; {(self.repeat_factors > 1).sum():,} of them are "
             f"repeated, up to {self.repeat_factors.max():.1f} times",
             logger="current",
-            level=logging.INFO,
         )
 
     def repeats(self, epoch: int) -> np.ndarray:
@@ -164,6 +160,5 @@ def _frequency_of(dataset, labels: InstanceLabels) -> ClassFrequency:
         return class_frequency_of(dataset)
     except UncountedDatasetError:
         # Not one of ours: count what it holds.
-        num_classes = int(labels.labels.max(initial=-1)) + 1
-        names = [str(label) for label in range(num_classes)]
+        names = [str(label) for label in range(labels.labels.max(initial=-1) + 1)]
         return ClassFrequency.from_labels(labels.image_index, labels.labels, len(labels), names)
