@@ -1,6 +1,7 @@
 """Parts of RoI heads that long-tailed detection needs, and test-time augmentation.
 
-box_head            box heads with NMS for a thousand categories, and a classifier with a prior
+box_head            box heads with that NMS, and a classifier with a prior
+multiclass_nms      NMS over a thousand categories: the highest scores first
 image_level_labels  which categories are verified in an image: from the sampler to the loss
 mask_head           mask heads that compute one mask per RoI, and their cascades
 mask_pasting        masks as run-length encodings of the image's size
@@ -14,7 +15,6 @@ from mmdet_eql.heads.box_head import (
     PrefixNMSShared2FCBBoxHead,
     PrefixNMSShared4Conv1FCBBoxHead,
     PriorLinear,
-    multiclass_nms,
 )
 from mmdet_eql.heads.image_level_labels import (
     ImageLevelLabelHeadMixin,
@@ -29,6 +29,7 @@ from mmdet_eql.heads.mask_head import (
     SelectiveMaskHTCRoIHead,
 )
 from mmdet_eql.heads.mask_pasting import paste_as_rle
+from mmdet_eql.heads.multiclass_nms import multiclass_nms
 from mmdet_eql.heads.roi_align import SeparableRoIAlign, SeparableRoIExtractor
 
 __all__ = [

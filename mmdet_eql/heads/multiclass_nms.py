@@ -1,0 +1,145 @@
+"""NMS over a thousand categories, which looks at the highest scores first.
+
+With 1,000 proposals and 1,230 categories nearly every pair of them is a candidate, and mmdet sorts
+and suppresses a million boxes to keep 300. But whether a candidate is kept depends on candidates of
+higher scores alone. NMS over the K highest scores therefore keeps the beginning of what NMS over
+all of them keeps; if that is less than what is wanted, K grows.
+
+Glossary:
+    N: number of proposals of an image.
+    C: number of categories.
+    candidate: a proposal with a category, if its score exceeds the threshold. Its number is
+        (proposal * C + category).
+"""
+
+import torch
+from mmcv.ops import nms
+from mmdet.models.layers import multiclass_nms as stock_multiclass_nms
+from mmdet.utils import ConfigType
+from torch import Tensor
+
+#: Candidates that are looked at first, for each detection that is wanted, and by how much their
+#: number grows.
+_FIRST, _GROWTH = 4, 4
+
+_KNOWN_KEYS = {"type", "iou_threshold", "offset", "class_agnostic", "split_thr", "max_num"}
+
+
+def multiclass_nms(
+    multi_bboxes: Tensor,
+    multi_scores: Tensor,
+    score_thr: float,
+    nms_cfg: ConfigType,
+    max_num: int = -1,
+    score_factors: Tensor | None = None,
+    return_inds: bool = False,
+    box_dim: int = 4,
+) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:
+    """As mmdet's ``multiclass_nms``: the same boxes, scores and labels in the same order.
+
+    On the CPU they are the same to the bit, as long as no two candidates have the same score. Equal
+    scores are taken in the order of their numbers; mmdet leaves that to PyTorch's sorting, which
+    promises no order.
+
+    mmdet's function is called for all detections (``max_num`` not positive), Soft-NMS and other
+    kinds that change scores, ``nms_cfg=None``, and boxes that are not four numbers.
+
+    Args:
+        multi_bboxes (Tensor): Boxes x1, y1, x2, y2 of each proposal, shape (N, 4), or of each
+            proposal and category, shape (N, C * 4).
+        multi_scores (Tensor): Shape (N, C + 1); the last column, the background's, is not read.
+        score_thr (float): A candidate's score is above it.
+        nms_cfg (dict): As ``mmcv.ops.batched_nms`` takes it.
+        max_num (int): How many detections are wanted.
+        score_factors (Tensor, optional): Finite factors on the scores above the threshold, (N,).
+        return_inds (bool): Whether to return the candidates' numbers as well.
+
+    Returns:
+        tuple[Tensor, ...]: Boxes with scores of shape (K, 5), labels, int64 of shape (K,), and with
+        ``return_inds`` the numbers of the candidates, int64 of shape (K,); highest scores first.
+
+    Example:
+        >>> boxes = torch.tensor([[0., 0., 9., 9.], [0., 0., 9., 8.], [20., 20., 29., 29.]])
+        >>> scores = torch.tensor([[0.9, 0.1, 0.0], [0.8, 0.2, 0.0], [0.3, 0.0, 0.0]])
+        >>> dets, labels = multiclass_nms(boxes, scores, 0.05, dict(iou_threshold=0.5), max_num=3)
+        >>> labels.tolist()
+        [0, 0, 1]
+    """
+    if max_num <= 0 or box_dim != 4 or not _is_plain_nms(nms_cfg):
+        return stock_multiclass_nms(
+            multi_bboxes, multi_scores, score_thr, nms_cfg, max_num, score_factors, return_inds,
+            box_dim,
+        )  # fmt: skip
+
+    scores = multi_scores[:, :-1]
+    num_classes = scores.size(1)
+    boxes = multi_bboxes.reshape(len(scores), multi_bboxes.size(1) // 4, 4)
+    valid = scores > score_thr
+    if score_factors is not None:
+        scores = scores * score_factors.view(-1, 1)
+    number = int(valid.count_nonzero())
+
+    options = {key: value for key, value in nms_cfg.items() if key != "type"}
+    one_by_one = number >= options.pop("split_thr", 10000)
+    limit = options.pop("max_num", -1)
+    wanted = min(max_num, limit) if limit > 0 else max_num
+    distance = torch.zeros_like(scores[:1, :1].sum())
+    if not options.pop("class_agnostic", False) and number:
+        # mmcv moves the boxes of each category to a place of their own, which rounds their corners.
+        # The place is that of all candidates.
+        distance = boxes.amax(dim=2).masked_fill(~valid, -torch.inf).max() + 1
+
+    scores = scores.masked_fill(~valid, -torch.inf)
+    size = _FIRST * wanted
+    while True:
+        inds = _highest(scores.flatten(), min(size, number))
+        proposals, labels = inds // num_classes, inds % num_classes
+        candidates = boxes[proposals, labels if boxes.size(1) > 1 else 0]
+        moved = candidates + (labels.to(boxes) * distance)[:, None]
+        kept = _suppress(moved, labels, one_by_one, options)[:wanted]
+        if len(kept) == wanted or size >= number:
+            break
+        size *= _GROWTH
+
+    kept_scores = scores[proposals[kept], labels[kept], None]
+    dets = torch.cat([candidates[kept], kept_scores], dim=1)
+    return (dets, labels[kept], inds[kept]) if return_inds else (dets, labels[kept])
+
+
+def _is_plain_nms(nms_cfg: ConfigType | None) -> bool:
+    return (
+        nms_cfg is not None
+        and nms_cfg.get("type", "nms") == "nms"
+        and nms_cfg.get("iou_threshold", -1) >= 0
+        and _KNOWN_KEYS.issuperset(nms_cfg)
+    )
+
+
+def _highest(scores: Tensor, size: int) -> Tensor:
+    """The positions of the highest of scores (N * C,), equal ones in ascending order."""
+    if size == 0:
+        return scores.new_empty(0, dtype=torch.int64)
+    lowest = scores.kthvalue(len(scores) - size + 1).values
+    inds = (scores >= lowest).nonzero().squeeze(1)
+    return inds[scores[inds].sort(descending=True, stable=True).indices[:size]]
+
+
+def _suppress(boxes: Tensor, labels: Tensor, one_by_one: bool, options: dict) -> Tensor:
+    """Suppress as ``mmcv.ops.batched_nms`` would do with all candidates.
+
+    Boxes (K, 4) come highest score first, moved to the place of their category. Where coordinates
+    are negative, those of different categories may touch, unless they are taken ``one_by_one``.
+    Returns the positions of those that are kept, ascending.
+    """
+    # nms() sorts once more: these scores stay in order, whatever it does with equal ones.
+    scores = torch.arange(len(boxes), 0, -1, dtype=torch.float32, device=boxes.device)
+    if not one_by_one:
+        return nms(boxes, scores, **options)[1]
+    kept = torch.ones_like(labels, dtype=torch.bool)
+    by_label = labels.sort(stable=True)
+    sizes = by_label.values.unique_consecutive(return_counts=True)[1].tolist()
+    for group in by_label.indices.split(sizes):
+        if len(group) > 1:
+            kept[group] = False
+            kept[group[nms(boxes[group], scores[group], **options)[1]]] = True
+    return kept.nonzero().squeeze(1)
