@@ -1,8 +1,7 @@
 """From a config to a run: checks, hooks, checkpoints.
 
-bare_model            the model of a run, without what distributed training puts around it
 checkpoint            loads checkpoints without running code; registers that in mmengine
-class_frequency_hook  hands f_j of the training set to the losses
+class_frequency_hook  hands f_j of the training set to the losses; the model of a runner
 config_check          what is wrong with a config, before it is run
 finite_loss_hook      stops at a loss that is NaN, and names the images
 gradient_file         the file of recorded gradients

@@ -6,16 +6,21 @@ from collections.abc import Sequence
 import torch
 from mmdet.registry import DATASETS, HOOKS
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
-from mmdet_eql.engine.bare_model import bare_model
 from mmdet_eql.frequency import GROUP_COLOURS, class_frequency_of, frequency_group
 from mmdet_eql.utils.errors import UserError
 
 #: The modules that must know the dataset's categories; cascades number their stages, and a
 #: classifier of images has one head.
 _CATEGORY_HEAD = re.compile(r"(^|\.)(bbox_head|mask_head)(\.\d+)?$|^head$")
+
+
+def bare_model(runner: Runner) -> nn.Module:
+    """Return the model that the config describes, without the wrapper of distributed training."""
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 @HOOKS.register_module()
@@ -42,31 +47,28 @@ class ClassFrequencyHook(Hook):
         """
         model = bare_model(runner)
         _check_num_classes(model, runner.train_dataloader.dataset)
-        modules = {
-            name: module
+        wanted = [
+            (name, module, kind)
             for name, module in model.named_modules()
-            if hasattr(module, "set_class_frequency") or hasattr(module, "set_class_counts")
-        }
-        if not modules:
+            for kind in ("class_frequency", "class_counts")
+            if hasattr(module, f"set_{kind}")
+        ]
+        if not wanted:
             return
         class_frequency = class_frequency_of(runner.train_dataloader.dataset)
         values = {
             "class_frequency": torch.from_numpy(class_frequency.frequency),
             "class_counts": torch.from_numpy(class_frequency.instance_count).double(),
         }
-        resumed = runner.iter > 0
-        for name, module in modules.items():
-            for kind, value in values.items():
-                if not hasattr(module, f"set_{kind}"):
-                    continue
-                known = getattr(module, kind).cpu()
-                if not resumed or torch.isnan(known).any():
-                    getattr(module, f"set_{kind}")(value)
-                elif not torch.allclose(known, value.to(known), rtol=1e-6, atol=0):
-                    runner.logger.warning(
-                        f"{name}: {kind} of the resumed checkpoint differs from that of "
-                        f"{class_frequency.num_images} training images; the checkpoint's is kept."
-                    )
+        for name, module, kind in wanted:
+            known, value = getattr(module, kind).cpu(), values[kind]
+            if runner.iter == 0 or torch.isnan(known).any():
+                getattr(module, f"set_{kind}")(value)
+            elif not torch.allclose(known, value.to(known), rtol=1e-6, atol=0):
+                runner.logger.warning(
+                    f"{name}: {kind} of the resumed checkpoint differs from that of "
+                    f"{class_frequency.num_images} training images; the checkpoint's is kept."
+                )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Tell whoever draws predictions how often the categories occur."""

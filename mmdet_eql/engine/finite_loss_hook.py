@@ -12,7 +12,7 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from torch import nn
 
-from mmdet_eql.engine.bare_model import bare_model
+from mmdet_eql.engine.class_frequency_hook import bare_model
 from mmdet_eql.utils.errors import UserError
 
 
@@ -20,10 +20,9 @@ from mmdet_eql.utils.errors import UserError
 class FiniteLossHook(Hook):
     """Stop when a loss is NaN or infinite, naming the iteration, the images and a parameter.
 
-    The losses are checked between the backward pass and the step of the optimizer, so that the
-    weights and the last checkpoint are those from before. On a GPU they are copied while the
-    backward pass is launched, so that nothing waits for them. Where loss scaling leaves out the
-    step, they are checked after the iteration.
+    The losses are checked between the backward pass and the step of the optimizer, or where loss
+    scaling leaves out the step, after the iteration. On a GPU they are copied during the backward
+    pass, so that nothing waits for them.
 
     Raises:
         UserError: If a loss is not finite.
@@ -35,7 +34,7 @@ class FiniteLossHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Watch what the model returns and each step of the optimizer."""
         self._runner = runner
-        self._losses: _Losses | None = None
+        self._losses: tuple | None = None
         self._batch: Any = None
         wrapper = runner.optim_wrapper
         wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
@@ -61,12 +60,28 @@ class FiniteLossHook(Hook):
             handle.remove()
 
     def _after_forward(self, model: nn.Module, inputs: Any, losses: Any) -> None:
-        if model.training and isinstance(losses, dict):
-            self._losses = _Losses(losses)
+        sums = {
+            name: sum(part.detach().float().sum() for part in _tensors(value))
+            for name, value in (losses.items() if isinstance(losses, dict) else ())
+            if "loss" in name and _tensors(value)
+        }
+        if not model.training or not sums:
+            return
+        values, copied = torch.stack(list(sums.values())), None
+        if values.is_cuda:
+            pinned = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            values, copied = pinned.copy_(values, non_blocking=True), torch.cuda.Event()
+            copied.record()
+        self._losses = list(sums), values, copied
 
     def _check(self) -> None:
-        losses, self._losses = self._losses, None
-        bad = losses.not_finite() if losses is not None else {}
+        if self._losses is None:
+            return
+        (names, values, copied), self._losses = self._losses, None
+        if copied is not None:
+            copied.synchronize()
+        pairs = zip(names, values.tolist(), strict=True)
+        bad = {name: value for name, value in pairs if not math.isfinite(value)}
         if bad:
             named = ", ".join(f"{name} is {value}" for name, value in bad.items())
             raise UserError(
@@ -77,8 +92,7 @@ class FiniteLossHook(Hook):
             )
 
     def _parameter(self, bad: dict[str, float]) -> str:
-        """The first parameter that is not finite; else the last of the model whose gradient is
-        not, which is near the losses."""
+        """The first parameter that is not finite; else the last whose gradient is not."""
         model = bare_model(self._runner)
         parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         for name, parameter in parameters.items():
@@ -97,32 +111,6 @@ class FiniteLossHook(Hook):
             if gradient is not None and not torch.isfinite(gradient).all():
                 return f" (the gradient of the parameter {name} is not finite)"
         return ""
-
-
-class _Losses:
-    """The losses of one forward pass on their way to the CPU."""
-
-    def __init__(self, losses: dict[str, Any]) -> None:
-        sums = {
-            name: sum(part.detach().float().sum() for part in _tensors(value))
-            for name, value in losses.items()
-            if "loss" in name and _tensors(value)
-        }
-        self.names = list(sums)
-        self.values = torch.stack(list(sums.values())) if sums else torch.zeros(0)
-        self.copied = None
-        if self.values.is_cuda:
-            pinned = torch.empty(self.values.shape, dtype=self.values.dtype, pin_memory=True)
-            self.values = pinned.copy_(self.values, non_blocking=True)
-            self.copied = torch.cuda.Event()
-            self.copied.record()
-
-    def not_finite(self) -> dict[str, float]:
-        """Return those that are NaN or infinite by name."""
-        if self.copied is not None:
-            self.copied.synchronize()
-        values = zip(self.names, self.values.tolist(), strict=True)
-        return {name: value for name, value in values if not math.isfinite(value)}
 
 
 def _tensors(value: Any) -> list[torch.Tensor]:

@@ -1,24 +1,19 @@
 """The file of recorded gradients: what each category received from positives and negatives.
 
-``GradientRecordHook`` writes it, ``tools/analysis/plot_gradients.py`` draws it.
+``GradientRecordHook`` writes it, ``tools/analysis/plot_gradients.py`` draws it. It is figure 1 of
+the Equalization Loss (arXiv 2003.05176): a rare category receives far more gradient from the
+proposals of other categories and of background than from its own.
 
-The picture that motivates the Equalization Loss (arXiv 2003.05176, figure 1): in the last layer of
-the classifier, a rare category receives far more gradient from negatives, the proposals of other
-categories and of background, than from its own positives.
-
-For a classifier z_ij = w_j . x_i + b_j, proposal i contributes dL/dz_ij x_i to the gradient on the
-weights w_j. The record sums the L2 norms of these contributions over proposals and iterations:
+For a classifier z_ij = w_j . x_i + b_j, the record sums over proposals i and iterations the L2
+norms of the contributions to the gradient on w_j:
 
     pos_j = sum over i of category j      of |dL/dz_ij| ||x_i||
     neg_j = sum over i of other labels    of |dL/dz_ij| ||x_i||
 
 or, as EQL v2 measures it (arXiv 2012.08548), without the factor ||x_i||: the gradients on the
 logits. L is the loss that is minimised, with its weights and divisions, averaged over the ranks.
-
-Glossary:
-    C: number of foreground categories.
-    H: number of classifiers, one per stage of a cascade.
-    S: number of times at which the sums so far were noted.
+C is the number of foreground categories, H of classifiers (one per stage of a cascade), S of the
+iterations at which the sums so far were noted.
 """
 
 import dataclasses
@@ -49,8 +44,7 @@ class GradientRecord:
         quantity (str): ``"weights"`` or ``"logits"``.
         heads (tuple[str]): H names of the modules that own a classifier.
         class_frequency (ClassFrequency): Of the training set.
-        iterations (np.ndarray): After how many iterations the sums were noted, int64 of shape (S,),
-            ascending.
+        iterations (np.ndarray): When the sums were noted, int64 of shape (S,), ascending.
         positive (np.ndarray): pos_j from the first iteration on, float32 of shape (S, H, C).
         negative (np.ndarray): neg_j likewise.
     """
@@ -63,32 +57,29 @@ class GradientRecord:
     negative: np.ndarray
 
     def ratio(self) -> np.ndarray:
-        """pos_j / neg_j of the whole training, all classifiers taken together.
+        """Return pos_j / neg_j of the whole training over all classifiers, float64 of shape (C,).
 
-        Returns:
-            np.ndarray: float64 of shape (C,). 0 without positives, infinite without negatives, NaN
-            with neither.
+        It is 0 without positives, infinite without negatives, NaN with neither.
         """
         return gradient_ratio(self.positive[-1].sum(axis=0), self.negative[-1].sum(axis=0))
 
     def group_ratio_over_training(self) -> dict[str, np.ndarray]:
-        """The sum of pos_j over that of neg_j of a frequency group, between each two notes.
+        """Return the sum of pos_j over that of neg_j of a frequency group, between two notes each.
 
-        Of sums, since most rare categories have no positive in a few hundred iterations.
-
-        Returns:
-            dict[str, np.ndarray]: By ``"r"``, ``"c"`` and ``"f"``, float64 of shape (S,); the first
-            is from the beginning.
+        Of sums, since most rare categories have no positive in a few hundred iterations. By
+        ``"r"``, ``"c"`` and ``"f"``, float64 of shape (S,); the first is from the beginning.
         """
         positive, negative = (
             np.diff(sums.sum(axis=1, dtype=np.float64), axis=0, prepend=0)
             for sums in (self.positive, self.negative)
         )
-        groups = {letter: self.class_frequency.group == letter for letter in GROUP_NAMES}
-        return {
-            letter: gradient_ratio(positive[:, chosen].sum(axis=1), negative[:, chosen].sum(axis=1))
-            for letter, chosen in groups.items()
-        }
+        ratios = {}
+        for letter in GROUP_NAMES:
+            chosen = self.class_frequency.group == letter
+            ratios[letter] = gradient_ratio(
+                positive[:, chosen].sum(axis=1), negative[:, chosen].sum(axis=1)
+            )
+        return ratios
 
     def until(self, iteration: int) -> "GradientRecord":
         """Return the record as it was after an iteration."""
@@ -109,11 +100,8 @@ class GradientRecord:
 
     def matches(self, other: "GradientRecord") -> bool:
         """Return whether classifiers, categories and quantity are the same."""
-        return (
-            self.quantity == other.quantity
-            and self.heads == other.heads
-            and self.class_frequency.class_names == other.class_frequency.class_names
-        )
+        same_names = self.class_frequency.class_names == other.class_frequency.class_names
+        return same_names and (self.quantity, self.heads) == (other.quantity, other.heads)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write an ``.npz`` of plain arrays, whole or not at all.
@@ -121,20 +109,10 @@ class GradientRecord:
         Raises:
             UserError: If the file cannot be written.
         """
-        frequency = self.class_frequency
+        arrays = dataclasses.asdict(self)
+        arrays.update(arrays.pop("class_frequency"))
         with atomic_write(path) as unfinished, open(unfinished, "wb") as file:
-            np.savez_compressed(
-                file,
-                quantity=np.array(self.quantity),
-                heads=np.array(self.heads),
-                class_names=np.array(frequency.class_names),
-                image_count=frequency.image_count,
-                instance_count=frequency.instance_count,
-                num_images=np.array(frequency.num_images),
-                iterations=self.iterations,
-                positive=self.positive,
-                negative=self.negative,
-            )
+            np.savez_compressed(file, **arrays)
 
 
 def empty_record(
@@ -146,17 +124,12 @@ def empty_record(
 
 
 def pool_records(records: Sequence[GradientRecord]) -> GradientRecord:
-    """Several runs, such as one per seed, as one: their gradients are added up.
+    """Add up the gradients of several runs, such as one per seed.
 
-    Args:
-        records (Sequence[GradientRecord]): At least one, of the same heads, categories and
-            quantity. Of their notes, those at iterations that all have are kept.
-
-    Returns:
-        GradientRecord: The sum.
+    Of their notes, those at iterations that all have are kept.
 
     Raises:
-        UserError: If they differ, or end after different numbers of iterations.
+        UserError: If heads, categories or quantities differ, or the numbers of iterations.
     """
     first = records[0]
     if not all(first.matches(other) for other in records):
@@ -171,12 +144,13 @@ def pool_records(records: Sequence[GradientRecord]) -> GradientRecord:
             "iterations; let them train equally long, or give them names of their own."
         )
     common = functools.reduce(np.intersect1d, [record.iterations for record in records])
-    kept = [np.isin(record.iterations, common) for record in records]
-    sums = {
-        name: sum(getattr(run, name)[rows] for run, rows in zip(records, kept, strict=True))
-        for name in ("positive", "negative")
-    }
-    return dataclasses.replace(first, iterations=common, **sums)
+    kept = [(record, np.isin(record.iterations, common)) for record in records]
+    return dataclasses.replace(
+        first,
+        iterations=common,
+        positive=sum(record.positive[rows] for record, rows in kept),
+        negative=sum(record.negative[rows] for record, rows in kept),
+    )
 
 
 def load_gradient_record(path: str | os.PathLike) -> GradientRecord:
@@ -195,18 +169,13 @@ def load_gradient_record(path: str | os.PathLike) -> GradientRecord:
         )
     try:
         with np.load(path, allow_pickle=False) as arrays:
+            class_frequency = ClassFrequency(
+                *(arrays["image_count"], arrays["instance_count"], int(arrays["num_images"])),
+                class_names=tuple(arrays["class_names"].tolist()),
+            )
             record = GradientRecord(
-                quantity=str(arrays["quantity"]),
-                heads=tuple(arrays["heads"].tolist()),
-                class_frequency=ClassFrequency(
-                    image_count=arrays["image_count"],
-                    instance_count=arrays["instance_count"],
-                    num_images=int(arrays["num_images"]),
-                    class_names=tuple(arrays["class_names"].tolist()),
-                ),
-                iterations=arrays["iterations"],
-                positive=arrays["positive"],
-                negative=arrays["negative"],
+                *(str(arrays["quantity"]), tuple(arrays["heads"].tolist()), class_frequency),
+                *(arrays[name] for name in ("iterations", "positive", "negative")),
             )
     except UserError:
         raise
@@ -231,12 +200,8 @@ def gradient_ratio(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
 
 
 def group_medians(ratio: np.ndarray, group: np.ndarray) -> dict[str, float]:
-    """Return the median ratio by frequency group (``"r"``, ``"c"``, ``"f"``).
-
-    Args:
-        ratio (np.ndarray): pos_j / neg_j, shape (C,); NaN is left out.
-        group (np.ndarray): Group of each category, shape (C,).
-    """
+    """Return the median of the ratios that are not NaN by frequency group (``"r"``, ``"c"``,
+    ``"f"``); ``ratio`` and ``group`` are of shape (C,)."""
     medians = {}
     for letter in GROUP_NAMES:
         known = ratio[(group == letter) & ~np.isnan(ratio)]

@@ -1,7 +1,6 @@
 """Recording the positive and negative gradient of each category while a model trains."""
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from mmdet_eql.engine.bare_model import bare_model
+from mmdet_eql.engine.class_frequency_hook import bare_model
 from mmdet_eql.engine.gradient_file import (
     FILE_NAME,
     QUANTITIES,
@@ -32,16 +31,14 @@ _CLASSIFIERS = ("fc_cls", "classifier")
 class GradientRecordHook(Hook):
     """Record how strongly each category is pushed up by its positives and down by its negatives.
 
-    :mod:`mmdet_eql.engine.gradient_file` defines what is recorded. It works with every box head and
-    every loss, by hooks of PyTorch on the classifier, the loss and the gradient of the logits; the
+    :mod:`mmdet_eql.engine.gradient_file` defines what is recorded, for every box head and loss; the
     training is not changed. Logits beyond the C categories (background, the groups of BAGS) are
     left out. With automatic mixed precision the gradients are those before the scaling, and a step
-    that overflows does not count, as it does not for the weights.
+    that overflows does not count.
 
-    The sums are averaged over the ranks in every iteration, saved in the checkpoints and written
-    to ``gradient_record.npz`` in the work_dir (``tools/analysis/plot_gradients.py`` draws it). The
-    median of pos_j / neg_j of each group since the start is logged as
-    ``train/gradient_ratio_rare``, ``..._common`` and ``..._frequent``.
+    The sums are averaged over the ranks, saved in the checkpoints and written to
+    ``gradient_record.npz`` in the work_dir. The median of pos_j / neg_j of each group since the
+    start is logged as ``train/gradient_ratio_rare``, ``..._common`` and ``..._frequent``.
 
     Args:
         interval (int): Iterations between two notes.
@@ -52,10 +49,9 @@ class GradientRecordHook(Hook):
     Raises:
         UserError: If an argument is out of range.
 
-    Example:
-        In a config, which adds it to the hooks that are inherited::
+    Example, in a config::
 
-            default_hooks = dict(gradient_record=dict(type="GradientRecordHook"))
+        default_hooks = dict(gradient_record=dict(type="GradientRecordHook"))
     """
 
     def __init__(
@@ -80,7 +76,7 @@ class GradientRecordHook(Hook):
         """
         model = bare_model(runner)
         frequency = class_frequency_of(runner.train_dataloader.dataset)
-        heads = dict(_heads(model))
+        heads = _heads(model)
         if not heads:
             raise UserError(
                 "GradientRecordHook: the model has no head with 'loss_cls' and one of "
@@ -95,9 +91,8 @@ class GradientRecordHook(Hook):
         if runner.iter > 0:
             self._resume(runner)
         self._handles = []
-        for (name, head), step in zip(heads.items(), self._step, strict=True):
+        for (name, (classifier, loss)), step in zip(heads.items(), self._step, strict=True):
             probe = _Probe(step, self.quantity == "weights")
-            classifier = _classifier_of(head)
             if self.quantity == "weights" and type(classifier).forward is not nn.Linear.forward:
                 raise UserError(
                     f"GradientRecordHook: the classifier of model.{name} is a "
@@ -106,7 +101,7 @@ class GradientRecordHook(Hook):
                 )
             self._handles += [
                 classifier.register_forward_pre_hook(probe.see_features),
-                head.loss_cls.register_forward_pre_hook(probe.see_logits),
+                loss.register_forward_pre_hook(probe.see_logits),
             ]
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
@@ -125,8 +120,13 @@ class GradientRecordHook(Hook):
         iteration = runner.iter + 1
         if iteration % self.interval == 0:
             self._note(runner, iteration)
-        if iteration % self.log_interval == 0:
-            self._log(runner)
+        if iteration % self.log_interval:
+            return
+        ratio = gradient_ratio(*self.sums.sum(dim=0).cpu().numpy())
+        for letter, median in group_medians(ratio, self.record.class_frequency.group).items():
+            if math.isfinite(median):
+                name = f"train/gradient_ratio_{GROUP_NAMES[letter]}"
+                runner.message_hub.update_scalar(name, median, resumed=False)
 
     def after_train(self, runner: Runner) -> None:
         """Note the last sums, and take the hooks off."""
@@ -147,10 +147,9 @@ class GradientRecordHook(Hook):
         self._resumed = checkpoint.get("gradient_record", {})
 
     def _resume(self, runner: Runner) -> None:
-        sums = self._resumed.get("sums")
         known = self._resumed.get("quantity"), tuple(self._resumed.get("heads", ()))
-        same = known == (self.quantity, self.record.heads)
-        if not same or sums.shape != self.sums.shape:
+        sums = self._resumed.get("sums")
+        if known != (self.quantity, self.record.heads) or sums.shape != self.sums.shape:
             runner.logger.warning(
                 "GradientRecordHook: the resumed checkpoint holds no sums of these gradients; the "
                 f"record begins at iteration {runner.iter}."
@@ -172,14 +171,6 @@ class GradientRecordHook(Hook):
             positive, negative = self.sums.cpu().numpy().swapaxes(0, 1)
             self.record = self.record.with_note(iteration, positive, negative)
             self.record.save(Path(runner.work_dir) / FILE_NAME)
-
-    def _log(self, runner: Runner) -> None:
-        positive, negative = self.sums.sum(dim=0).cpu().numpy()
-        ratio = gradient_ratio(positive, negative)
-        for letter, median in group_medians(ratio, self.record.class_frequency.group).items():
-            if math.isfinite(median):
-                name = f"train/gradient_ratio_{GROUP_NAMES[letter]}"
-                runner.message_hub.update_scalar(name, median, resumed=False)
 
 
 class _Probe:
@@ -212,16 +203,13 @@ class _Probe:
 def gradient_sums(
     gradient: Tensor, labels: Tensor, num_classes: int, norms: Tensor | None = None
 ) -> Tensor:
-    """pos_j and neg_j of one batch of proposals.
+    """Return pos_j and neg_j of one batch of proposals, float32 of shape (2, C).
 
     Args:
         gradient (Tensor): dL/dz of shape (N, K), K >= C; further columns are left out.
         labels (Tensor): int64 of shape (N,), in [0, C]; C means background.
         num_classes (int): C.
         norms (Tensor, optional): ||x_i|| of shape (N,); 1 by default.
-
-    Returns:
-        Tensor: float32 of shape (2, C).
     """
     size = gradient[:, :num_classes].float().abs()
     if norms is None:
@@ -235,13 +223,13 @@ def gradient_sums(
     return torch.stack([positive, norms @ size])
 
 
-def _heads(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The modules with a classifier and its loss, by name."""
+def _heads(model: nn.Module) -> dict[str, tuple[nn.Module, nn.Module]]:
+    """The classifier and the loss of each module that has both, by name."""
+    heads = {}
     for name, module in model.named_modules():
-        if isinstance(getattr(module, "loss_cls", None), nn.Module) and _classifier_of(module):
-            yield name, module
-
-
-def _classifier_of(head: nn.Module) -> nn.Module | None:
-    layers = (getattr(head, name, None) for name in _CLASSIFIERS)
-    return next((layer for layer in layers if isinstance(layer, nn.Module)), None)
+        loss = getattr(module, "loss_cls", None)
+        layers = [getattr(module, attribute, None) for attribute in _CLASSIFIERS]
+        layers = [layer for layer in layers if isinstance(layer, nn.Module)]
+        if isinstance(loss, nn.Module) and layers:
+            heads[name] = (layers[0], loss)
+    return heads

@@ -1,9 +1,8 @@
 """Training in bfloat16, on GPUs and on the CPU.
 
-bfloat16 has the range of float32 and 8 significant bits. That is enough for the layers, but not for
-boxes: beyond 256 pixels it knows even coordinates alone, and a thousand scores between 0.5 and 1
-share 128 values. So proposals and RoI features are computed in float32 from what the layers give;
-the losses of the package compute in float32 anyway. Nor have MMCV's NMS and RoIAlign a bfloat16.
+Its 8 significant bits are enough for the layers, but not for boxes (beyond 256 pixels only even
+coordinates are left) nor for MMCV's NMS and RoIAlign, which lack it. Proposals and RoI features are
+computed in float32, as are the losses of the package.
 """
 
 from collections.abc import Iterator
@@ -23,12 +22,8 @@ from torch import Tensor, nn
 class BFloat16OptimWrapper(OptimWrapper):
     """An ``OptimWrapper`` whose forward passes run under autocast to bfloat16.
 
-    Weights, gradients and the optimizer's state stay float32, and so do boxes (see the module's
-    text). The losses are not scaled: gradients as small as float32's have a bfloat16. mmengine's
-    ``AmpOptimWrapper`` scales them and needs a GPU.
-
-    Args:
-        **kwargs: Those of ``OptimWrapper``.
+    Weights, gradients, the optimizer's state and boxes stay float32. The losses are not scaled:
+    bfloat16 has the range of float32. Arguments are those of ``OptimWrapper``.
     """
 
     @contextmanager
@@ -45,11 +40,7 @@ class BFloat16OptimWrapper(OptimWrapper):
 
 @contextmanager
 def full_precision_boxes(model: nn.Module) -> Iterator[None]:
-    """Have dense heads (RPN) give float32, and RoI extractors read it, in a ``with`` block.
-
-    Args:
-        model (nn.Module): A detector, or a wrapper around one.
-    """
+    """Have a detector's dense heads (RPN) return float32, and its RoI extractors read it."""
     handles = []
     for module in model.modules():
         if isinstance(module, BaseDenseHead):

@@ -8,7 +8,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from mmdet_eql.engine.bare_model import bare_model
+from mmdet_eql.engine.class_frequency_hook import bare_model
 from mmdet_eql.losses import EqualizationLoss, EqualizationLossV2, SoftmaxEqualizationLoss
 from mmdet_eql.utils.errors import UserError
 
@@ -19,8 +19,7 @@ _LOSSES = (EqualizationLoss, EqualizationLossV2, SoftmaxEqualizationLoss)
 class TailStatisticsHook(Hook):
     """Log the size of the tail and the share of negatives that the loss ignores.
 
-    Every ``interval`` iterations it looks at one batch of each loss with a tail and gives the log,
-    and with it TensorBoard and the like:
+    Every ``interval`` iterations (at least 1), for one batch of each loss with a tail:
 
     - ``train/tail_size``: sum over the categories of T(f_j), for a threshold the number of
       categories in the tail.
@@ -31,16 +30,9 @@ class TailStatisticsHook(Hook):
     In a cascade they are the means over the stages. With EQL v2, T(f_j) is 1 - r_j, the part of the
     negative gradients of category j that is taken away, which follows the training.
 
-    Args:
-        interval (int): Iterations between two looks.
+    Example, in a config::
 
-    Raises:
-        UserError: If an argument is out of range.
-
-    Example:
-        In a config, which adds it to the hooks that are inherited::
-
-            default_hooks = dict(tail_statistics=dict(type="TailStatisticsHook"))
+        default_hooks = dict(tail_statistics=dict(type="TailStatisticsHook"))
     """
 
     def __init__(self, interval: int = 50) -> None:
@@ -73,7 +65,7 @@ class TailStatisticsHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Hand the figures to the log."""
+        """Hand the statistics to the log."""
         if not self._seen:
             return
         sizes, shares = map(torch.stack, zip(*self._seen, strict=True))
@@ -95,15 +87,12 @@ class TailStatisticsHook(Hook):
 def ignored_negatives(
     loss: nn.Module, labels: Tensor, verified: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """How much a loss ignores of one batch.
+    """Return the size of the tail and the share of negatives ignored in a batch, both scalars.
 
     Args:
         loss (nn.Module): EQL, softmax EQL or EQL v2.
         labels (Tensor): int64 of shape (N,), in [0, C]; C means background.
         verified (Tensor, optional): Image-level labels, boolean of shape (N, C).
-
-    Returns:
-        tuple[Tensor, Tensor]: Size of the tail, and share of ignored negatives, both scalars.
     """
     if isinstance(loss, EqualizationLossV2):
         tail = 1 - loss.class_weights()[1][:-1]
