@@ -1,9 +1,8 @@
 """Loading checkpoints without running code that they may carry.
 
 A checkpoint is a pickle, and unpickling calls whatever it names. Here every checkpoint that
-mmengine loads goes through ``torch.load(weights_only=True)`` and an explicit list of the types that
-an honest training run stores; anything else is refused. Importing this module registers the
-loaders in mmengine's ``CheckpointLoader`` for all of its schemes.
+mmengine loads goes through ``torch.load(weights_only=True)`` and a list of the types that a
+training run stores. Importing this module registers that for all schemes of mmengine.
 """
 
 import contextlib
@@ -32,31 +31,12 @@ from mmengine.runner.checkpoint import (
 from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.files import atomic_write
 
-_HISTORY_STATISTICS = ("min", "max", "current", "mean")
-
 
 def _history_buffer_attribute(owner: Any, name: str) -> Any:
     """Stands in for ``getattr``, by which pickle refers to the methods in a ``HistoryBuffer``."""
-    if owner is HistoryBuffer and name in _HISTORY_STATISTICS:
+    if owner is HistoryBuffer and name in ("min", "max", "current", "mean"):
         return getattr(owner, name)
     raise pickle.UnpicklingError(f"Unsupported global: GLOBAL builtins.getattr of {name!r}")
-
-
-def _numpy_globals() -> list:
-    reconstruct = np.array(0).__reduce__()[0]
-    scalar = np.float64(0).__reduce__()[0]
-    dtypes = [np.dtype(kind) for kind in "?bhilqBHILQefd"]
-    return [
-        np.ndarray,
-        np.dtype,
-        *{type(dtype) for dtype in dtypes},
-        # NumPy 2 moved its core: checkpoints name the place of the version that wrote them.
-        *(
-            (function, f"numpy.{core}.multiarray.{function.__name__}")
-            for function in (reconstruct, scalar)
-            for core in ("core", "_core")
-        ),
-    ]
 
 
 #: What a checkpoint may name beyond torch's own types: mmengine's log history and NumPy arrays.
@@ -65,9 +45,16 @@ SAFE_GLOBALS = [
     (_history_buffer_attribute, "builtins.getattr"),
     (_history_buffer_attribute, "__builtin__.getattr"),
     slice,
-    *_numpy_globals(),
+    np.ndarray,
+    np.dtype,
+    *{type(np.dtype(kind)) for kind in "?bhilqBHILQefd"},
+    # NumPy 2 moved its core: checkpoints name the place of the version that wrote them.
+    *(
+        (function, f"numpy.{core}.multiarray.{function.__name__}")
+        for function in (np.array(0).__reduce__()[0], np.float64(0).__reduce__()[0])
+        for core in ("core", "_core")
+    ),
 ]
-
 
 #: torchvision's weights by their names there, so that the package is not needed to find them.
 TORCHVISION_WEIGHTS = {
@@ -89,12 +76,8 @@ def load_checkpoint_file(filename: str, map_location: Any = None, name: str | No
         map_location: As in ``torch.load``.
         name (str, optional): What error messages call it, e.g. its URL. The path by default.
 
-    Returns:
-        dict: The checkpoint.
-
     Raises:
-        UserError: If the file is missing or damaged, is no checkpoint, or asks for more than
-            :data:`SAFE_GLOBALS`.
+        UserError: If it is missing, damaged, no dict, or asks for more than :data:`SAFE_GLOBALS`.
     """
     path, name = osp.expanduser(filename), name or filename
     if not osp.isfile(path):
@@ -103,7 +86,6 @@ def load_checkpoint_file(filename: str, map_location: Any = None, name: str | No
 
 
 def _load(file: Any, map_location: Any, name: str) -> dict:
-    """Load a path or a file object."""
     try:
         with torch.serialization.safe_globals(SAFE_GLOBALS):
             checkpoint = torch.load(file, map_location=map_location, weights_only=True)
@@ -140,17 +122,13 @@ def _refusal(path: Any, error: pickle.UnpicklingError, name: str) -> UserError:
             f"again, or if it is an old one that you trust, write a clean copy with "
             f"{_conversion(name)}."
         )
-    asked = ", ".join(names) or _asked_by(error)
+    # torch names the function in the middle of some twenty lines of advice.
+    named = re.search(r"GLOBAL (\S+)", str(error))
+    asked = ", ".join(names) or (named.group(1) if named else "something other than tensors")
     return UserError(
         f"{name}: refused, since loading it would call {asked}, which weights do not need; if you "
         f"trust who made it, write a clean copy with {_conversion(name)}."
     )
-
-
-def _asked_by(error: pickle.UnpicklingError) -> str:
-    # torch names the function in the middle of some twenty lines of advice.
-    named = re.search(r"GLOBAL (\S+)", str(error))
-    return named.group(1) if named else "something other than tensors"
 
 
 def _conversion(path: str) -> str:
@@ -161,17 +139,10 @@ def _conversion(path: str) -> str:
 def convert_checkpoint(source: str, target: str) -> list[str]:
     """Copy a trusted checkpoint, keeping what :func:`load_checkpoint_file` accepts.
 
-    This unpickles ``source`` without any protection.
-
-    Args:
-        source (str): Path of the checkpoint.
-        target (str): Path of the clean copy; must not exist.
-
-    Returns:
-        list[str]: Keys, dotted, that were left out.
+    ``source`` is unpickled without any protection. Return the dotted keys that were left out.
 
     Raises:
-        UserError: If ``source`` is missing, holds no tensors, or ``target`` exists.
+        UserError: If ``source`` is missing or holds no tensors, or ``target`` exists.
     """
     if not osp.isfile(source):
         raise UserError(f"{source}: no such checkpoint; correct the path.")
@@ -216,7 +187,7 @@ def _keep_plain(value: Any, key: str, dropped: list[str]) -> Any:
 
 
 def load_from_local(filename: str, map_location: Any = None) -> dict:
-    """Load a file."""
+    """Load a file; mmengine logs what comes after ``load_from_``."""
     return load_checkpoint_file(filename, map_location)
 
 
@@ -276,17 +247,12 @@ def _fetching(name: str) -> Iterator[None]:
         ) from None
 
 
-def register_safe_loaders() -> None:
-    """Replace the loaders of all of mmengine's checkpoint schemes."""
-    for prefixes, loader in (
-        ("", load_from_local),
-        (("http://", "https://"), load_from_http),
-        (("modelzoo://", "torchvision://"), load_from_torchvision),
-        (("open-mmlab://", "openmmlab://"), load_from_openmmlab),
-        ((r"(\S+\:)?s3://", r"(\S+\:)?petrel://"), load_from_ceph),
-        (("mmcls://", "pavi://"), refuse_from_scheme),
-    ):
-        CheckpointLoader.register_scheme(prefixes, loader, force=True)
-
-
-register_safe_loaders()
+for _prefixes, _loader in (
+    ("", load_from_local),
+    (("http://", "https://"), load_from_http),
+    (("modelzoo://", "torchvision://"), load_from_torchvision),
+    (("open-mmlab://", "openmmlab://"), load_from_openmmlab),
+    ((r"(\S+\:)?s3://", r"(\S+\:)?petrel://"), load_from_ceph),
+    (("mmcls://", "pavi://"), refuse_from_scheme),
+):
+    CheckpointLoader.register_scheme(_prefixes, _loader, force=True)

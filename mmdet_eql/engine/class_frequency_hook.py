@@ -28,12 +28,10 @@ class ClassFrequencyHook(Hook):
     """Give f_j of the training dataset to each module that has ``set_class_frequency``, and the
     numbers of instances to each that has ``set_class_counts``.
 
-    This is done once, before the first iteration, on every rank. A resumed run keeps the
-    frequencies of its checkpoint, with a warning if those of the dataset differ. Before that, the
-    number of classes of every head is compared with the dataset's.
-
-    Checkpoints get the counts, and colours by frequency group, into the classes' meta information
-    (``dataset_meta``), where MMDetection's ``DetInferencer`` looks for a palette.
+    This is done before the first iteration, after the number of classes of every head is compared
+    with the dataset's. A resumed run keeps the frequencies of its checkpoint, with a warning if
+    those of the dataset differ. Checkpoints get the counts and a palette by frequency group into
+    their ``dataset_meta``, where MMDetection's ``DetInferencer`` looks for it.
     """
 
     priority = "HIGH"

@@ -37,8 +37,8 @@ def check_config(cfg: Config, splits: Sequence[str] = ("train", "val")) -> None:
         splits (Sequence[str]): Which of ``"train"``, ``"val"`` and ``"test"`` will be run.
 
     Raises:
-        UserError: If a part is missing or cannot be built, a file does not exist, or the loop does
-            not fit the sampler or the schedules. The message names the dotted key.
+        UserError: With the dotted key, if a part is missing or cannot be built, a file does not
+            exist, or the loop does not fit the sampler or the schedules.
     """
     cfg = Config(cfg.to_dict())
     if cfg.get("custom_imports"):
@@ -88,8 +88,8 @@ def _check_dataset(dataset: dict, key: str) -> None:
 
 def _check_save_best(cfg: Config, prefixes: list[str | None]) -> None:
     names = _dict(_dict(cfg, "default_hooks"), "checkpoint").get("save_best")
-    names = names if isinstance(names, (str, list)) else []
-    for name in [names] if isinstance(names, str) else names:
+    names = [names] if isinstance(names, str) else names
+    for name in names if isinstance(names, list) else ():
         prefix = str(name).rpartition("/")[0] or None
         if name != "auto" and prefix not in prefixes:
             raise UserError(
@@ -148,10 +148,10 @@ def _try(build: Callable[[], Any], part: Any, key: str, registry: Registry | Non
         reason = _reason(error)
     for inner_key, inner in _typed_parts(part, key):
         places = [place for place in (registry, *_NESTED) if _class_of(place, inner) is not None]
-        place = places[0] if places else registry
-        if inner is not part and place is not None:
+        places.append(registry)
+        if inner is not part and places[0] is not None:
             try:
-                place.build(inner)
+                places[0].build(inner)
             except Exception as error:
                 if _reason(error) == reason:
                     key, part = inner_key, inner
@@ -202,9 +202,9 @@ def _typed_parts(part: Any, key: str) -> Iterator[tuple[str, dict]]:
     """All dicts with a type in a part, each before those in it."""
     if isinstance(part, dict) and isinstance(part.get("type"), str):
         yield key, part
-    items = part.items() if isinstance(part, dict) else ()
-    items = enumerate(part) if isinstance(part, (list, tuple)) else items
-    for name, inner in items:
+    if isinstance(part, (list, tuple)):
+        part = dict(enumerate(part))
+    for name, inner in part.items() if isinstance(part, dict) else ():
         yield from _typed_parts(inner, f"{key}.{name}")
 
 

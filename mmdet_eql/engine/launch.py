@@ -6,7 +6,6 @@ import os.path as osp
 
 import torch
 import torch.distributed
-import yaml
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
@@ -15,19 +14,9 @@ from mmdet_eql.engine.checkpoint import load_checkpoint_file
 from mmdet_eql.engine.resume.last_checkpoint import find_last_checkpoint
 from mmdet_eql.utils.errors import FULL_DISK, UserError
 
-#: What mmengine raises for files that are not configs.
-_CONFIG_ERRORS = (
-    *(KeyError, TypeError, OSError, ValueError, NameError, AttributeError, RecursionError),
-    yaml.YAMLError,
-)
-
 
 def load_config(args: argparse.Namespace) -> Config:
-    """Read ``args.config`` and apply the options of ``tools/arguments.py``.
-
-    Raises:
-        UserError: If the config or one of its bases is missing or is not a config.
-    """
+    """Read ``args.config`` and apply the options of ``tools/arguments.py``."""
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     cfg = read_config(args.config)
     merge_options(cfg, args.cfg_options)
@@ -42,10 +31,8 @@ def load_config(args: argparse.Namespace) -> Config:
 def read_config(path: str) -> Config:
     """Read a ``.py``, ``.json`` or ``.yaml`` config and merge its bases.
 
-    A config is a Python program and is run: read only those you trust.
-
-    Raises:
-        UserError: If the file or one of its bases is missing or is not a config.
+    A config is a Python program and is run: read only those you trust. A UserError if the file or
+    a base is missing or is not a config.
     """
     if not osp.isfile(path):
         raise UserError(f"{path}: no such config; correct the path (see configs/).")
@@ -61,7 +48,7 @@ def read_config(path: str) -> Config:
             f"{path}: cannot import what 'custom_imports' or a base names ({error}); install it, "
             "e.g. by `bash tools/setup_env.sh`."
         ) from None
-    except _CONFIG_ERRORS as error:
+    except Exception as error:  # a config is a program and can raise anything
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: is not a valid config ({reason}); correct it.") from None
 
@@ -69,8 +56,7 @@ def read_config(path: str) -> Config:
 def merge_options(cfg: Config, options: dict | None) -> None:
     """Override keys of a config by a dict of new values by dotted key.
 
-    Raises:
-        UserError: If a key leads through something that is no dict or list.
+    A UserError if a key leads through something that is no dict or list.
     """
     try:
         cfg.merge_from_dict(options or {})
@@ -88,11 +74,8 @@ def build_runner(cfg: Config, *loops: str) -> Runner:
     that is whole, with the seed of the checkpoint.
 
     Args:
-        cfg (Config): The whole config.
+        cfg (Config): The whole config; changed as said above.
         *loops (str): Which of ``"train"``, ``"val"`` and ``"test"`` to build, with their datasets.
-
-    Returns:
-        Runner: Ready to ``train()`` or ``test()``.
 
     Raises:
         UserError: If it cannot be built, or all checkpoints to resume from are damaged.
@@ -150,12 +133,11 @@ def enable_amp(cfg: Config, dtype: str | None = None) -> None:
 
     Args:
         cfg (Config): The config to change.
-        dtype (str | None): ``"float16"`` or ``"bfloat16"``; by default float16 on a GPU, as
-            MMDetection has it, and bfloat16 on the CPU.
+        dtype (str, optional): ``"float16"`` or ``"bfloat16"``; the first by default on a GPU, the
+            second on the CPU.
 
     Raises:
-        UserError: If it is float16 and there is no GPU, or the config has an optimizer wrapper of
-            its own.
+        UserError: If it is float16 and there is no GPU, or the config has a wrapper of its own.
     """
     gpu = torch.cuda.is_available()
     if dtype == "float16" and not gpu:
@@ -181,8 +163,8 @@ def enable_amp(cfg: Config, dtype: str | None = None) -> None:
 def enable_determinism(cfg: Config) -> None:
     """Use deterministic operators, and seed 0 where the config names no seed.
 
-    PyTorch then refuses operators that have no such variant. MMCV's RoIAlign adds its gradients in
-    any order on a GPU, where this makes runs similar, not equal.
+    PyTorch then refuses operators without such a variant. MMCV's RoIAlign adds its gradients in any
+    order on a GPU, where runs stay similar, not equal.
     """
     # Without a workspace of fixed size, cuBLAS may take another algorithm each time.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -193,11 +175,7 @@ def enable_determinism(cfg: Config) -> None:
 
 
 def enable_auto_scale_lr(cfg: Config) -> None:
-    """Scale the learning rate with the batch size.
-
-    Raises:
-        UserError: If the config does not say for which batch size its rate is meant.
-    """
+    """Scale the learning rate with the batch size; a UserError without a base batch size."""
     if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
         raise UserError(
             "--auto-scale-lr: the config has no auto_scale_lr.base_batch_size; add the batch size "
@@ -209,33 +187,25 @@ def enable_auto_scale_lr(cfg: Config) -> None:
 def set_resume(cfg: Config, resume: str | None) -> None:
     """Go on from a checkpoint, or with ``"auto"`` from the last one in the work_dir.
 
-    If there is none, the run starts anew, from the weights of ``load_from`` if it is set.
-
-    Raises:
-        UserError: If the checkpoint does not exist, or all in the work_dir are damaged.
+    If there is none, the run starts anew, from the weights of ``load_from`` if it is set. A
+    UserError if the checkpoint does not exist, or all in the work_dir are damaged.
     """
-    if resume is None:
-        return
-    if resume != "auto" and "://" not in resume and not osp.isfile(resume):
+    if resume == "auto":
+        resume = find_last_checkpoint(cfg)
+    elif resume is not None and "://" not in resume and not osp.isfile(resume):
         raise UserError(
             f"{resume}: no such checkpoint to resume from; correct the path, or give --resume "
             f"alone for the last one in {cfg.work_dir}."
         )
-    if resume == "auto":
-        resume = find_last_checkpoint(cfg)
-        if resume is None:
-            return
-    cfg.resume = True
-    cfg.load_from = resume
+    if resume is not None:
+        cfg.resume = True
+        cfg.load_from = resume
 
 
 def set_visualization(cfg: Config, show: bool, show_dir: str | None, wait_time: float) -> None:
     """Show predictions in a window for ``wait_time`` seconds each, or save them while testing.
 
-    They are saved to ``show_dir`` below ``work_dir/timestamp``.
-
-    Raises:
-        UserError: If the config has no visualization hook.
+    They are saved to ``work_dir/timestamp/show_dir``. A UserError without a visualization hook.
     """
     if not show and show_dir is None:
         return
@@ -256,8 +226,7 @@ def set_visualization(cfg: Config, show: bool, show_dir: str | None, wait_time: 
 def enable_tta(cfg: Config) -> None:
     """Put ``tta_model`` around the model, and ``tta_pipeline`` in the place of the test set's.
 
-    Raises:
-        UserError: If the config has no ``tta_model`` or no ``tta_pipeline``.
+    A UserError if the config lacks one of them.
     """
     missing = [key for key in ("tta_model", "tta_pipeline") if key not in cfg]
     if missing:

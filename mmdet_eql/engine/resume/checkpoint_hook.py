@@ -46,15 +46,12 @@ class AtomicCheckpointHook(CheckpointHook):
 
     - Checkpoints and the file ``last_checkpoint`` are written whole or not at all.
     - An outdated checkpoint is removed after the one that replaces it is on the disk, not before.
-    - A model with a parameter that is not finite is not saved, so that the last checkpoint is one
-      to go on from.
+    - A model with a parameter that is not finite is not saved.
     - A checkpoint is written before each validation and again after it, so that a kill costs at
-      most the validation, and the resumed run knows whether it has to be done
-      (:class:`~mmdet_eql.engine.resume.interruption_hook.InterruptionHook`).
+      most the validation, which ``InterruptionHook`` then repeats.
 
-    Args:
-        **kwargs: As in ``CheckpointHook``. ``backend_args`` and ``out_dir`` may name another
-            storage, such as S3, whose own guarantees then count.
+    Arguments are those of ``CheckpointHook``. ``backend_args`` and ``out_dir`` may name another
+    storage, such as S3, whose own guarantees then count.
     """
 
     def __init__(self, **kwargs) -> None:
@@ -70,10 +67,9 @@ class AtomicCheckpointHook(CheckpointHook):
     def before_train(self, runner: Runner) -> None:
         """Take up the records of a resumed run; clear away what a killed one left unfinished."""
         super().before_train(runner)
-        records = runner.message_hub.runtime_info
         if runner.iter > 0:
             self.written_iter = runner.iter
-            self.last_ckpt = records.get("last_ckpt")
+            self.last_ckpt = runner.message_hub.runtime_info.get("last_ckpt")
         else:
             runner.message_hub.update_info("iter_validated", 0)
         for folder in {str(self.out_dir), runner.work_dir} if is_main_process() else ():
@@ -101,29 +97,20 @@ class AtomicCheckpointHook(CheckpointHook):
             self.written_iter = saved_for
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Refuse a model that cannot be trained on.
-
-        Raises:
-            UserError: If a parameter holds NaN or infinity.
-        """
+        """Raise a UserError if a parameter holds NaN or infinity."""
         for name, _ in bare_model(runner).named_parameters():
-            if name in checkpoint["state_dict"]:
-                weights = checkpoint["state_dict"][name]
-                if weights.is_floating_point() and not torch.isfinite(weights).all():
-                    raise UserError(
-                        f"parameter {name} holds NaN or infinity after iteration "
-                        f"{checkpoint['meta']['iter']}, which is not saved; go on from the last "
-                        f"checkpoint in {runner.work_dir} with --resume and a lower learning rate."
-                    )
+            weights = checkpoint["state_dict"].get(name)
+            if weights is not None and not torch.isfinite(weights).all():
+                raise UserError(
+                    f"parameter {name} holds NaN or infinity after iteration "
+                    f"{checkpoint['meta']['iter']}, which is not saved; go on from the last "
+                    f"checkpoint in {runner.work_dir} with --resume and a lower learning rate."
+                )
 
     def save_now(self, runner: Runner) -> str:
-        """Save a checkpoint in ``after_train_iter``, whatever the interval.
+        """Save a checkpoint in ``after_train_iter``, whatever the interval, and return its path.
 
-        In an epoch-based run its name is ``iter_{}.pth``, and it is removed when the epoch has
-        one of its own.
-
-        Returns:
-            str: Its path.
+        In an epoch-based run it is ``iter_{}.pth``, removed when the epoch has one of its own.
         """
         meta = dict(epoch=runner.epoch, iter=runner.iter + 1)
         if not self.by_epoch:
@@ -168,21 +155,22 @@ class AtomicCheckpointHook(CheckpointHook):
                 f"{unknown[0]!r}; choose one of {', '.join(metrics)}."
             )
         # mmengine's removes the old one before it writes; here it does not know of it.
-        several = len(self.key_indicators) > 1
-        if several:
-            old = self.best_ckpt_path_dict
-            self.best_ckpt_path_dict = dict.fromkeys(self.key_indicators)
-        else:
-            old, self.best_ckpt_path = {"": self.best_ckpt_path}, None
+        if len(self.key_indicators) == 1:
+            old, self.best_ckpt_path = self.best_ckpt_path, None
+            super()._save_best_checkpoint(runner, metrics)
+            self.best_ckpt_path = self._better(old, self.best_ckpt_path)
+            return
+        old = self.best_ckpt_path_dict
+        self.best_ckpt_path_dict = dict.fromkeys(self.key_indicators)
         super()._save_best_checkpoint(runner, metrics)
-        new = self.best_ckpt_path_dict if several else {"": self.best_ckpt_path}
-        for key, path in old.items():
-            if new[key] is None:
-                new[key] = path
-            elif path not in (None, new[key]):
-                self._remove(path)
-        if not several:
-            self.best_ckpt_path = new[""]
+        for key, new in self.best_ckpt_path_dict.items():
+            self.best_ckpt_path_dict[key] = self._better(old[key], new)
+
+    def _better(self, old: str | None, new: str | None) -> str | None:
+        """Return the best checkpoint's path; ``new`` is None if it stays."""
+        if None not in (old, new) and old != new:
+            self._remove(old)
+        return new or old
 
     def _remove(self, path: str) -> None:
         if is_main_process() and self.file_backend.isfile(path):

@@ -1,6 +1,7 @@
 """Save before a run is stopped, and repeat a validation that was cut short."""
 
 import bisect
+import functools
 import math
 import os
 import signal
@@ -27,16 +28,14 @@ STOPPED_AND_SAVED = 75
 class InterruptionHook(Hook):
     """Save a checkpoint on SIGTERM or SIGUSR1, and exit with status 75.
 
-    Slurm sends SIGTERM to the processes of a job that it preempts or whose time is up, and with
+    Slurm sends SIGTERM to a job that it preempts or whose time is up, and with
     ``--signal=USR1@120`` SIGUSR1 two minutes before. The run finishes its iteration (on several
     ranks, up to ``interval`` of them), saves and ends; ``--resume`` goes on from there. A second
-    signal ends it at once. A validation is not finished; the resumed run repeats it, as it does one
-    that was killed.
+    signal ends it at once. A validation that was broken off is repeated by the resumed run.
 
     Args:
         signals (Sequence[str]): Names of the signals.
-        interval (int): Number of iterations after which several ranks tell each other of signals,
-            which costs a reduction of one number. A single process looks after each iteration.
+        interval (int): Iterations after which several ranks tell each other of signals.
 
     Raises:
         UserError: If the checkpoint hook of the config is not ``AtomicCheckpointHook``, or a
@@ -71,8 +70,13 @@ class InterruptionHook(Hook):
             )
         for loop in filter(None, (runner.train_loop, runner.val_loop)):
             dataloader = loop.dataloader
-            dataloader.worker_init_fn = _ShieldedStart(dataloader.worker_init_fn, self.signals)
-        self._listen()
+            dataloader.worker_init_fn = functools.partial(
+                _start_shielded, dataloader.worker_init_fn, self.signals
+            )
+        self._listener = os.getpid()
+        if threading.current_thread() is threading.main_thread():
+            for number in self.signals:
+                self._previous[number] = signal.signal(number, self._note)
         if _validation_is_due(runner):
             runner.logger.info(f"Validating after iteration {runner.iter}, which was cut short.")
             runner.val_loop.run()
@@ -113,12 +117,6 @@ class InterruptionHook(Hook):
         """Leave the signals to whom they belonged."""
         self._restore()
 
-    def _listen(self) -> None:
-        self._listener = os.getpid()
-        if threading.current_thread() is threading.main_thread():
-            for number in self.signals:
-                self._previous[number] = signal.signal(number, self._note)
-
     def _note(self, number: int, frame: Any) -> None:
         self._received = number
         self._restore()
@@ -158,25 +156,19 @@ def _validation_is_due(runner: Runner) -> bool:
     return count >= loop.val_begin and (count % interval == 0 or count == last)
 
 
-class _ShieldedStart:
+def _start_shielded(inner: Callable | None, signals: Sequence[int], worker: int) -> None:
     """A ``worker_init_fn`` after which a worker is ended by its parent alone.
 
     A scheduler signals all processes of a job. A worker that ends makes PyTorch raise an error in
     the training process, wherever it is, which then could not save.
     """
-
-    def __init__(self, inner: Callable | None, signals: Sequence[int]) -> None:
-        self.inner = inner
-        self.signals = signals
-
-    def __call__(self, worker: int) -> None:
-        if self.inner is not None:
-            self.inner(worker)
-        for number in self.signals:
-            if number != signal.SIGTERM:
-                signal.signal(number, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-        threading.Thread(target=_exit_with_parent, daemon=True).start()
+    if inner is not None:
+        inner(worker)
+    for number in signals:
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
 def _exit_with_parent() -> None:

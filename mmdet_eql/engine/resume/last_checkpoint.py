@@ -13,18 +13,11 @@ from mmdet_eql.utils.errors import UserError
 
 
 def find_last_checkpoint(cfg: Config) -> str | None:
-    """Return the newest checkpoint of a run that is whole.
+    """Return the newest checkpoint of a run that is whole; None without any checkpoint.
 
-    The one that the file ``last_checkpoint`` names comes first, then all others by their time. Each
-    is read in full, since a file that was cut off can look like a checkpoint from outside. A
-    warning on stderr names what is passed over.
-
-    Args:
-        cfg (Config): With ``work_dir`` and, if checkpoints are kept elsewhere, ``out_dir`` of
-            ``default_hooks.checkpoint``.
-
-    Returns:
-        str | None: A path, or a URI that ``last_checkpoint`` names; None without any checkpoint.
+    The one that the file ``last_checkpoint`` names (a path or a URI) comes first, then all others
+    in the config's ``work_dir`` and ``default_hooks.checkpoint.out_dir`` by their time. Each is
+    read in full. A warning on stderr names what is passed over.
 
     Raises:
         UserError: If there are checkpoints, but none that can be resumed from.
@@ -34,7 +27,11 @@ def find_last_checkpoint(cfg: Config) -> str | None:
     if out_dir is not None and "://" not in str(out_dir):
         # CheckpointHook appends the last part of the work_dir.
         folders.append(osp.join(out_dir, osp.basename(cfg.work_dir.rstrip(os.sep))))
-    named = _named_by_run(cfg.work_dir)
+    try:
+        with open(osp.join(cfg.work_dir, "last_checkpoint"), encoding="utf-8") as file:
+            named = file.read().strip()
+    except (OSError, UnicodeDecodeError):
+        named = ""
     if "://" in named:
         return named
     # Paths are relative to the folder that the run was started in, and folders get moved.
@@ -58,15 +55,6 @@ def find_last_checkpoint(cfg: Config) -> str | None:
     return None
 
 
-def _named_by_run(work_dir: str) -> str:
-    """What ``last_checkpoint`` names, or nothing."""
-    try:
-        with open(osp.join(work_dir, "last_checkpoint"), encoding="utf-8") as file:
-            return file.read().strip()
-    except (OSError, UnicodeDecodeError):
-        return ""
-
-
 def _by_time(folders: list[str]) -> list[str]:
     """All checkpoints of a run, the latest first."""
     found = []
@@ -82,15 +70,9 @@ def _reason_against(path: str) -> str | None:
         checkpoint = load_checkpoint_file(path, map_location="cpu")
     except UserError as error:
         return str(error).rstrip(".")
-    missing = [
-        key
-        for key in ("meta", "state_dict", "message_hub", "optimizer")
-        if not isinstance(checkpoint.get(key), dict)
-    ]
-    if not missing and not all(
-        isinstance(checkpoint["meta"].get(key), int) for key in ("iter", "epoch")
-    ):
-        missing = ["meta.iter"]
-    if missing:
-        return f"{path}: holds weights alone (no {', '.join(missing)})"
-    return None
+    parts = ("meta", "state_dict", "message_hub", "optimizer")
+    missing = [key for key in parts if not isinstance(checkpoint.get(key), dict)]
+    if "meta" not in missing:
+        counters = ("iter", "epoch")
+        missing += [f"meta.{k}" for k in counters if not isinstance(checkpoint["meta"].get(k), int)]
+    return f"{path}: holds weights alone (no {', '.join(missing)})" if missing else None

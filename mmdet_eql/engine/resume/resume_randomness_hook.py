@@ -1,10 +1,10 @@
 """A resumed run draws what an unbroken one would have drawn.
 
-A checkpoint holds no state of a random number generator, and could not hold those of worker
-processes, which read ahead. Here each iteration has random streams of its own instead, which follow
-from the seed, the rank and the iteration: they are the same wherever a run was broken off.
+A checkpoint cannot hold the random states of worker processes, which read ahead. Here each
+iteration has random streams of its own, which follow from the seed, the rank and the iteration.
 """
 
+import functools
 import random
 from collections.abc import Iterator
 from itertools import islice
@@ -32,11 +32,10 @@ _OPTIONS = (
 class ResumeRandomnessHook(Hook):
     """Go on with the images, augmentations and random numbers of the run that is resumed.
 
-    Batches that were seen are skipped without reading them, also within an epoch and whatever the
-    sampler. Python, NumPy and PyTorch are seeded anew for each batch that is read, in the process
-    that reads it, and for each step. On the same kind of device and with the same number of ranks,
-    the weights are then equal as far as the operators are deterministic. Iteration-based loops need
-    a sampler without end.
+    Batches that were seen are skipped without reading them, also within an epoch. Python, NumPy and
+    PyTorch are seeded for each batch that is read, in the process that reads it, and for each step.
+    On the same kind of device and number of ranks, the weights are then equal as far as the
+    operators are deterministic. Iteration-based loops need a sampler without end.
 
     Raises:
         UserError: If the resumed run had batches of another size.
@@ -58,7 +57,7 @@ class ResumeRandomnessHook(Hook):
             batches.skip(seen)
         dataset = dataloader.dataset
         # PyTorch's name for a method that reads a whole batch.
-        dataset.__getitems__ = _SeededReader(dataset, self._place)
+        dataset.__getitems__ = functools.partial(_read_seeded, dataset, self._place)
         options = {name: getattr(dataloader, name) for name in _OPTIONS}
         loop.dataloader = DataLoader(dataset, batch_sampler=batches, **options)
         if not isinstance(loop, EpochBasedTrainLoop):
@@ -84,7 +83,6 @@ def iterations_of_epoch(runner: Runner) -> int:
 
 
 def _check_batch_size(runner: Runner) -> None:
-    """Compare the number of images in a batch of all ranks with that of the resumed run."""
     size = getattr(runner.train_dataloader.batch_sampler, "batch_size", None)
     size = size and size * get_world_size()
     before = runner.message_hub.runtime_info.get("total_batch_size")
@@ -104,14 +102,8 @@ def _seed(seed: int, rank: int, iteration: int, stream: int) -> None:
     torch.manual_seed(int(state[2]))
 
 
-class _Batch(list):
-    """Indices of a batch, with the iteration that they are for."""
-
-    number = 0
-
-
 class _NumberedBatches(Sampler):
-    """Batches as another sampler forms them, numbered, without those that are skipped."""
+    """The batches of another sampler, each with its iteration, without those that are skipped."""
 
     def __init__(self, batch_sampler: Sampler) -> None:
         self.batch_sampler = batch_sampler
@@ -126,29 +118,22 @@ class _NumberedBatches(Sampler):
         self.number += num_batches
         self._skipped += num_batches
 
-    def __iter__(self) -> Iterator[_Batch]:
+    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
         # Not before the first batch is asked for: DataLoader makes iterators that it does not use.
         skipped, self._skipped = self._skipped, 0
         for indices in islice(self.batch_sampler, skipped, None):
-            batch = _Batch(indices)
-            batch.number = self.number
             self.number += 1
-            yield batch
+            yield self.number - 1, indices
 
     def __len__(self) -> int:
         return len(self.batch_sampler)
 
 
-class _SeededReader:
-    """Reads a batch from the stream of its iteration."""
-
-    def __init__(self, dataset: Dataset, place: tuple[int, int]) -> None:
-        self.dataset = dataset
-        self.place = place
-
-    def __call__(self, batch: _Batch) -> list:
-        _seed(*self.place, batch.number, _LOADING)
-        read_all = getattr(type(self.dataset), "__getitems__", None)
-        if read_all is not None:
-            return read_all(self.dataset, batch)
-        return [self.dataset[index] for index in batch]
+def _read_seeded(dataset: Dataset, place: tuple[int, int], batch: tuple[int, list[int]]) -> list:
+    """Read a batch from the stream of its iteration."""
+    number, indices = batch
+    _seed(*place, number, _LOADING)
+    read_all = getattr(type(dataset), "__getitems__", None)
+    if read_all is not None:
+        return read_all(dataset, indices)
+    return [dataset[index] for index in indices]
