@@ -39,9 +39,8 @@ class ClassFrequencyHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Compare the model with the training dataset, then hand over the frequencies.
 
-        Raises:
-            UserError: If a head has another number of classes than the training annotations, or
-                the training dataset does not count its categories.
+        A UserError if a head has another number of classes than the training annotations, or the
+        training dataset does not count its categories.
         """
         model = bare_model(runner)
         _check_num_classes(model, runner.train_dataloader.dataset)
@@ -87,10 +86,8 @@ class ClassFrequencyHook(Hook):
     def before_test(self, runner: Runner) -> None:
         """Count the training set for a loss whose scores need frequencies it was not trained with.
 
-        Logit adjustment, for one, is applied to checkpoints of plain softmax classifiers.
-
-        Raises:
-            UserError: If such a loss is in the model and the config has no training dataset.
+        Logit adjustment, for one, is applied to checkpoints of plain softmax classifiers. A
+        UserError if the config has no training dataset.
         """
         modules = [
             module

@@ -104,11 +104,7 @@ class GradientRecord:
         return same_names and (self.quantity, self.heads) == (other.quantity, other.heads)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write an ``.npz`` of plain arrays, whole or not at all.
-
-        Raises:
-            UserError: If the file cannot be written.
-        """
+        """Write an ``.npz`` of plain arrays whole; a UserError if that fails."""
         arrays = dataclasses.asdict(self)
         arrays.update(arrays.pop("class_frequency"))
         with atomic_write(path) as unfinished, open(unfinished, "wb") as file:
@@ -156,8 +152,7 @@ def pool_records(records: Sequence[GradientRecord]) -> GradientRecord:
 def load_gradient_record(path: str | os.PathLike) -> GradientRecord:
     """Read a record from a file, or from the work_dir that holds it; nothing in it is run.
 
-    Raises:
-        UserError: If there is none, or the file is damaged.
+    A UserError if there is none, or the file is damaged.
     """
     path = Path(path)
     if path.is_dir():

@@ -41,13 +41,10 @@ class GradientRecordHook(Hook):
     start is logged as ``train/gradient_ratio_rare``, ``..._common`` and ``..._frequent``.
 
     Args:
-        interval (int): Iterations between two notes.
-        log_interval (int): Iterations between two logged ratios.
+        interval (int): Iterations between two notes, at least 1.
+        log_interval (int): Iterations between two logged ratios, at least 1.
         quantity (str): ``"weights"``, as in the EQL paper, which asks for a linear classifier, or
             ``"logits"``, as in EQL v2.
-
-    Raises:
-        UserError: If an argument is out of range.
 
     Example, in a config::
 
@@ -71,8 +68,7 @@ class GradientRecordHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Put hooks on the classifiers, and take up the record of a resumed run.
 
-        Raises:
-            UserError: If there is no classifier whose gradients can be recorded.
+        A UserError if there is no classifier whose gradients can be recorded.
         """
         model = bare_model(runner)
         frequency = class_frequency_of(runner.train_dataloader.dataset)

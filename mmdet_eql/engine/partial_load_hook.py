@@ -32,11 +32,7 @@ class PartialLoadHook(Hook):
         self.leave_out = tuple(leave_out)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Take the parts out of a checkpoint before it goes into the model.
-
-        Raises:
-            UserError: If the checkpoint has no weights of one of them.
-        """
+        """Take the parts out of a checkpoint; a UserError if it has no weights of one of them."""
         # Only a training has built its optimizer by now.
         if not isinstance(runner.optim_wrapper, OptimWrapper) or runner.cfg.get("resume"):
             return

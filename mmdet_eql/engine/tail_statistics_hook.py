@@ -43,11 +43,7 @@ class TailStatisticsHook(Hook):
         self._seen: list[tuple[Tensor, Tensor]] = []
 
     def before_train(self, runner: Runner) -> None:
-        """Put a hook on each loss with a tail.
-
-        Raises:
-            UserError: If there is none.
-        """
+        """Put a hook on each loss with a tail; a UserError if there is none."""
         losses = [module for module in bare_model(runner).modules() if isinstance(module, _LOSSES)]
         if not losses:
             raise UserError(

@@ -25,8 +25,7 @@ _HINT = (
 class AtomicLocalBackend(LocalBackend):
     """mmengine's backend for local files, whose files appear whole or not at all.
 
-    Raises:
-        UserError: If the system refuses to write, e.g. on a full disk.
+    A UserError if the system refuses to write, e.g. on a full disk.
     """
 
     def put(self, obj: bytes, filepath: str | os.PathLike) -> None:

@@ -88,30 +88,28 @@ class InterruptionHook(Hook):
         iteration = runner.iter + 1
         # Gradients that wait for the rest of their batch are in no checkpoint.
         accumulated = (runner.cfg.get("optim_wrapper") or {}).get("accumulative_counts", 1)
-        received = self._received
         if get_world_size() > 1:
             if iteration % math.lcm(self.interval, accumulated):
                 return
-            told = torch.tensor(received, device=get_device())
-            all_reduce(told, "max")
-            received = int(told)
+            received = torch.tensor(self._received, device=get_device())
+            all_reduce(received, "max")
+            self._received = int(received)
         elif iteration % accumulated and iteration < runner.max_iters:
             return
-        if received:
-            path = self._checkpoint_hook.save_now(runner)
-            self._exit(runner, received, f"saved {path}")
+        if self._received:
+            self._exit(runner, f"saved {self._checkpoint_hook.save_now(runner)}")
 
     def after_val_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Exit if a signal has come; the checkpoint from before the validation is there."""
         if self._received:
-            self._exit(runner, self._received, "the validation will be done again")
+            self._exit(runner, "the validation will be done again")
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, Any] | None = None) -> None:
         """Exit if a signal has come; the checkpoint has been written anew."""
         if self._received:
-            self._exit(runner, self._received, "validated and saved")
+            self._exit(runner, "validated and saved")
 
     def after_train(self, runner: Runner) -> None:
         """Leave the signals to whom they belonged."""
@@ -130,18 +128,15 @@ class InterruptionHook(Hook):
             number, handler = self._previous.popitem()
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
-    def _exit(self, runner: Runner, received: int, what: str) -> None:
-        runner.logger.warning(
-            f"Told to stop by {signal.Signals(received).name}: {what}; go on with --resume."
-        )
+    def _exit(self, runner: Runner, what: str) -> None:
+        name = signal.Signals(self._received).name
+        runner.logger.warning(f"Told to stop by {name}: {what}; go on with --resume.")
         raise SystemExit(STOPPED_AND_SAVED)
 
 
 def _validation_is_due(runner: Runner) -> bool:
-    """Whether the loop would have validated where the run is resumed, and has not.
-
-    Checkpoints of mmengine's own hook do not say, and are taken to be validated.
-    """
+    """Whether a validation is missing where the run is resumed; not if the checkpoint is of
+    mmengine's own hook, which does not say."""
     loop = runner.train_loop
     validated = runner.message_hub.runtime_info.get("iter_validated")
     if runner.val_loop is None or runner.iter == 0 or validated in (None, runner.iter):

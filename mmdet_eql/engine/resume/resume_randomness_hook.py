@@ -35,10 +35,8 @@ class ResumeRandomnessHook(Hook):
     Batches that were seen are skipped without reading them, also within an epoch. Python, NumPy and
     PyTorch are seeded for each batch that is read, in the process that reads it, and for each step.
     On the same kind of device and number of ranks, the weights are then equal as far as the
-    operators are deterministic. Iteration-based loops need a sampler without end.
-
-    Raises:
-        UserError: If the resumed run had batches of another size.
+    operators are deterministic. Iteration-based loops need a sampler without end. A UserError if
+    the resumed run had batches of another size.
     """
 
     priority = "VERY_HIGH"
