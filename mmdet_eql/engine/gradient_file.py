@@ -164,14 +164,15 @@ def load_gradient_record(path: str | os.PathLike) -> GradientRecord:
         )
     try:
         with np.load(path, allow_pickle=False) as arrays:
+            heads = tuple(arrays["heads"].tolist())
             class_frequency = ClassFrequency(
-                *(arrays["image_count"], arrays["instance_count"], int(arrays["num_images"])),
+                image_count=arrays["image_count"],
+                instance_count=arrays["instance_count"],
+                num_images=int(arrays["num_images"]),
                 class_names=tuple(arrays["class_names"].tolist()),
             )
-            record = GradientRecord(
-                *(str(arrays["quantity"]), tuple(arrays["heads"].tolist()), class_frequency),
-                *(arrays[name] for name in ("iterations", "positive", "negative")),
-            )
+            sums = (arrays[name] for name in ("iterations", "positive", "negative"))
+            record = GradientRecord(str(arrays["quantity"]), heads, class_frequency, *sums)
     except UserError:
         raise
     except Exception as error:  # a damaged archive ends in any of zipfile's, zlib's and NumPy's
