@@ -73,10 +73,7 @@ class InterruptionHook(Hook):
             dataloader.worker_init_fn = functools.partial(
                 _start_shielded, dataloader.worker_init_fn, self.signals
             )
-        self._listener = os.getpid()
-        if threading.current_thread() is threading.main_thread():
-            for number in self.signals:
-                self._previous[number] = signal.signal(number, self._note)
+        self._listen()
         if _validation_is_due(runner):
             runner.logger.info(f"Validating after iteration {runner.iter}, which was cut short.")
             runner.val_loop.run()
@@ -114,6 +111,12 @@ class InterruptionHook(Hook):
     def after_train(self, runner: Runner) -> None:
         """Leave the signals to whom they belonged."""
         self._restore()
+
+    def _listen(self) -> None:
+        self._listener = os.getpid()
+        if threading.current_thread() is threading.main_thread():
+            for number in self.signals:
+                self._previous[number] = signal.signal(number, self._note)
 
     def _note(self, number: int, frame: Any) -> None:
         self._received = number
