@@ -67,7 +67,7 @@ def test_predictions(detector, as_rle, minilvis):
     # Weights of every stage and category far from each other: the wrong one would show.
     for stage, head in enumerate(theirs.roi_head.mask_head):
         torch.nn.init.normal_(head.conv_logits.weight, std=2.0)
-        torch.nn.init.normal_(head.conv_logits.bias, mean=stage)
+        torch.nn.init.normal_(head.conv_logits.bias, mean=stage - 1)
     ours.load_state_dict(theirs.state_dict())
     for mine, other in zip(predict(ours, dataset), predict(theirs, dataset), strict=True):
         assert len(other.labels.unique()) > 1
