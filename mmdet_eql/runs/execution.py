@@ -1,11 +1,9 @@
 """Trainings as processes: several at once, on GPUs of their own, resumed, stopped, recorded.
 
-A run that fails ends no other, except those that start from it. Each is started with ``--resume``,
-and so continues from its last checkpoint. A run is done when its ``result.json`` is written.
-
-A training prints to ``train.log`` in its work_dir, which is locked while one of its processes
-lives. The processes belong to the process group of the sweep and are killed with it. Where the
-sweep alone was killed they go on, and the next sweep waits for them.
+A run that fails ends no other, except those that start from it. Each is started with ``--resume``.
+A run is done when its ``result.json`` is written. A training prints to ``train.log`` in its
+work_dir, which is locked while one of its processes lives: where the sweep alone was killed, its
+trainings go on, and the next sweep waits for them.
 """
 
 import contextlib
@@ -29,7 +27,7 @@ from mmdet_eql.utils.errors import UserError
 
 LOG_NAME = "train.log"
 _POLL_SECONDS = 0.5
-#: How long a process may take to save and end when it is told to.
+#: How long a process may take to save and end.
 _GRACE_SECONDS = 20.0
 #: Bytes at the end of a log that are read.
 _TAIL = 1 << 16
@@ -38,23 +36,17 @@ _PROGRESS = re.compile(
     rb"(?:Epoch|Iter)\((train|val|test)\)\s+(?:\[\s*(\d+)\])?\[\s*(\d+)/\s*(\d+)\]"
     rb"[^\n]*?\beta: [^\n]*?\btime: ([\d.]+)"
 )
-_ERROR = re.compile(r"^(?:\[rank\d+\]: *)?(?:error\b.*|[A-Za-z_][\w.]*(?:Error|Exception)\b.*)")
+_ERROR = re.compile(r"(?:\[rank\d+\]: *)?(?:error\b.*|[A-Za-z_][\w.]*(?:Error|Exception)\b.*)")
 #: Ctrl-C reaches the whole process group, but is for the sweep, which then ends all in order.
 _WITHOUT_INTERRUPT = ("sh", "-c", 'trap "" INT; exec "$@"', "sh")
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """State of a run.
+    """State of a run: ``done`` of ``total`` (0 if unknown) iterations or batches of its stage.
 
-    Args:
-        name (str): Its name.
-        stage (str): ``"waiting"``, ``"starting"``, ``"training"``, ``"evaluating"``, ``"done"`` or
-            ``"failed"``.
-        done (int): Iterations or evaluated batches of this stage that are done.
-        total (int): Iterations or batches of this stage, 0 while unknown.
-        seconds_per_step (float): Mean over the last ones, or NaN while unknown.
-        reason (str): Why it failed.
+    ``stage`` is "waiting", "starting", "training", "evaluating", "done" or "failed"; ``reason`` is
+    why it failed; ``seconds_per_step`` is the mean over the last steps, NaN while unknown.
     """
 
     name: str
@@ -79,24 +71,15 @@ class Display(Protocol):
     """Shows the state of runs."""
 
     def show(self, statuses: Sequence[RunStatus], seconds_left: float) -> None:
-        """Called about twice a second.
-
-        Args:
-            statuses (Sequence[RunStatus]): Of all runs.
-            seconds_left (float): Estimate until all have ended, or NaN while unknown.
-        """
+        """Show all runs, twice a second; ``seconds_left`` until all end is NaN while unknown."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and by what runs are trained.
+    """Where runs are trained: ``jobs`` at once, each process with a number of ``threads``.
 
-    Args:
-        tools (Path): Folder of ``train.py`` and ``dist_train.sh``.
-        jobs (int): Number of runs at once.
-        devices (tuple[str, ...]): GPUs as in ``CUDA_VISIBLE_DEVICES``, shared out among the jobs;
-            empty for the CPU.
-        threads (int): Threads of each process.
+    ``tools`` is the folder of ``train.py`` and ``dist_train.sh``; ``devices`` are GPUs as in
+    ``CUDA_VISIBLE_DEVICES``, empty for the CPU.
     """
 
     tools: Path
@@ -112,21 +95,14 @@ def train_runs(
     delete_checkpoints: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[RunStatus]:
-    """Train the runs that are not done; return when all have ended.
+    """Train the runs that are not done, first stages first; return when all are done or failed.
 
-    If this function is left by an exception, KeyboardInterrupt included, all trainings are told to
-    save and end.
+    On any exception, KeyboardInterrupt included, all trainings are made to save and end.
 
     Args:
-        runs (Sequence[SweepRun]): The runs, first stages before the runs that start from them.
-        machine (Machine): Where to train.
-        display (Display): Shows the progress.
-        delete_checkpoints (bool): Whether to delete the checkpoints of runs that are done and that
-            no run to be trained starts from.
+        delete_checkpoints (bool): Delete those of runs that are done and that no run to be trained
+            starts from.
         should_stop (Callable[[], bool]): Whether to end; called twice a second.
-
-    Returns:
-        list[RunStatus]: Of each run: ``"done"`` or ``"failed"``.
 
     Raises:
         UserError: If there are too few GPUs for a run.
@@ -181,10 +157,10 @@ class _Schedule:
             record_run(run.work_dir)
         except UserError as error:
             self._fail(run, str(error))
-            return
-        self.ended[run.name] = RunStatus(run.name, "done")
-        self._durations.append(time.monotonic() - training.began)
-        self._delete_checkpoints()
+        else:
+            self.ended[run.name] = RunStatus(run.name, "done")
+            self._durations.append(time.monotonic() - training.began)
+            self._delete_checkpoints()
 
     def _start_if_possible(self, run: SweepRun) -> None:
         first_stage = run.first_stage
@@ -194,19 +170,18 @@ class _Schedule:
             if self.ended[first_stage.name].stage == "failed":
                 self._fail(run, f"starts from {first_stage.name}, which failed")
                 return
-        slot = next((slot for slot in range(self.machine.jobs) if slot not in self.active), None)
-        if slot is None:
+        free = [slot for slot in range(self.machine.jobs) if slot not in self.active]
+        if not free:
             return
         try:
             if first_stage is not None:
                 run.cfg.load_from = str(final_checkpoint(first_stage.work_dir))
             write_run_files(run)
-            training = _Training(run, self.machine, slot)
+            training = _Training(run, self.machine, free[0])
             training.start()
+            self.active[free[0]] = training
         except UserError as error:
             self._fail(run, str(error))
-        else:
-            self.active[slot] = training
 
     def _fail(self, run: SweepRun, reason: str) -> None:
         self.ended[run.name] = RunStatus(run.name, "failed", reason=reason)
@@ -214,11 +189,7 @@ class _Schedule:
     def _delete_checkpoints(self) -> None:
         if not self.delete_checkpoints:
             return
-        needed = {
-            run.first_stage.name
-            for run in self.runs
-            if run.first_stage is not None and not run.is_done
-        }
+        needed = {run.first_stage.name for run in self.runs if run.first_stage and not run.is_done}
         for run in self.runs:
             if run.is_done and run.name not in needed:
                 for path in run.work_dir.glob("*.pth"):
@@ -238,18 +209,15 @@ class _Schedule:
         waiting = sum(status.stage == "waiting" for status in statuses)
         left = [status.seconds_left for status in running]
         # Evaluations come on top; how many is not known.
-        whole = self._durations + [
-            status.total * status.seconds_per_step
-            for status in running
-            if status.stage == "training"
-        ]
+        training = [each for each in running if each.stage == "training"]
+        whole = self._durations + [each.total * each.seconds_per_step for each in training]
         if any(map(math.isnan, left)) or (waiting and not whole):
             return math.nan
         ahead = waiting * sum(whole) / len(whole) if waiting else 0.0
         return max([*left, (sum(left) + ahead) / self.machine.jobs])
 
     def stop(self) -> None:
-        """Tell the trainings to save and end, and wait until they have."""
+        """Make the trainings save and end, and wait until they have."""
         processes = [each.process for each in self.active.values() if each.process is not None]
         for process in processes:
             process.terminate()
@@ -329,16 +297,13 @@ class _Training:
         if status < 0:
             hint = ", perhaps for lack of memory" if -status == signal.SIGKILL else ""
             how = f"was killed by signal {-status}{hint}"
-        line = self._last_error()
-        raise UserError(f"{how}: {line}" if line else how)
-
-    def _last_error(self) -> str:
         text = self._log_tail().decode(errors="replace")
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         errors = [line for line in lines if _ERROR.match(line)]
         # torchrun's own error comes after that of the rank that failed.
         ours = [line for line in errors if "ChildFailedError" not in line]
-        return (ours or errors or lines or [""])[-1]
+        found = ours or errors or lines
+        raise UserError(f"{how}: {found[-1]}" if found else how)
 
     def _log_tail(self) -> bytes:
         with open(self.log, "rb") as log:
@@ -348,7 +313,7 @@ class _Training:
 
 def training_command(run: SweepRun, tools: Path) -> list[str]:
     """Return the command that trains a run, or resumes it."""
-    options = [*("--work-dir", str(run.work_dir), "--resume"), *run.training.flags]
+    options = ["--work-dir", str(run.work_dir), "--resume", *run.training.flags]
     if run.training.gpus > 1:
         script, gpus = tools / "dist_train.sh", str(run.training.gpus)
         return ["bash", str(script), str(run.config), gpus, *options]
@@ -356,11 +321,7 @@ def training_command(run: SweepRun, tools: Path) -> list[str]:
 
 
 def find_final_checkpoint(work_dir: Path) -> Path | None:
-    """Return the last complete checkpoint of a run, or None if there is none.
-
-    ``last_checkpoint`` is written after the checkpoint that it names. The name counts rather than
-    the folder, which may have been moved.
-    """
+    """Return the last complete checkpoint of a run, or None; its folder may have been moved."""
     try:
         named = Path((work_dir / "last_checkpoint").read_text(encoding="utf-8").strip())
     except OSError:
@@ -370,11 +331,7 @@ def find_final_checkpoint(work_dir: Path) -> Path | None:
 
 
 def final_checkpoint(work_dir: Path) -> Path:
-    """Return the last checkpoint of a run that is done.
-
-    Raises:
-        UserError: If there is none.
-    """
+    """Return the last checkpoint of a run that is done; raise a UserError if there is none."""
     path = find_final_checkpoint(work_dir)
     if path is None:
         raise UserError(
@@ -388,9 +345,8 @@ def visible_devices() -> tuple[str, ...]:
     """Return the GPUs as ``CUDA_VISIBLE_DEVICES`` calls them."""
     import torch
 
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if not torch.cuda.is_available():
         return ()
-    if named is not None:
-        return tuple(device.strip() for device in named.split(",") if device.strip())
-    return tuple(map(str, range(torch.cuda.device_count())))
+    numbers = ",".join(map(str, range(torch.cuda.device_count())))
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", numbers).split(",")
+    return tuple(device.strip() for device in named if device.strip())

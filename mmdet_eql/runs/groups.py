@@ -27,12 +27,7 @@ BY_IMAGES = " by images"
 
 @dataclass(frozen=True, eq=False)
 class RunGroup:
-    """Runs of one experiment.
-
-    Args:
-        label (str): Its name in tables, unique in a comparison.
-        records (tuple[RunRecord, ...]): One run per seed, by increasing seed.
-    """
+    """Runs of one experiment, one per seed, by increasing seed; ``label`` is unique in tables."""
 
     label: str
     records: tuple[RunRecord, ...]
@@ -44,10 +39,8 @@ class RunGroup:
 
     def category_values(self, kind: str, categories: Sequence[str]) -> np.ndarray:
         """Return the metric of each category, mean over the runs, shape (C,), NaN if unknown."""
-        of_runs = [
-            [record.category_figures.get(kind, {}).get(name, math.nan) for name in categories]
-            for record in self.records
-        ]
+        known = [record.category_figures.get(kind, {}) for record in self.records]
+        of_runs = [[run.get(name, math.nan) for name in categories] for run in known]
         with warnings.catch_warnings():
             # All runs may lack a category.
             warnings.simplefilter("ignore", RuntimeWarning)
@@ -55,17 +48,11 @@ class RunGroup:
 
 
 def load_records(paths: Iterable[str | os.PathLike]) -> list[RunRecord]:
-    """Read runs.
+    """Read runs, in their order; those of a folder by name. A run given twice counts once.
 
     Args:
         paths (Iterable[str | os.PathLike]): Each a work_dir, a ``result.json`` under any name, or a
-            folder of either kind, such as a sweep's. A run that is given twice counts once.
-
-    Returns:
-        list[RunRecord]: The runs, in their order; those of a folder by name.
-
-    Raises:
-        UserError: If a path is none of these.
+            folder of either kind, such as a sweep's; a UserError if it is none of these.
     """
     records: dict[str, RunRecord] = {}
     for path in map(Path, paths):
@@ -97,8 +84,7 @@ def _runs_at(path: Path) -> list[Path]:
 def group_runs(records: Sequence[RunRecord]) -> list[RunGroup]:
     """Group runs that differ in their seed alone, in the order of their first runs.
 
-    Raises:
-        UserError: If there are none.
+    Raises a UserError if there are none.
     """
     if not records:
         raise UserError("no runs to compare; give their work_dirs.")
@@ -117,27 +103,19 @@ def group_runs(records: Sequence[RunRecord]) -> list[RunGroup]:
 
 
 def kinds_of(groups: Sequence[RunGroup]) -> dict[str, list[str]]:
-    """Return the metrics that some run has, by kind, in the order of their columns; those of bins
-    by training images last."""
+    """Return the metrics that some run has, by kind, in the order of their columns, bins last."""
     known: dict[str, dict[str, None]] = {}
     for record in (record for group in groups for record in group.records):
         for kind, metrics in record.figures.items():
             known.setdefault(kind, {}).update(dict.fromkeys(metrics))
-    found = {
-        kind: [metric for metric in metrics if metric in known[kind]]
-        for kind, metrics in METRICS.items()
-        if kind in known
-    }
+    both = [kind for kind in METRICS if kind in known]
+    found = {kind: [name for name in METRICS[kind] if name in known[kind]] for kind in both}
     binned = {kind: list(names) for kind, names in known.items() if kind.endswith(BY_IMAGES)}
     return found | dict(sorted(binned.items()))
 
 
 def parse_bounds(text: str) -> list[int]:
-    """Parse the upper ends of bins, such as ``"4,10,100"``, from the command line.
-
-    Raises:
-        UserError: If they are not whole, at least 1, and ascending.
-    """
+    """Parse the upper ends of bins, such as ``"4,10,100"``; raise a UserError if invalid."""
     try:
         bounds = [int(word) for word in text.split(",")]
     except ValueError:
@@ -156,26 +134,18 @@ def bin_names(bounds: Sequence[int]) -> list[str]:
         >>> bin_names([4, 10, 11])
         ['≤ 4', '5-10', '11', '> 11']
     """
-    between = [
-        str(high) if high == low + 1 else f"{low + 1}-{high}"
-        for low, high in itertools.pairwise(bounds)
-    ]
+    pairs = itertools.pairwise(bounds)
+    between = [str(high) if high == low + 1 else f"{low + 1}-{high}" for low, high in pairs]
     return [f"≤ {bounds[0]}", *between, f"> {bounds[-1]}"]
 
 
 def with_image_bins(record: RunRecord, bounds: Sequence[int]) -> RunRecord:
-    """Add the mean metric of the categories of each bin by training images.
-
-    LVIS's groups, rare, common and frequent, need not be what an experiment divides: EQL with
-    another lambda protects some of the rare categories, or some of the common ones as well.
+    """Add ``"bbox by images"`` and the like to ``figures``: means of the categories of each bin.
 
     Args:
         record (RunRecord): A run with metrics of categories.
-        bounds (Sequence[int]): Upper ends of all bins but the last, in training images.
-
-    Returns:
-        RunRecord: The same with ``"bbox by images"`` and the like in ``figures``; NaN for a bin
-        without a category that has ground truth.
+        bounds (Sequence[int]): Upper ends of all bins but the last, in training images. A bin
+            without a category that has ground truth has NaN.
 
     Raises:
         UserError: If the run has no metrics of categories, or their images were not counted.
@@ -188,8 +158,7 @@ def with_image_bins(record: RunRecord, bounds: Sequence[int]) -> RunRecord:
     position = np.searchsorted(bounds, list(record.image_count.values()))
     added = {}
     for kind, of_category in record.category_figures.items():
-        found = [of_category.get(name, math.nan) for name in record.image_count]
-        values = np.array(found, dtype=np.float64)
+        values = np.array([of_category.get(name, math.nan) for name in record.image_count], float)
         members = [values[~np.isnan(values) & (position == i)] for i in range(len(bounds) + 1)]
         added[kind + BY_IMAGES] = {
             name: float(inside.mean()) if len(inside) else math.nan

@@ -72,29 +72,21 @@ details { margin: 1rem 0; font-size: .875rem; overflow-wrap: anywhere; }
 def format_page(
     groups: Sequence[RunGroup], baseline: RunGroup, test: str, title: str = "Comparison of runs"
 ) -> str:
-    """Format tables and plots of groups of runs.
+    """Format tables and plots of groups of runs as an HTML page.
 
-    Args:
-        groups (Sequence[RunGroup]): The groups, with the baseline.
-        baseline (RunGroup): One of them.
-        test (str): ``"welch"`` or ``"paired"``.
-        title (str): Heading.
-
-    Returns:
-        str: An HTML page. Cells of significant differences are coloured.
+    Cells of significant differences are coloured. ``baseline`` is one of the groups, ``test`` is
+    ``"welch"`` or ``"paired"``, ``title`` the heading.
     """
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["trend"] = _trend
     records = [record for group in groups for record in group.records]
     versions = {f"{name} {version}" for r in records for name, version in r.versions.items()}
+    kinds = kinds_of(groups).items()
     return environment.from_string(_TEMPLATE).render(
         title=title,
         number_of_runs=len(records),
         groups=groups,
-        sections=[
-            _section(groups, baseline, kind, metrics, test)
-            for kind, metrics in kinds_of(groups).items()
-        ],
+        sections=[_section(groups, baseline, kind, metrics, test) for kind, metrics in kinds],
         explanation=describe(groups, baseline, test),
         versions=sorted(versions),
     )
@@ -109,20 +101,12 @@ def _section(
     drawn = []
     if not kind.endswith(BY_IMAGES):  # the plots over frequency show the same finer
         lines = "lines are means of categories of similar frequency."
-        drawn = [
-            (
-                "Mean and standard deviation of each group; small dots are single runs.",
-                plots.plot_metrics(groups, kind),
-            ),
-            (
-                f"Each category over its training images; {lines}",
-                plots.plot_categories(groups, kind),
-            ),
-            (
-                f"Gain over {baseline.label} by category; {lines}",
-                plots.plot_gains(groups, baseline, kind),
-            ),
-        ]
+        caption = "Mean and standard deviation of each group; small dots are single runs."
+        drawn.append((caption, plots.plot_metrics(groups, kind)))
+        caption = f"Each category over its training images; {lines}"
+        drawn.append((caption, plots.plot_categories(groups, kind)))
+        caption = f"Gain over {baseline.label} by category; {lines}"
+        drawn.append((caption, plots.plot_gains(groups, baseline, kind)))
         for metric in ("AP", "APr") if "AP" in metrics else ("top1", "few"):
             caption = f"Learning curves of {metric}; mean and standard deviation over the runs."
             drawn.append((caption, plots.plot_learning_curves(groups, kind, metric)))

@@ -1,20 +1,17 @@
 """From entries to runs: merged configs, identities, names; and which entries are invalid.
 
 A run is known by its identity, a digest of its merged config (without ``work_dir``), of the options
-of ``train.py``, and of the run that it starts from. Its folder is named when it is first planned::
+of ``train.py``, and of the run that it starts from. Its folder is found again by its identity::
 
     WORK_DIR/configs/NAME.py        its config, complete
     WORK_DIR/NAME/sweep_run.json    its identity and its entry
     WORK_DIR/NAME/result.json       its metrics, once it is done
-
-and found again by its identity, however the sweep file has changed meanwhile.
 """
 
 import copy
 import hashlib
 import json
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,12 +33,8 @@ _LONGEST_NAME = 120
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """Options of ``train.py`` that all runs of a sweep share.
-
-    Args:
-        gpus (int): Processes of each training, by ``dist_train.sh`` if there are several.
-        flags (tuple[str, ...]): Of ``--amp``, ``--auto-scale-lr`` and ``--deterministic``.
-    """
+    """Options of ``train.py`` that all runs share: ``gpus`` is the number of processes of each
+    training; ``flags`` are of ``--amp``, ``--auto-scale-lr`` and ``--deterministic``."""
 
     gpus: int = 1
     flags: tuple[str, ...] = ()
@@ -52,15 +45,11 @@ class SweepRun:
     """A training of a sweep, which is done once.
 
     Args:
-        name (str): Name of its folder, unique in the sweep.
-        label (str): Its name without the seed.
-        entry (Entry): Its entry in the sweep.
-        cfg (Config): Its merged config.
-        identity (str): Digest of everything that determines its result.
-        experiment (str): The same without the seed: equal for runs that differ in the seed only.
+        name (str): Name of its folder, unique in the sweep; ``label`` is the same without the seed.
+        cfg (Config): Its merged config, to be written to ``config``.
+        identity (str): Digest of everything that determines its result; ``experiment`` is the same
+            without the seed.
         work_dir (Path): Folder for its logs, checkpoints and result.
-        config (Path): File for its config.
-        training (TrainingOptions): How it is trained.
         first_stage (SweepRun, optional): The run whose last checkpoint it starts from.
     """
 
@@ -83,12 +72,7 @@ class SweepRun:
 
 @dataclass(frozen=True)
 class InvalidEntry:
-    """An entry that cannot be trained.
-
-    Args:
-        name (str): Name that its run would have had.
-        reason (str): Why.
-    """
+    """An entry that cannot be trained: the name that its run would have had, and why."""
 
     name: str
     reason: str
@@ -96,14 +80,8 @@ class InvalidEntry:
 
 @dataclass(frozen=True)
 class Plan:
-    """The runs of a sweep.
-
-    Args:
-        work_dir (Path): Folder of the sweep.
-        runs (list[SweepRun]): Each run once, first stages before the runs that start from them.
-        invalid (list[InvalidEntry]): Entries that are left out.
-        repeated (int): Number of entries that are the same run as another entry.
-    """
+    """The runs of a sweep, each once, first stages before the runs that start from them; invalid
+    entries, which are left out; and the number of entries that are the same run as another."""
 
     work_dir: Path
     runs: list[SweepRun]
@@ -112,9 +90,8 @@ class Plan:
 
     def describe(self) -> str:
         """How many runs there are, and which entries are left out, in a few lines."""
-        done = sum(run.is_done for run in self.runs)
         parts = [f"{len(self.runs)} runs in {self.work_dir}"]
-        if done:
+        if done := sum(run.is_done for run in self.runs):
             parts.append(f"{done} are done already")
         if self.repeated:
             parts.append(f"{self.repeated} entries repeat one of them")
@@ -127,13 +104,7 @@ def plan_runs(
 ) -> Plan:
     """Merge, check, identify and name the runs of a sweep. Nothing is written.
 
-    Args:
-        entries (Sequence[Entry]): Entries of the sweep.
-        work_dir (Path): Folder of the sweep; runs that it holds keep their names.
-        training (TrainingOptions): How to train.
-
-    Returns:
-        Plan: The runs, and the invalid entries.
+    Runs that the ``work_dir`` of the sweep holds already keep their names.
     """
     planner = _Planner(work_dir, training, short_keys(e.differing for e in entries))
     # A first stage may be listed after the runs that start from it.
@@ -166,16 +137,15 @@ class _Planner:
                 self._known.setdefault(identity, path.parent.name)
         self._taken = set(self._known.values())
         self._configs: dict[str, Config] = {}
-        #: What is wrong with the config of an experiment, None if it is valid.
         self._checked: dict[str, UserError | None] = {}
         self._of_label: dict[str, list[SweepRun]] = {}
 
     def add(self, entry: Entry) -> None:
-        first_stage = self._first_stage(entry)
+        first = self._first_stage(entry)
         cfg = self.merged_config(entry)
-        experiment = self._digest(without_seed(cfg), first_stage and first_stage.experiment)
+        experiment = self._digest(without_seed(cfg), first and first.experiment)
         self._check(cfg, experiment)
-        identity = self._digest(cfg, first_stage and first_stage.identity)
+        identity = self._digest(cfg, first and first.identity)
         if identity in self.runs:
             self.repeated += 1
         else:
@@ -185,17 +155,9 @@ class _Planner:
             elif name in self._taken or (self.work_dir / name).exists():
                 name = f"{name}_{identity[:8]}"
             self._taken.add(name)
+            folder, file = self.work_dir / name, self.work_dir / "configs" / f"{name}.py"
             self.runs[identity] = SweepRun(
-                name=name,
-                label=label,
-                entry=entry,
-                cfg=cfg,
-                identity=identity,
-                experiment=experiment,
-                work_dir=self.work_dir / name,
-                config=self.work_dir / "configs" / f"{name}.py",
-                training=self.training,
-                first_stage=first_stage,
+                name, label, entry, cfg, identity, experiment, folder, file, self.training, first
             )
         self._of_label.setdefault(entry.label, []).append(self.runs[identity])
 
@@ -214,8 +176,7 @@ class _Planner:
         if entry.config not in self._configs:
             self._configs[entry.config] = read_config(entry.config)
         base = self._configs[entry.config]
-        cfg = copy.deepcopy(base)
-        options = copy.deepcopy(dict(entry.options))
+        cfg, options = copy.deepcopy(base), copy.deepcopy(dict(entry.options))
         if entry.seed is not None:
             options[SEED_KEY] = entry.seed
         merge_options(cfg, {key: _as_in(base, key, value) for key, value in options.items()})
@@ -279,11 +240,7 @@ def without_seed(cfg: Config) -> Config:
 
 
 def write_run_files(run: SweepRun) -> None:
-    """Write the config and the marker of a run.
-
-    Raises:
-        UserError: If they cannot be written.
-    """
+    """Write the config and the marker of a run; raise a UserError if that fails."""
     write_text(run.config, run.cfg.pretty_text)
     marker = {
         "identity": run.identity,
@@ -312,18 +269,16 @@ def short_keys(differing: Iterable[Sequence[str]]) -> dict[str, str]:
     """Shorten dotted keys to as few of their last parts as keep them distinct.
 
     Example:
-        >>> short_keys([["model.loss.lambda_", "train.loss.weight", "val.loss.weight"]])
-        {'model.loss.lambda_': 'lambda', 'train.loss.weight': 'train.loss.weight', \
-'val.loss.weight': 'val.loss.weight'}
+        >>> short_keys([["model.loss.lambda_", "a.weight", "b.weight"]])
+        {'model.loss.lambda_': 'lambda', 'a.weight': 'a.weight', 'b.weight': 'b.weight'}
     """
     keys = list(dict.fromkeys(key for keys in differing for key in keys))
     shorts = {}
     for key in keys:
-        parts = key.split(".")
-        for number in range(1, len(parts) + 1):
-            short = ".".join(parts[-number:])
-            ends = Counter(".".join(other.split(".")[-number:]) for other in keys)
-            if ends[short] == 1:
+        for number in range(1, key.count(".") + 2):
+            ends = [".".join(other.split(".")[-number:]) for other in keys]
+            short = ends[keys.index(key)]
+            if ends.count(short) == 1:
                 break
         shorts[key] = _safe(short.rstrip("_"))
     return shorts

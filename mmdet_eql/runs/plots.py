@@ -1,4 +1,8 @@
-"""Groups of runs as plots: metrics, categories over frequency, gains, learning curves."""
+"""Groups of runs as plots: metrics, categories over frequency, gains, learning curves.
+
+``kind`` is ``"bbox"``, ``"segm"`` or ``"accuracy"``. Plots are SVG elements, None where no group
+has the metrics.
+"""
 
 import io
 import itertools
@@ -41,36 +45,19 @@ _SHOWN = ("AP", "APr", "APc", "APf", "top1", "many", "medium", "few")
 _CATEGORIES_PER_POINT = 7
 #: Where a category without training images is drawn on the logarithmic axis.
 _NO_IMAGES = 0.5
+_CategoryValues = dict[int, tuple[str, np.ndarray]]
 
 
 def plot_metrics(groups: Sequence[RunGroup], kind: str) -> str:
-    """Plot mean, standard deviation and single runs of each group.
-
-    Args:
-        groups (Sequence[RunGroup]): The groups.
-        kind (str): ``"bbox"``, ``"segm"`` or ``"accuracy"``.
-
-    Returns:
-        str: An SVG element.
-    """
+    """Plot mean, standard deviation and single runs of each group."""
     return _svg(lambda axes: _draw_metrics(axes, groups, kind), len(groups))
 
 
 def plot_categories(groups: Sequence[RunGroup], kind: str) -> str | None:
-    """Plot the metric of each category over its training images, and the mean of categories of
-    similar frequency.
-
-    Args:
-        groups (Sequence[RunGroup]): The groups; those without metrics of categories are left out.
-        kind (str): ``"bbox"``, ``"segm"`` or ``"accuracy"``.
-
-    Returns:
-        str | None: An SVG element, or None if no group has metrics of categories.
-    """
+    """Plot each category over its training images, and means over similar frequencies."""
     image_count = image_count_of(groups)
     values = _category_values(groups, kind, image_count)
-    label = f"{TITLES[kind]} (%)"
-    return _svg_over_frequency(values, image_count, label)
+    return _svg_over_frequency(values, image_count, f"{TITLES[kind]} (%)")
 
 
 def plot_gains(groups: Sequence[RunGroup], baseline: RunGroup, kind: str) -> str | None:
@@ -82,20 +69,15 @@ def plot_gains(groups: Sequence[RunGroup], baseline: RunGroup, kind: str) -> str
         for index, (label, found) in _category_values(groups, kind, image_count).items()
         if groups[index] is not baseline and not np.isnan(base).all()
     }
-    label = f"{TITLES[kind]} minus {baseline.label} (points)"
-    return _svg_over_frequency(values, image_count, label)
+    return _svg_over_frequency(
+        values, image_count, f"{TITLES[kind]} minus {baseline.label} (points)"
+    )
 
 
 def plot_learning_curves(groups: Sequence[RunGroup], kind: str, metric: str) -> str | None:
-    """Plot a metric over the training: mean of the runs, and the standard deviation around it.
+    """Plot a metric, such as ``"APr"``, over the training: mean and standard deviation of the runs.
 
-    Args:
-        groups (Sequence[RunGroup]): The groups.
-        kind (str): ``"bbox"``, ``"segm"`` or ``"accuracy"``.
-        metric (str): Such as ``"APr"``.
-
-    Returns:
-        str | None: An SVG element, or None if no run was validated more than once.
+    None if no group was validated more than once.
     """
     curves = {}
     for index, group in enumerate(groups):
@@ -112,9 +94,10 @@ def plot_learning_curves(groups: Sequence[RunGroup], kind: str, metric: str) -> 
 
     def draw(axes: Axes) -> None:
         for index, (steps, values) in curves.items():
-            mean, std = values.mean(axis=1), _std(values)
-            axes.fill_between(steps, mean - std, mean + std, color=_colour(index), alpha=0.15, lw=0)
-            axes.plot(steps, mean, label=groups[index].label, markersize=4, **_look(index))
+            mean, std, look = values.mean(axis=1), _std(values), _look(index)
+            ends = mean - std, mean + std
+            axes.fill_between(steps, *ends, color=look["color"], alpha=0.15, lw=0)
+            axes.plot(steps, mean, label=groups[index].label, markersize=4, **look)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.set_xlabel("iterations or epochs, as logged")
         axes.set_ylabel(f"{TITLES[kind]}: {metric} (%)")
@@ -125,11 +108,6 @@ def plot_learning_curves(groups: Sequence[RunGroup], kind: str, metric: str) -> 
 
 def save_overview(groups: Sequence[RunGroup], path: str | os.PathLike, title: str = "") -> None:
     """Write a PNG with the metrics and the categories over frequency of each kind.
-
-    Args:
-        groups (Sequence[RunGroup]): The groups, with metrics of categories.
-        path (str | os.PathLike): File to write.
-        title (str): Heading.
 
     Raises:
         UserError: If there are no metrics of categories, or the file cannot be written.
@@ -161,25 +139,16 @@ def image_count_of(groups: Sequence[RunGroup]) -> dict[str, int]:
 
 
 def mean_over_frequency(image_count: np.ndarray, ap: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Average the AP of categories of similar frequency.
+    """Average the AP, shape (C,), of categories of similar frequency N_j, shape (C,).
 
     Categories are taken in order of their counts, at least seven to a point while they last. Those
-    of equal count stay together, and no point mixes rare, common and frequent ones.
-
-    Args:
-        image_count (np.ndarray): N_j, shape (C,).
-        ap (np.ndarray): AP of each category, shape (C,); NaN is left out.
-
-    Returns:
-        tuple[np.ndarray, np.ndarray]: Of each point, the geometric mean of the counts and the mean
-        AP: float64 of shape (number of points,), by increasing count.
+    of equal count stay together, no point mixes rare, common and frequent ones, NaN is left out.
+    Returns geometric mean of the counts and mean AP of each point by increasing count, in float64.
     """
     known = ~np.isnan(ap)
     image_count, ap = image_count[known], ap[known]
-    points = []
-    edges = (-1, RARE_MAX_IMAGES, COMMON_MAX_IMAGES, np.inf)
-    for low, high in itertools.pairwise(edges):
-        points += _bins(image_count, low, high)
+    edges = itertools.pairwise((-1, RARE_MAX_IMAGES, COMMON_MAX_IMAGES, np.inf))
+    points = [members for low, high in edges for members in _bins(image_count, low, high)]
     x = [np.exp(np.log(_on_log_axis(image_count[members])).mean()) for members in points]
     return np.array(x), np.array([ap[members].mean() for members in points])
 
@@ -203,29 +172,23 @@ def _bins(image_count: np.ndarray, low: float, high: float) -> list[np.ndarray]:
 
 def _category_values(
     groups: Sequence[RunGroup], kind: str, image_count: Mapping[str, int]
-) -> dict[int, tuple[str, np.ndarray]]:
-    """Label and metrics of the categories of each group that has them, by its index, which gives
-    it the same colour in all plots."""
-    found = {
-        index: (group.label, group.category_values(kind, list(image_count)))
-        for index, group in enumerate(groups)
-    }
-    return {index: item for index, item in found.items() if not np.isnan(item[1]).all()}
+) -> _CategoryValues:
+    """Label and metrics of the categories of each group that has them, by index (its colour)."""
+    names = list(image_count)
+    found = [(group.label, group.category_values(kind, names)) for group in groups]
+    return {index: item for index, item in enumerate(found) if not np.isnan(item[1]).all()}
 
 
 def _draw_metrics(axes: Axes, groups: Sequence[RunGroup], kind: str) -> None:
-    shown = [
-        name
-        for name in kinds_of(groups)[kind]
-        if name in _SHOWN and not all(np.isnan(group.values(kind, name)).all() for group in groups)
-    ]
+    names = [name for name in kinds_of(groups)[kind] if name in _SHOWN]
+    shown = [n for n in names if not all(np.isnan(g.values(kind, n)).all() for g in groups)]
     for index, group in enumerate(groups):
         x = np.arange(len(shown)) + _offset(index, len(groups), 0.75)
         values = np.array([100 * group.values(kind, name) for name in shown])
         values = values.reshape(len(shown), len(group.records))
-        single = np.repeat(x, values.shape[1])
-        axes.plot(single, values.ravel(), ".", color=_colour(index), alpha=0.3)
         look = dict(_look(index), linestyle="none", capsize=2, markersize=5)
+        single = np.repeat(x, values.shape[1])
+        axes.plot(single, values.ravel(), ".", color=look["color"], alpha=0.3)
         axes.errorbar(x, values.mean(axis=1), _std(values), label=group.label, **look)
     axes.set_xticks(range(len(shown)), shown)
     axes.set_ylabel(f"{TITLES[kind]} (%)")
@@ -234,10 +197,7 @@ def _draw_metrics(axes: Axes, groups: Sequence[RunGroup], kind: str) -> None:
 
 
 def _draw_over_frequency(
-    axes: Axes,
-    values: Mapping[int, tuple[str, np.ndarray]],
-    image_count: Mapping[str, int],
-    label: str,
+    axes: Axes, values: _CategoryValues, image_count: Mapping[str, int], label: str
 ) -> None:
     counts = np.array(list(image_count.values()))
     for index, (name, found) in values.items():
@@ -258,8 +218,7 @@ def _draw_over_frequency(
 
 def _label_frequency_axis(axes: Axes, with_zero: bool) -> None:
     """Name the frequency groups on a logarithmic axis of training images, and its ticks."""
-    low, high = axes.get_xlim()
-    axes.set_xlim(low, high)
+    low, high = axes.set_xlim(axes.get_xlim())
     # Halfway between the counts that the cut lies between.
     cuts = (RARE_MAX_IMAGES + 0.5, COMMON_MAX_IMAGES + 0.5)
     edges = [low, *(min(max(cut, low), high) for cut in cuts), high]
@@ -267,15 +226,8 @@ def _label_frequency_axis(axes: Axes, with_zero: bool) -> None:
         axes.axvline(cut, color="0.45", linestyle=":", linewidth=1)
     for name, left, right in zip(GROUP_NAMES.values(), edges, edges[1:], strict=False):
         if right > 1.3 * left:
-            axes.annotate(
-                name,
-                (np.sqrt(left * right), 1),
-                xycoords=("data", "axes fraction"),
-                ha="center",
-                va="top",
-                color="0.35",
-                fontsize=9,
-            )
+            look = dict(ha="center", va="top", color="0.35", fontsize=9)
+            axes.text(np.sqrt(left * right), 1, name, transform=axes.get_xaxis_transform(), **look)
     ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if low <= tick <= high]
     ticks += [tick for tick in 10 ** np.arange(4, 8) if tick <= high]
     zero = [_NO_IMAGES] if with_zero else []
@@ -290,7 +242,7 @@ def _on_log_axis(image_count: np.ndarray) -> np.ndarray:
 
 
 def _svg_over_frequency(
-    values: Mapping[int, tuple[str, np.ndarray]], image_count: Mapping[str, int], label: str
+    values: _CategoryValues, image_count: Mapping[str, int], label: str
 ) -> str | None:
     if not values:
         return None
@@ -319,12 +271,9 @@ def _std(values: np.ndarray) -> np.ndarray:
     return values.std(axis=1, ddof=1) if values.shape[1] > 1 else np.zeros(len(values))
 
 
-def _colour(index: int) -> str:
-    return _COLOURS[index % len(_COLOURS)]
-
-
 def _look(index: int) -> dict[str, str]:
-    return {"color": _colour(index), "marker": _MARKERS[index % len(_MARKERS)]}
+    markers, colours = _MARKERS, _COLOURS
+    return {"color": colours[index % len(colours)], "marker": markers[index % len(markers)]}
 
 
 def _offset(index: int, number: int, width: float) -> float:

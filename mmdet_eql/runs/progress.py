@@ -47,70 +47,42 @@ class LineDisplay:
             return
         self._shown_at, self._stages = now, stages
         parts = [_counts(statuses)] if len(statuses) > 1 else []
-        parts += [f"{status.name} {_join(_stage(status), _speed(status))}" for status in running]
-        print("  " + _join(*parts, time_left(seconds_left), separator="; "), flush=True)
+        parts += [f"{status.name} {_step_of(status, ', ')}" for status in running]
+        print("  " + _join("; ", *parts, time_left(seconds_left)), flush=True)
 
 
-class BarDisplay:
-    """A bar per training and one for all; a line for each run that has ended.
-
-    Args:
-        console (Console): The terminal.
-    """
+class BarDisplay(Progress):
+    """A bar per training and one for all; a line for each run that has ended."""
 
     def __init__(self, console: Console) -> None:
         # Refreshed by hand: processes are forked meanwhile, and a fork does not like threads.
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[text]}"),
-            console=console,
-            auto_refresh=False,
-        )
-        self._tasks: dict[str, TaskID] = {}
+        name, text = TextColumn("{task.description}"), TextColumn("{task.fields[text]}")
+        bar = BarColumn(bar_width=20)
+        super().__init__(name, bar, text, console=console, auto_refresh=False)
+        self._bars: dict[str, TaskID] = {}
         self._ended: set[str] = set()
-
-    def __enter__(self) -> "BarDisplay":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._progress.stop()
 
     def show(self, statuses: Sequence[RunStatus], seconds_left: float) -> None:
         """See :class:`~mmdet_eql.runs.execution.Display`."""
         for line in _newly_ended(statuses, self._ended):
-            self._progress.console.print(escape(line), highlight=False)
-        bars = {
-            status.name: (
-                status.done,
-                status.total,
-                _join(_stage(status), _speed(status), separator=" "),
-            )
-            for status in _running(statuses)
-        }
+            self.console.print(escape(line), highlight=False)
+        bars = {s.name: (s.done, s.total, _step_of(s, " ")) for s in _running(statuses)}
         if len(statuses) > 1:
             ended = sum(status.has_ended for status in statuses)
-            text = _join(_counts(statuses), time_left(seconds_left))
+            text = _join(", ", _counts(statuses), time_left(seconds_left))
             bars["all runs"] = ended, len(statuses), text
-        for name in set(self._tasks) - set(bars):
-            self._progress.remove_task(self._tasks.pop(name))
+        for name in set(self._bars) - set(bars):
+            self.remove_task(self._bars.pop(name))
         for name, (done, total, text) in bars.items():
-            if name not in self._tasks:
-                self._tasks[name] = self._progress.add_task(escape(name), text="")
-            self._progress.update(
-                self._tasks[name], completed=done, total=total or None, text=escape(text)
-            )
-        self._progress.refresh()
+            if name not in self._bars:
+                self._bars[name] = self.add_task(escape(name), text="")
+            task, text = self._bars[name], escape(text)
+            self.update(task, completed=done, total=total or None, text=text)
+        self.refresh()
 
 
 def time_left(seconds: float) -> str:
-    """Format the time left; empty while it is unknown.
-
-    Example:
-        >>> time_left(4000)
-        'about 67 min left'
-    """
+    """Format the time left, such as "about 67 min left"; empty while it is unknown."""
     if math.isnan(seconds) or seconds <= 0:
         return ""
     if seconds < 90:
@@ -140,16 +112,13 @@ def _counts(statuses: Sequence[RunStatus]) -> str:
     return f"{text}, {found['failed']} failed" if found["failed"] else text
 
 
-def _stage(status: RunStatus) -> str:
-    return f"{status.stage} {status.done}/{status.total}" if status.total else status.stage
-
-
-def _speed(status: RunStatus) -> str:
+def _step_of(status: RunStatus, separator: str) -> str:
+    stage = f"{status.stage} {status.done}/{status.total}" if status.total else status.stage
     if math.isnan(status.seconds_per_step):
-        return ""
+        return stage
     unit = "it" if status.stage == "training" else "batch"
-    return f"{status.seconds_per_step:.2f} s/{unit}"
+    return f"{stage}{separator}{status.seconds_per_step:.2f} s/{unit}"
 
 
-def _join(*parts: str, separator: str = ", ") -> str:
+def _join(separator: str, *parts: str) -> str:
     return separator.join(part for part in parts if part)

@@ -1,11 +1,10 @@
 """``result.json`` in the work_dir of a run: what is kept of it, small enough to commit.
 
-It holds the entry of the run, the metrics of its last evaluation (of each category, too, if the
-evaluator has ``classwise=True``), the training images of each category, the learning curve, and the
-versions of the packages. AP and accuracies are fractions; null stands where there is no ground
-truth.
+Metrics are those of the last evaluation, of each category, too, if the evaluator has
+``classwise=True``. AP and accuracies are fractions; null stands where there is no ground truth.
 """
 
+import contextlib
 import importlib.metadata
 import json
 import math
@@ -29,10 +28,8 @@ from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.files import write_text
 
 #: Under either name, the continuation's or the original's.
-_PACKAGES = (
-    *("torch", "numpy", "onedl-mmcv", "mmcv", "onedl-mmdetection", "mmdet"),
-    *("onedl-mmengine", "mmengine"),
-)
+_MM = ("onedl-mmcv", "mmcv", "onedl-mmdetection", "mmdet", "onedl-mmengine", "mmengine")
+_PACKAGES = ("torch", "numpy", *_MM)
 #: Counted training sets by the digest of their config: runs of a sweep share theirs.
 _image_counts: dict[str, dict[str, int]] = {}
 
@@ -42,20 +39,16 @@ class RunRecord:
     """A run that is done, as ``result.json`` has it.
 
     Args:
-        name (str): Name of its folder.
-        label (str): The same without the seed.
-        config (str): Name of its config file, without ``.py``.
-        options (dict[str, Any]): Options in addition to the config, without the seed.
-        seed (int, optional): Its seed.
-        identity (str): Digest of everything that determines its result.
-        experiment (str): The same without the seed.
-        figures (dict[str, dict[str, float]]): Metrics, as in :class:`~.run_logs.RunResult`.
-        category_figures (dict[str, dict[str, float]]): Its ``category_ap``.
+        name (str): Name of its folder; ``label`` is the same without the seed.
+        config (str): Name of its config file, without ``.py``; ``options`` come in addition.
+        identity (str): Digest of everything that determines its result; ``experiment`` is the same
+            without the seed.
+        figures (dict[str, dict[str, float]]): Metrics, as in :class:`~.run_logs.RunResult`;
+            ``category_figures`` is its ``category_ap``.
         image_count (dict[str, int]): Training images that contain each category; empty if the
             training set does not count them.
         learning_curve (list): Step and metrics of each validation.
         training (dict[str, Any]): How it was trained: number of GPUs, flags, first stage.
-        versions (dict[str, str]): Of Python and the packages.
     """
 
     name: str
@@ -76,16 +69,18 @@ class RunRecord:
 def make_record(work_dir: str | os.PathLike) -> RunRecord:
     """Collect the record of a run, of a sweep or not, from its work_dir.
 
-    The config of a run without a sweep is the one that mmengine left in the folder, with all
-    options merged.
-
     Raises:
         UserError: If it was not evaluated, or its config is not there.
     """
     work_dir = Path(work_dir)
     result = load_run(work_dir)
     marker = read_marker(work_dir)
-    cfg = _config_of(work_dir)
+    paths = sorted(work_dir.glob("*.py"), key=lambda path: path.stat().st_mtime)
+    if not paths:
+        raise UserError(
+            f"{work_dir}: holds no config, which training leaves there; give the work_dir of a run."
+        )
+    cfg = read_config(str(paths[-1]))
     seed = (cfg.get("randomness") or {}).get("seed")
     # Where a run lies and what it was resumed from is not part of the experiment.
     bare = without_seed(cfg)
@@ -111,28 +106,16 @@ def make_record(work_dir: str | os.PathLike) -> RunRecord:
 
 
 def record_run(work_dir: str | os.PathLike) -> RunRecord:
-    """Write the ``result.json`` of a run that is done.
-
-    Raises:
-        UserError: As :func:`make_record`, or if it cannot be written.
-    """
+    """Write the ``result.json`` of a run that is done; errors are as in :func:`make_record`."""
     record = make_record(work_dir)
     content = _without_nan(asdict(record))
-    lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in content.items()]
+    lines = [f' "{key}": {json.dumps(value, default=str)}' for key, value in content.items()]
     write_text(Path(work_dir) / RESULT_NAME, "{\n" + ",\n".join(lines) + "\n}\n")
     return record
 
 
 def load_record(path: str | os.PathLike) -> RunRecord:
-    """Read a run from its ``result.json``, or from its work_dir.
-
-    Args:
-        path (str | os.PathLike): The file, under any name; or a folder, whose ``result.json`` is
-            read if it has one.
-
-    Raises:
-        UserError: If it is neither.
-    """
+    """Read a run from its ``result.json``, under any name, or work_dir; or raise a UserError."""
     path = Path(path)
     if path.is_dir():
         if not (path / RESULT_NAME).is_file():
@@ -153,16 +136,6 @@ def load_record(path: str | os.PathLike) -> RunRecord:
         ) from None
 
 
-def _config_of(work_dir: Path) -> Config:
-    """The config that mmengine left in a work_dir."""
-    paths = sorted(work_dir.glob("*.py"), key=lambda path: path.stat().st_mtime)
-    if not paths:
-        raise UserError(
-            f"{work_dir}: holds no config, which training leaves there; give the work_dir of a run."
-        )
-    return read_config(str(paths[-1]))
-
-
 def _count_images(cfg: Config) -> dict[str, int]:
     dataset = cfg.get("train_dataloader", {}).get("dataset")
     if dataset is None:
@@ -172,12 +145,10 @@ def _count_images(cfg: Config) -> dict[str, int]:
         if cfg.get("custom_imports"):
             import_modules_from_strings(**cfg.custom_imports)
         init_default_scope(cfg.get("default_scope", "mmdet"))
-        try:
+        _image_counts[key] = {}
+        # The training set may be gone, or of a type that does not count.
+        with contextlib.suppress(UserError, OSError):
             frequency = class_frequency_of(DATASETS.build(dataset))
-        except (UserError, OSError):
-            # The training set may be gone, or of a type that does not count.
-            _image_counts[key] = {}
-        else:
             counts = frequency.image_count.tolist()
             _image_counts[key] = dict(zip(frequency.class_names, counts, strict=True))
     return _image_counts[key]
@@ -186,10 +157,8 @@ def _count_images(cfg: Config) -> dict[str, int]:
 def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return versions
 
 
@@ -214,6 +183,4 @@ def _without_nan(content: Any) -> Any:
         return {key: _without_nan(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
         return [_without_nan(value) for value in content]
-    if isinstance(content, float) and math.isnan(content):
-        return None
-    return content if isinstance(content, (str, int, float, type(None))) else str(content)
+    return None if isinstance(content, float) and math.isnan(content) else content

@@ -2,11 +2,11 @@
 
 Every start of ``train.py`` or ``test.py`` has a folder of its own, named after the time::
 
-    work_dir/20250131_120000/vis_data/scalars.json      training losses and validation metrics, one
-                                                        JSON object per line
+    work_dir/20250131_120000/vis_data/scalars.json      losses and validations, a JSON object a line
     work_dir/20250131_130000/20250131_130000.json       metrics of a test, one JSON object
 """
 
+import contextlib
 import json
 import math
 import os
@@ -30,13 +30,11 @@ class RunResult:
     """The last evaluation in a work_dir.
 
     Args:
-        work_dir (Path): Folder of the run.
         path (Path): The log that the metrics come from.
         figures (dict[str, dict[str, float]]): Metrics by ``"bbox"``, ``"segm"`` or ``"accuracy"``
-            and name, such as ``figures["bbox"]["APr"]`` or ``figures["accuracy"]["top1"]``:
-            fractions in [0, 1], NaN where there is no ground truth.
-        category_ap (dict[str, dict[str, float]]): By the same keys, the AP or accuracy of each
-            category by name. Empty unless the evaluator has ``classwise=True``.
+            and name, such as ``figures["bbox"]["APr"]``: fractions, NaN without ground truth.
+        category_ap (dict[str, dict[str, float]]): The same of each category by name. Empty unless
+            the evaluator has ``classwise=True``.
     """
 
     work_dir: Path
@@ -47,8 +45,6 @@ class RunResult:
 
 def load_run(work_dir: str | os.PathLike) -> RunResult:
     """Read the metrics of the last evaluation in a work_dir, by ``train.py`` or ``test.py``.
-
-    A log whose last line is cut off, as a killed run leaves it, is read up to that line.
 
     Raises:
         UserError: If the folder does not exist or no evaluation in it was finished.
@@ -77,14 +73,9 @@ def find_result(work_dir: str | os.PathLike) -> RunResult | None:
 
 
 def learning_curve(work_dir: str | os.PathLike) -> list[tuple[int, dict]]:
-    """Read the metrics of all validations of a training, over all of its starts.
+    """Read step (iterations or epochs, as logged) and metrics of all validations of a training.
 
-    Args:
-        work_dir (str | os.PathLike): Folder of the run; it need not exist.
-
-    Returns:
-        list[tuple[int, dict]]: Step (iterations or epochs, as logged) and metrics as in
-        :class:`RunResult`, by increasing step; of each step the last validation.
+    By increasing step, over all starts; of each step the last one. The folder need not exist.
     """
     curve = {}
     for start in reversed(list(_starts(work_dir))):
@@ -111,11 +102,8 @@ def _read_records(path: Path) -> list[dict]:
         return []
     records = []
     for line in lines:
-        # A run that was killed leaves half a line; the next start writes a file of its own.
-        try:
+        with contextlib.suppress(ValueError):  # half a line of a run that was killed
             records.append(json.loads(line))
-        except ValueError:
-            continue
     return [record for record in records if isinstance(record, dict)]
 
 

@@ -38,26 +38,14 @@ def write_jobs(
 ) -> tuple[Path, int]:
     """Write a job script for each run that is not done, and one that submits them all.
 
-    Args:
-        runs (Sequence[SweepRun]): The runs, first stages before the runs that start from them.
-        work_dir (Path): Folder of the sweep; the scripts go to ``slurm/`` in it.
-        tools (Path): Folder of ``slurm_train.sh``.
-        partition (str): Partition.
-        cpus_per_task (int): CPU cores of each process.
-        gpus_per_node (int): Largest number of GPUs of one node.
-
-    Returns:
-        tuple[Path, int]: The script that submits, and the number of jobs.
-
-    Raises:
-        UserError: If a file cannot be written.
+    The scripts go to ``slurm/`` in the ``work_dir`` of the sweep; ``tools`` is the folder of
+    ``slurm_train.sh``. Returns the script that submits, and the number of jobs.
     """
     folder = work_dir / "slurm"
     lines, job_of = ["#!/usr/bin/env bash", "set -euo pipefail"], {}
     for run in (run for run in runs if not run.is_done):
         write_run_files(run)
-        options = list(map(shlex.quote, run.training.flags))
-        dependency = ""
+        options, dependency = list(map(shlex.quote, run.training.flags)), ""
         if run.first_stage is not None:
             last = shlex.quote(str(run.first_stage.work_dir.resolve() / "last_checkpoint"))
             # The name that it has when the first stage is done.

@@ -1,9 +1,6 @@
 """Mean, spread and significance tests of a metric over the seeds of groups of runs.
 
-Glossary:
-    n: number of runs (seeds) of a group.
-    std: standard deviation over the runs, with n - 1 in the denominator.
-    difference: mean of a group minus mean of the baseline.
+Standard deviations have n - 1 in the denominator, with n the number of runs (seeds) of a group.
 """
 
 import math
@@ -22,13 +19,9 @@ TESTS = {"welch": "Welch's t-test", "paired": "t-test paired by seed"}
 
 @dataclass(frozen=True)
 class Difference:
-    """Difference of a group to the baseline in one metric.
+    """Difference of a group to the baseline in one metric: that of the means, a fraction.
 
-    Args:
-        mean (float): Difference of the means, a fraction.
-        low (float): Lower end of its confidence interval; NaN if it is unknown.
-        high (float): Upper end.
-        p (float): Two-sided p-value of no difference; NaN if it is unknown.
+    With its confidence interval and the two-sided p-value of no difference, NaN if unknown.
     """
 
     mean: float
@@ -43,9 +36,9 @@ class Difference:
 
 
 def mean_and_std(values: np.ndarray) -> tuple[float, float]:
-    """Return mean and standard deviation over the runs, shape (n,).
+    """Return mean and standard deviation of values of shape (n,).
 
-    The standard deviation of a single run is NaN, both are NaN if a run lacks the metric.
+    Both are NaN if a run lacks the metric; the standard deviation of a single run is NaN.
     """
     return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else math.nan
 
@@ -54,20 +47,15 @@ def compare(group: RunGroup, baseline: RunGroup, kind: str, metric: str, test: s
     """Compare a metric of a group with that of the baseline.
 
     Args:
-        group (RunGroup): Its runs.
-        baseline (RunGroup): Those of the baseline.
-        kind (str): ``"bbox"``, ``"segm"`` or ``"accuracy"``.
-        metric (str): Such as ``"APr"``.
         test (str): ``"welch"``: Welch's t-test, which assumes neither equal variances nor equally
-            many runs. ``"paired"``: the t-test of the differences between runs of the same seed,
-            which share data order and initialisation.
+            many runs. ``"paired"``: the t-test of the differences between runs of the same seed.
 
     Returns:
         Difference: With a 95 % confidence interval by the same test. Without interval and p-value
         if there are fewer than two runs or no variance at all.
 
     Raises:
-        UserError: If a paired test is asked for and the seeds are not the same.
+        UserError: If the test is paired and the seeds are not the same.
     """
     ours, theirs = group.values(kind, metric), baseline.values(kind, metric)
     if test == "paired":

@@ -19,54 +19,42 @@ def run_sweep(
     machine: Machine,
     training: TrainingOptions | None = None,
     delete_checkpoints: bool = False,
-    say: Callable[[str], None] = print,
 ) -> tuple[Plan, bool]:
     """Plan the runs, report invalid entries, and train the others.
 
-    Args:
-        entries (Sequence[Entry]): Entries of the sweep.
-        work_dir (Path): Folder of the sweep.
-        machine (Machine): Where to train.
-        training (TrainingOptions, optional): How to train; by default on one GPU or CPU process.
-        delete_checkpoints (bool): As for :func:`~mmdet_eql.runs.execution.train_runs`.
-        say (Callable[[str], None]): Prints a line.
+    ``training`` is by default on one GPU or CPU process; ``delete_checkpoints`` is as for
+    :func:`~mmdet_eql.runs.execution.train_runs`.
 
     Returns:
         tuple[Plan, bool]: The runs, and whether all of the entries are done.
 
     Raises:
         UserError: If another process is at work in the folder, or there are too few GPUs.
-        KeyboardInterrupt: If the process was told to stop by Ctrl-C, SIGTERM or SIGHUP; the
-            trainings have saved and ended.
+        KeyboardInterrupt: On Ctrl-C, SIGTERM or SIGHUP; the trainings have saved and ended.
     """
     with hold_folder(work_dir, "give another --work-dir"):
         plan = plan_runs(entries, work_dir, training or TrainingOptions())
-        say(plan.describe())
+        print(plan.describe())
         with stop_requested() as should_stop, make_display() as display:
             statuses = train_runs(plan.runs, machine, display, delete_checkpoints, should_stop)
     failed = [status for status in statuses if status.stage == "failed"]
-    say(f"{len(statuses) - len(failed)} of {len(statuses)} runs are done in {work_dir}")
+    print(f"{len(statuses) - len(failed)} of {len(statuses)} runs are done in {work_dir}")
     for status in failed:
-        say(f"  failed: {status.name}: {status.reason}")
-        say(f"          {work_dir / status.name / LOG_NAME}; the same command tries it again")
+        print(f"  failed: {status.name}: {status.reason}")
+        print(f"          {work_dir / status.name / LOG_NAME}; the same command tries it again")
     for invalid in plan.invalid:
-        say(f"  invalid: {invalid.name}: {invalid.reason}")
+        print(f"  invalid: {invalid.name}: {invalid.reason}")
     return plan, not failed and not plan.invalid
 
 
 @contextlib.contextmanager
 def stop_requested() -> Iterator[Callable[[], bool]]:
-    """Note within the block that Ctrl-C, SIGTERM or SIGHUP has asked for the end.
+    """Yield a function that returns whether Ctrl-C, SIGTERM or SIGHUP has come in the block.
 
-    Nothing is raised where the signal arrives: libraries that catch all exceptions would take it
-    for their own.
-
-    Yields:
-        Callable[[], bool]: Returns whether a signal has come.
+    Nothing is raised where the signal arrives: a library that catches all exceptions would drop it.
     """
-    # A SIGHUP that nohup ignores stays ignored.
     numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
         numbers.append(signal.SIGHUP)
     received: list[int] = []
 

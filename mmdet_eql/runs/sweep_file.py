@@ -36,12 +36,10 @@ class Entry:
     """One training of a sweep.
 
     Args:
-        config (str): Path of its config file.
-        label (str): First part of its name; ``load_from`` of other entries refers to it.
+        label (str): First part of its name.
         options (Mapping[str, Any]): New values by dotted key, without the seed.
-        differing (tuple[str, ...]): Keys of ``options`` that are part of its name, in this order:
-            those that are not common to all runs.
-        seed (int, optional): Seed; None for that of the config.
+        differing (tuple[str, ...]): Keys of ``options`` in its name: not common to all runs.
+        seed (int, optional): None for that of the config.
         load_from (str, optional): Label of the entry whose last checkpoint it starts from.
     """
 
@@ -57,23 +55,12 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.1 takes 1e-3 for a string."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+"),
-    list("-+.0123456789"),
-)
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+.0123456789"))
 
 
 def parse_values(text: str) -> list:
-    """Parse comma-separated YAML values of the command line.
-
-    Raises:
-        UserError: If the text is not YAML.
-
-    Example:
-        >>> parse_values("1e-3,none,[8,11]")
-        [0.001, 'none', [8, 11]]
-    """
+    """Parse values such as ``1e-3,none,[8,11]``; raise a UserError if they are not YAML."""
     try:
         return yaml.load(f"[{text}]", _Loader)
     except yaml.YAMLError:
@@ -81,11 +68,7 @@ def parse_values(text: str) -> list:
 
 
 def parse_grid(arguments: Sequence[str]) -> dict[str, list]:
-    """Parse ``key=value,value`` arguments of the command line.
-
-    Raises:
-        UserError: If one has no key or no value.
-    """
+    """Parse ``key=value,value`` arguments; raise a UserError without key or value."""
     grid = {}
     for argument in arguments:
         key, equals, text = argument.partition("=")
@@ -104,18 +87,10 @@ def read_entries(
 ) -> list[Entry]:
     """List the runs of a sweep file, or of configs, with the options of the command line.
 
-    Args:
-        file (str | os.PathLike, optional): Sweep file.
-        configs (Sequence[str]): Config files, if there is no sweep file.
-        options (Mapping[str, Any], optional): Options in addition to the common ones of the file.
-        grid (Sequence[str]): ``key=value,value``, in addition to the common grid of the file.
-        seeds (str, optional): ``"0,1,2"``, in place of the common seeds of the file.
+    ``options`` and ``grid`` (each ``"key=value,value"``) come in addition to those that all runs of
+    the file share, ``seeds`` (``"0,1,2"``) in place of them.
 
-    Returns:
-        list[Entry]: As :func:`entries_of`.
-
-    Raises:
-        UserError: As :func:`read_sweep_file` and :func:`entries_of`.
+    Returns and raises as :func:`read_sweep_file` and :func:`entries_of`.
     """
     spec, source = {"config": list(configs)}, "command line"
     if file is not None:
@@ -129,15 +104,9 @@ def read_entries(
 
 
 def read_sweep_file(path: str | os.PathLike, _reached: tuple[Path, ...] = ()) -> dict:
-    """Read a sweep file and what it inherits from its ``_base_``.
+    """Read a YAML, JSON or ``.py`` sweep file and what it inherits from its ``_base_``.
 
     A ``.py`` file is a config and is run: read only those you trust.
-
-    Args:
-        path (str | os.PathLike): A ``.yaml``, ``.yml``, ``.json`` or ``.py`` file.
-
-    Returns:
-        dict: Its content.
 
     Raises:
         UserError: If it or a base is missing or no mapping, or if a file is its own base.
@@ -145,20 +114,6 @@ def read_sweep_file(path: str | os.PathLike, _reached: tuple[Path, ...] = ()) ->
     path = Path(path)
     if path.resolve() in _reached:
         raise UserError(f"{path}: is reached again by its own _base_; break the circle.")
-    content = _read_file(path)
-    base = content.pop("_base_", None)
-    if base is None:
-        return content
-    if not isinstance(base, str):
-        raise UserError(f"{path}: _base_ is {base!r}; give the path of one sweep file.")
-    merged = read_sweep_file(path.parent / base, (*_reached, path.resolve()))
-    for key, value in content.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = {**merged[key], **value} if both else value
-    return merged
-
-
-def _read_file(path: Path) -> dict:
     if path.suffix == ".py":
         # A config, which resolves its own bases.
         return read_config(str(path)).to_dict()
@@ -171,18 +126,22 @@ def _read_file(path: Path) -> dict:
         raise UserError(f"{path}: is neither YAML nor JSON ({reason}); fix it.") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds no mapping; see docs/sweeps.md for what to write.")
-    return content
+    base = content.pop("_base_", None)
+    if base is None:
+        return content
+    if not isinstance(base, str):
+        raise UserError(f"{path}: _base_ is {base!r}; give the path of one sweep file.")
+    merged = read_sweep_file(path.parent / base, (*_reached, path.resolve()))
+    for key, value in content.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = {**merged[key], **value} if both else value
+    return merged
 
 
 def entries_of(spec: Mapping[str, Any], source: str) -> list[Entry]:
-    """List the runs of a sweep.
+    """List the runs by entry, grid point (the last key varies fastest) and seed.
 
-    Args:
-        spec (Mapping[str, Any]): Content of a sweep file.
-        source (str): Its name, for error messages.
-
-    Returns:
-        list[Entry]: The runs by entry, grid point (the last key varies fastest) and seed.
+    ``spec`` is the content of a sweep file, ``source`` its name for error messages.
 
     Raises:
         UserError: If a key is unknown or a value has the wrong type.
@@ -216,9 +175,8 @@ def _entries_of_run(run: Mapping[str, Any], common: Mapping[str, Any], where: st
     configs = run.get("config")
     configs = [configs] if isinstance(configs, str) else configs
     if not configs or not all(isinstance(config, str) for config in configs):
-        raise UserError(
-            f"{where}: config is {run.get('config')!r}; give a path, or a list of them."
-        )
+        given = run.get("config")
+        raise UserError(f"{where}: config is {given!r}; give a path, or a list of them.")
     name = run.get("name")
     if name is not None and (not isinstance(name, str) or len(configs) > 1):
         raise UserError(f"{where}: name is {name!r}; give a word, for a run with one config.")
@@ -234,7 +192,16 @@ def _entries_of_run(run: Mapping[str, Any], common: Mapping[str, Any], where: st
         if not isinstance(values, Sequence) or isinstance(values, str) or not values:
             raise UserError(f"{where}: grid.{key} is {values!r}; give a list of values.")
     seeds = run.get("seeds", common.get("seeds"))
-    _check_seeds(seeds, {*shared, *own, *grid}, where)
+    if seeds is not None:
+        if (
+            not isinstance(seeds, Sequence)
+            or not seeds
+            or not all(isinstance(seed, int) and not isinstance(seed, bool) for seed in seeds)
+            or not all(0 <= seed < 2**32 for seed in seeds)
+        ):
+            raise UserError(f"{where}: seeds is {seeds!r}; give a list of whole numbers from 0 on.")
+        if SEED_KEY in {*shared, *own, *grid}:
+            raise UserError(f"{where}: gives both seeds and {SEED_KEY}; leave one out.")
     return [
         Entry(
             config=config,
@@ -264,17 +231,3 @@ def _mapping(given: Mapping, key: str, where: str) -> dict:
     if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
         raise UserError(f"{where}: {key} is {value!r}; give a mapping of dotted config keys.")
     return dict(value)
-
-
-def _check_seeds(seeds: Any, keys: set[str], where: str) -> None:
-    if seeds is None:
-        return
-    if (
-        not isinstance(seeds, Sequence)
-        or not seeds
-        or not all(isinstance(seed, int) and not isinstance(seed, bool) for seed in seeds)
-        or not all(0 <= seed < 2**32 for seed in seeds)
-    ):
-        raise UserError(f"{where}: seeds is {seeds!r}; give a list of whole numbers from 0 on.")
-    if SEED_KEY in keys:
-        raise UserError(f"{where}: gives both seeds and {SEED_KEY}; leave one out.")

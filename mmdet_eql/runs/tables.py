@@ -12,34 +12,21 @@ from mmdet_eql.runs.statistics import CONFIDENCE, TESTS, Difference, compare, me
 TITLES = {"bbox": "box AP", "segm": "mask AP", "accuracy": "accuracy"}
 TITLES |= {kind + BY_IMAGES: f"{title} by training images" for kind, title in TITLES.items()}
 _NONE = "-"
-_CSV_COLUMNS = (
-    *("label", "config", "kind", "figure", "n", "mean", "std"),
-    *("difference", "ci_low", "ci_high", "p", "seeds", "values"),
-)
+_CSV_COLUMNS = "label config kind figure n mean std difference ci_low ci_high p seeds values"
 
 
 def format_report(groups: Sequence[RunGroup], baseline: RunGroup, test: str) -> str:
-    """Format means and differences to the baseline as Markdown.
+    """Format means and differences to the baseline, one of the groups, as Markdown.
 
-    Args:
-        groups (Sequence[RunGroup]): The groups, with the baseline.
-        baseline (RunGroup): One of them.
-        test (str): ``"welch"`` or ``"paired"``.
-
-    Returns:
-        str: For each kind of metrics a table of means and standard deviations in percent, and one
-        of differences, with a sentence on how to read them.
-
-    Raises:
-        UserError: As :func:`~mmdet_eql.runs.statistics.compare`.
+    For each kind of metrics a table of means and standard deviations in percent, and one of
+    differences. ``test`` and errors are as for :func:`~mmdet_eql.runs.statistics.compare`.
     """
     parts = []
     for kind, metrics in kinds_of(groups).items():
         parts.append(markdown_table(mean_rows(groups, kind, metrics)))
         if len(groups) > 1:
             parts.append(markdown_table(difference_rows(groups, baseline, kind, metrics, test)))
-    parts.append(describe(groups, baseline, test))
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, describe(groups, baseline, test)])
 
 
 def mean_rows(groups: Sequence[RunGroup], kind: str, metrics: Sequence[str]) -> list[list[str]]:
@@ -78,17 +65,11 @@ def describe(groups: Sequence[RunGroup], baseline: RunGroup, test: str) -> str:
 def format_csv(groups: Sequence[RunGroup], baseline: RunGroup, test: str) -> str:
     """Format all metrics as CSV: a line for each group, kind and metric, as unrounded fractions.
 
-    Args:
-        groups (Sequence[RunGroup]): The groups, with the baseline.
-        baseline (RunGroup): One of them.
-        test (str): ``"welch"`` or ``"paired"``.
-
-    Returns:
-        str: CSV with a heading; unknown values are empty.
+    Arguments are as for :func:`format_report`; unknown values are empty.
     """
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(_CSV_COLUMNS)
+    writer.writerow(_CSV_COLUMNS.split())
     for group in groups:
         for kind, metrics in kinds_of(groups).items():
             for metric in metrics:
@@ -97,24 +78,15 @@ def format_csv(groups: Sequence[RunGroup], baseline: RunGroup, test: str) -> str
                 if group is not baseline:
                     found = compare(group, baseline, kind, metric, test)
                 numbers = *mean_and_std(values), found.mean, found.low, found.high, found.p
-                writer.writerow(
-                    [
-                        *(group.label, group.records[0].config, kind, metric, len(values)),
-                        *("" if math.isnan(number) else repr(number) for number in numbers),
-                        " ".join(str(record.seed) for record in group.records),
-                        " ".join(repr(float(value)) for value in values),
-                    ]
-                )
+                seeds = " ".join(str(record.seed) for record in group.records)
+                known = ["" if math.isnan(number) else repr(number) for number in numbers]
+                row = [group.label, group.records[0].config, kind, metric, len(values), *known]
+                writer.writerow([*row, seeds, " ".join(repr(float(v)) for v in values)])
     return file.getvalue()
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """Lay out cells as a Markdown table that also reads well as plain text.
-
-    Args:
-        rows (Sequence[Sequence[str]]): The heading and the rows, of the same length; the first
-            column is aligned to the left, the others to the right.
-    """
+    """Lay out a heading and rows as a Markdown table that also reads well as plain text."""
     first, *widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = []
     for name, *cells in rows:
