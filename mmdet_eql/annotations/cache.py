@@ -190,4 +190,4 @@ def _read_and_write(
 
 
 def _warn(sentence: str) -> None:
-    print_log(sentence, "current", logging.WARNING)
+    print_log(sentence, logger="current", level=logging.WARNING)
