@@ -1,7 +1,7 @@
 """Random federated sets with everything that makes evaluation hard, and the judge of the figures.
 
 The judge is lvis-api's own ``LVISEval``, package ``lvis`` 0.5.3. Its ``accumulate`` writes
-``np.float``, which NumPy 1.24 removed; :func:`judge` mends that for the time of the call.
+``np.float``, which NumPy 1.24 removed; :func:`judge` provides it for the time of the call.
 """
 
 import json
