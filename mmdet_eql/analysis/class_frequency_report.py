@@ -66,9 +66,8 @@ def draw_epochs(
     epochs = {}
     for name, sampler in samplers.items():
         of_image = np.bincount(sampler.epoch_indices(0), minlength=len(images))
-        of_category = np.zeros(len(images.class_frequency), dtype=np.int64)
-        np.add.at(of_category, label, of_image[image])
-        epochs[name] = DrawnEpoch(of_image, of_category)
+        drawn = np.bincount(label, of_image[image], minlength=len(images.class_frequency))
+        epochs[name] = DrawnEpoch(of_image, drawn.astype(np.int64))
     return epochs
 
 

@@ -5,13 +5,12 @@ import os
 from collections.abc import Mapping, Sequence
 
 import cv2
-import mmcv
 import numpy as np
 from jinja2 import Environment
 
 from mmdet_eql.analysis.category_errors import CategoryErrors, FalseAlarm, TruthCase, count_names
+from mmdet_eql.datasets import LoadVerifiedImage
 from mmdet_eql.frequency import GROUP_NAMES
-from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.files import write_text
 
 #: Side of a picture in pixels, and the part of it that the boxes may fill.
@@ -156,7 +155,8 @@ def _draw(case: TruthCase | FalseAlarm, path: str) -> dict:
             if detection is not None:
                 boxes.append((detection.box, colour))
                 lines.append(f"{text}: {detection.score:.2f}")
-    jpeg = base64.b64encode(_cut_out(_read_image(path), boxes)).decode("ascii")
+    pixels = LoadVerifiedImage().transform({"img_path": path})["img"]
+    jpeg = base64.b64encode(_cut_out(pixels, boxes)).decode("ascii")
     return {"jpeg": jpeg, "lines": lines or ["nothing was found"]}
 
 
@@ -177,16 +177,3 @@ def _cut_out(pixels: np.ndarray, boxes: Sequence[tuple]) -> bytes:
     for (start, end), (_, colour) in zip(corners, boxes, strict=True):
         cv2.rectangle(picture, start, end, colour, 2, cv2.LINE_AA)
     return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
-
-
-def _read_image(path: str) -> np.ndarray:
-    try:
-        pixels = mmcv.imread(path)
-    except FileNotFoundError:
-        raise UserError(
-            f"{path}: no such image; give the folder that the names in the annotation file are "
-            "relative to by --images."
-        ) from None
-    if pixels is None:
-        raise UserError(f"{path}: the image cannot be decoded; download or copy it again.")
-    return pixels

@@ -144,24 +144,15 @@ def _mark_groups(axes: Axes, group: np.ndarray, named: bool) -> None:
     """Separate the groups of categories in order of their frequency by lines."""
     axes.set_xlim(0.5, len(group) + 0.5)
     axes.set_xlabel("category, from the most to the least frequent")
-    end = rows = 0
-    for letter in reversed(GROUP_NAMES):
+    end = 0
+    for row, letter in enumerate(reversed(GROUP_NAMES)):
         number = int((group == letter).sum())
         if number and named:
-            # The name of a narrow group starts at its left border, below that of the one before.
-            narrow = number < 0.25 * len(group)
-            axes.annotate(
-                GROUP_NAMES[letter] if narrow else f"{GROUP_NAMES[letter]} ({number})",
-                (end + 0.5 if narrow else end + number / 2 + 0.5, 1),
-                xycoords=("data", "axes fraction"),
-                xytext=(2 if narrow else 0, -10 * rows if narrow else 0),
-                textcoords="offset points",
-                ha="left" if narrow else "center",
-                va="top",
-                color="0.35",
-                fontsize=8,
-            )
-            rows += narrow
+            # The names of two narrow groups must not meet.
+            look = dict(ha="center", va="top", color="0.35", fontsize=8)
+            place = end + number / 2 + 0.5, 1 - 0.05 * (row % 2)
+            name = f"{GROUP_NAMES[letter]} ({number})"
+            axes.text(*place, name, transform=axes.get_xaxis_transform(), **look)
         end += number
         if 0 < end < len(group):
             axes.axvline(end + 0.5, color="0.45", linestyle=":", linewidth=1)

@@ -9,12 +9,7 @@ samplers     repeat factors, class-aware sampling, mixtures
 from mmdet_eql.annotations.instance_labels import InstanceLabels, instance_labels_of
 from mmdet_eql.datasets.lvis import LVISFormatDataset
 from mmdet_eql.datasets.open_images import CountedOpenImagesChallengeDataset
-from mmdet_eql.datasets.samplers import (
-    CategoryAwareSampler,
-    MixedSampler,
-    RepeatFactorSampler,
-    ResumableAspectRatioBatchSampler,
-)
+from mmdet_eql.datasets.samplers import CategoryAwareSampler, MixedSampler, RepeatFactorSampler
 from mmdet_eql.datasets.transforms import LoadVerifiedImage, MixImageLevelLabels, PackLVISInputs
 
 __all__ = [
@@ -27,6 +22,5 @@ __all__ = [
     "MixedSampler",
     "PackLVISInputs",
     "RepeatFactorSampler",
-    "ResumableAspectRatioBatchSampler",
     "instance_labels_of",
 ]

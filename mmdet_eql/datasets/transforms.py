@@ -69,7 +69,7 @@ class LoadVerifiedImage(LoadImageFromFile):
             reason = getattr(error, "strerror", None) or type(error).__name__
             raise UserError(
                 f"{path}: the image cannot be read ({reason}); complete the image folder or "
-                "correct 'data_prefix' in the config."
+                "correct its path ('data_prefix' in a config, --images of a tool)."
             ) from None
         image = None
         if not _is_cut_off_jpeg(content):

@@ -11,7 +11,6 @@ are federated as in LVIS.
     rendering   pixels: backgrounds, clutter, objects
     annotation  visible regions as polygons, and the records of the LVIS format
     folder      writing the files, all or none
-    summary     statistics of a finished set
     conversion  the set in COCO format, and in that of Open Images
 
 Layout of a finished folder::
@@ -25,17 +24,8 @@ Layout of a finished folder::
     semantic/val/000000005001.png
 """
 
-from mmdet_eql.minilvis.annotation import SceneObject, scene_ground_truth
 from mmdet_eql.minilvis.config import MiniLVISConfig
 from mmdet_eql.minilvis.folder import make_minilvis
 from mmdet_eql.minilvis.rendering import BACKGROUND_KINDS
-from mmdet_eql.minilvis.summary import summarize_minilvis
 
-__all__ = [
-    "BACKGROUND_KINDS",
-    "MiniLVISConfig",
-    "SceneObject",
-    "make_minilvis",
-    "scene_ground_truth",
-    "summarize_minilvis",
-]
+__all__ = ["BACKGROUND_KINDS", "MiniLVISConfig", "make_minilvis"]

@@ -1,7 +1,5 @@
 """Visible regions as polygons, and the records of the LVIS format."""
 
-from typing import NamedTuple
-
 import cv2
 import numpy as np
 from pycocotools import mask as mask_utils
@@ -9,9 +7,8 @@ from pycocotools import mask as mask_utils
 from mmdet_eql.frequency import frequency_group
 from mmdet_eql.minilvis.config import MiniLVISConfig
 from mmdet_eql.minilvis.layout import SUPERSAMPLING
-from mmdet_eql.minilvis.planning import DatasetPlan, ImagePlan, plan_dataset
-from mmdet_eql.minilvis.rendering import BACKGROUND_KINDS, Scene, render_scene
-from mmdet_eql.utils.errors import UserError
+from mmdet_eql.minilvis.planning import DatasetPlan, ImagePlan
+from mmdet_eql.minilvis.rendering import BACKGROUND_KINDS, Scene
 
 # Slivers that an occluder leaves over, and pinholes: 4 px, in points; an annotator would skip them.
 _MIN_PART = 4.0 * SUPERSAMPLING**2
@@ -21,69 +18,25 @@ _TOLERANCE = 0.3
 _DATE = "2020-01-01"
 
 
-class SceneObject(NamedTuple):
-    """An object in an image, annotated in its file or not.
+def annotation_records(plan: ImagePlan, scene: Scene) -> list[dict]:
+    """LVIS annotations of an image, from the backmost to the frontmost object, without their ids.
 
-    ``segmentation`` is the visible region: one or several polygons ``(x1, y1, x2, y2, ...)`` in px,
-    rounded to 2 decimals.
+    A segmentation is the visible region: one or several polygons ``[x1, y1, x2, y2, ...]`` in px,
+    rounded to 2 decimals. ``area`` is that of their mask, as pycocotools rasterises it.
     """
-
-    category_id: int
-    annotated: bool
-    segmentation: tuple[tuple[float, ...], ...]
-
-
-def scene_ground_truth(config: MiniLVISConfig, split: str, image_id: int) -> list[SceneObject]:
-    """Return all objects in an image of ``"train"`` or ``"val"``, from the backmost to the
-    frontmost, those that the annotation file leaves out included.
-
-    Raises:
-        UserError: If the split has no such image.
-
-    Example:
-        >>> objects = scene_ground_truth(MiniLVISConfig(), "train", 1)
-        >>> 7 <= len(objects) <= 12
-        True
-    """
-    ids = config.image_ids(split)
-    if image_id not in ids:
-        raise UserError(
-            f"MiniLVIS: {split} has no image {image_id}; its ids are {ids.start} to {ids.stop - 1}."
-        )
-    dataset = plan_dataset(config)
-    plan = dataset.images[split][image_id - ids.start]
-    return scene_objects(plan, render_scene(plan, dataset.categories, config))
-
-
-def scene_objects(plan: ImagePlan, scene: Scene, annotated_only: bool = False) -> list[SceneObject]:
-    """Outline the visible regions of all objects, or the annotated ones, in the plan's order."""
-    return [
-        SceneObject(category_id, annotated, _polygons(scene.owner == number))
-        for number, (category_id, annotated) in enumerate(
-            zip(plan.category_ids, plan.annotated, strict=True), start=1
-        )
-        if annotated or not annotated_only
-    ]
-
-
-def annotation_records(
-    plan: ImagePlan, objects: list[SceneObject], config: MiniLVISConfig
-) -> list[dict]:
-    """LVIS annotations of the objects of an image, without their ids.
-
-    ``area`` is that of the polygons' mask, as pycocotools rasterises it.
-    """
-    size = config.image_size
     records = []
-    for item in objects:
-        polygons = [list(polygon) for polygon in item.segmentation]
-        mask = mask_utils.merge(mask_utils.frPyObjects(polygons, size, size))
+    objects = zip(plan.category_ids, plan.annotated, strict=True)
+    for number, (category_id, annotated) in enumerate(objects, start=1):
+        if not annotated:
+            continue
+        polygons = visible_polygons(scene.owner == number)
+        mask = mask_utils.merge(mask_utils.frPyObjects(polygons, *scene.semantic.shape))
         points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in polygons])
         (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
         records.append(
             {
                 "image_id": plan.image_id,
-                "category_id": item.category_id,
+                "category_id": category_id,
                 "segmentation": polygons,
                 "area": float(mask_utils.area(mask)),
                 "bbox": [round(float(v), 2) for v in (left, top, right - left, bottom - top)],
@@ -161,7 +114,7 @@ def _image_record(plan: ImagePlan, config: MiniLVISConfig) -> dict:
     }
 
 
-def _polygons(region: np.ndarray) -> tuple[tuple[float, ...], ...]:
+def visible_polygons(region: np.ndarray) -> list[list[float]]:
     """Polygons around a region of the supersampled grid, bool of shape (F * S, F * S)."""
     mask = region.view(np.uint8)
     left, top, width, height = cv2.boundingRect(mask)
@@ -176,8 +129,8 @@ def _polygons(region: np.ndarray) -> tuple[tuple[float, ...], ...]:
             continue
         # Quarters of a pixel have two decimals at most.
         points = (thinned + np.array([left, top])) / SUPERSAMPLING
-        polygons.append(tuple(points.reshape(-1).tolist()))
-    return tuple(polygons)
+        polygons.append(points.reshape(-1).tolist())
+    return polygons
 
 
 def _outlines(region: np.ndarray) -> list[np.ndarray]:

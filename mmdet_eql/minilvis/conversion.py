@@ -25,7 +25,7 @@ def write_as_coco(source: str | os.PathLike, out: str | os.PathLike) -> None:
     Raises:
         UserError: If ``source`` holds no MiniLVIS set, or ``out`` cannot be written.
     """
-    for split, columns in read_minilvis(source)[1].items():
+    for split, columns in read_minilvis(source).items():
         image_ids, category_ids = columns.image_id.tolist(), columns.category_id.tolist()
         content = {
             "images": [
@@ -65,7 +65,7 @@ def write_as_open_images(source: str | os.PathLike, out: str | os.PathLike) -> N
         UserError: If ``source`` holds no MiniLVIS set, or ``out`` cannot be written.
     """
     out = Path(out)
-    for split, columns in read_minilvis(source)[1].items():
+    for split, columns in read_minilvis(source).items():
         folder = _CHALLENGE_SPLITS[split]
         lines, shapes, verified = [], [], [("ImageID", "LabelName", "Confidence")]
         for image, name in enumerate(_names(columns)):

@@ -22,7 +22,6 @@ from mmdet_eql.minilvis.annotation import (
     annotation_file,
     annotation_records,
     image_path,
-    scene_objects,
     semantic_path,
 )
 from mmdet_eql.minilvis.config import SPLITS, MiniLVISConfig
@@ -107,17 +106,13 @@ def annotation_path(split: str) -> str:
     return f"annotations/minilvis_{split}.json"
 
 
-def read_minilvis(folder: str | os.PathLike) -> tuple[dict, dict[str, AnnotationColumns]]:
-    """Read the marker of a finished folder (see :func:`read_marker`) and the annotations by split.
-
-    A UserError if the folder holds no finished set.
-    """
-    marker = read_marker(folder)
-    if marker is None:
+def read_minilvis(folder: str | os.PathLike) -> dict[str, AnnotationColumns]:
+    """Read the annotations by split; a UserError if the folder holds no finished set."""
+    if read_marker(folder) is None:
         raise UserError(
             f"{folder}: holds no MiniLVIS set; make one with tools/datasets/make_minilvis.py first."
         )
-    return marker, {
+    return {
         split: read_annotations(str(Path(folder) / annotation_path(split)), cache=False)
         for split in SPLITS
     }
@@ -242,7 +237,7 @@ def _write_image(
     # cv2.imwrite returns False on a full disk; this raises.
     (folder / image_path(plan.split, plan.image_id)).write_bytes(jpeg.tobytes())
     (folder / semantic_path(plan.split, plan.image_id)).write_bytes(png.tobytes())
-    return annotation_records(plan, scene_objects(plan, scene, annotated_only=True), config)
+    return annotation_records(plan, scene)
 
 
 def _run(draw: Callable, plans: list[ImagePlan], num_workers: int) -> Iterator[list[dict]]:

@@ -64,16 +64,6 @@ class DatasetPlan(NamedTuple):
     instance_count: tuple[int, ...]
 
 
-class ImageCounts(NamedTuple):
-    """Number of images of a split that the category of each rank is labelled and present in.
-
-    Both are int64 of shape (C,).
-    """
-
-    labelled: np.ndarray
-    present: np.ndarray
-
-
 @lru_cache(maxsize=4)
 def plan_dataset(config: MiniLVISConfig) -> DatasetPlan:
     """Plan a whole set (cached); a UserError if the options contradict one another."""
@@ -83,7 +73,7 @@ def plan_dataset(config: MiniLVISConfig) -> DatasetPlan:
 
     index_of_rank = np.argsort([category.rank for category in categories])
     by_index = np.empty(config.num_categories, dtype=np.int64)
-    by_index[index_of_rank] = counts["train"].labelled
+    by_index[index_of_rank] = counts["train"]
     group = frequency_group(by_index)
 
     images = {}
@@ -98,10 +88,11 @@ def plan_dataset(config: MiniLVISConfig) -> DatasetPlan:
     return DatasetPlan(categories, images, tuple(by_index.tolist()), tuple(instance_count.tolist()))
 
 
-def train_image_counts(config: MiniLVISConfig) -> ImageCounts:
-    """Image counts of the training split, not increasing; see :class:`MiniLVISConfig`.
+def train_image_counts(config: MiniLVISConfig) -> np.ndarray:
+    """Number of training images that the category of each rank is labelled in.
 
-    A UserError if there are too few images, or too little room in them.
+    Not increasing, int64 of shape (C,); see :class:`MiniLVISConfig`. A UserError if there are too
+    few images, or too little room in them.
     """
     num_categories, num_images = config.num_categories, config.num_train_images
     room = config.categories_per_image * num_images
@@ -112,7 +103,7 @@ def train_image_counts(config: MiniLVISConfig) -> ImageCounts:
             f"{MAX_DISTINCT * config.mean_objects:g}, or for more objects."
         )
     most = int(MAX_PRESENCE * config.label_rate * num_images)
-    floor_present = int(_present(np.array([MIN_TRAIN_IMAGES]), config, num_images)[0])
+    floor_present = int(present_images(MIN_TRAIN_IMAGES, config, num_images))
     if most < MIN_TRAIN_IMAGES or num_categories * floor_present > room:
         presence = num_categories * math.ceil(MIN_TRAIN_IMAGES / config.label_rate)
         enough = max(
@@ -134,15 +125,15 @@ def train_image_counts(config: MiniLVISConfig) -> ImageCounts:
     return _fitted(curve, upper, room, config, num_images)
 
 
-def val_image_counts(config: MiniLVISConfig) -> ImageCounts:
-    """Image counts of the validation split, not increasing, each at least :func:`val_floor`.
+def val_image_counts(config: MiniLVISConfig) -> np.ndarray:
+    """As :func:`train_image_counts`, of the validation split; each at least :func:`val_floor`.
 
     The head keeps at most its density of the training split, and gives way where the images have
     no room beside the lifted tail. A UserError if there are too few images.
     """
     num_images = config.num_val_images
     floor = val_floor(config)
-    density = train_image_counts(config).labelled / config.num_train_images
+    density = train_image_counts(config) / config.num_train_images
 
     def thinned(share: float) -> np.ndarray:
         return np.maximum(np.floor(share * density * num_images).astype(np.int64), floor)
@@ -161,7 +152,7 @@ def val_floor(config: MiniLVISConfig) -> int:
     room = MAX_DISTINCT * config.mean_objects * num_images
     most = int(MAX_PRESENCE * config.label_rate * num_images)
     for floor in range(min(MIN_VAL_IMAGES, most), 0, -1):
-        if config.num_categories * _present(np.array([floor]), config, num_images)[0] <= room:
+        if config.num_categories * present_images(floor, config, num_images) <= room:
             return floor
     raise UserError(
         f"MiniLVIS: num_val_images={num_images} leaves no room to label each of "
@@ -169,8 +160,8 @@ def val_floor(config: MiniLVISConfig) -> int:
     )
 
 
-def _present(labelled: np.ndarray, config: MiniLVISConfig, num_images: int) -> np.ndarray:
-    """Presence that goes with a number of labelled images at the label rate."""
+def present_images(labelled: np.ndarray, config: MiniLVISConfig, num_images: int) -> np.ndarray:
+    """Number of images that a category is present in, by the number that it is labelled in."""
     present = np.rint(labelled / config.label_rate).astype(np.int64)
     # Rounding must not make a category labelled without being present.
     return np.clip(present, labelled, max(int(MAX_PRESENCE * num_images), 1))
@@ -178,29 +169,30 @@ def _present(labelled: np.ndarray, config: MiniLVISConfig, num_images: int) -> n
 
 def _fitted(
     curve: Callable, upper: float, room: float, config: MiniLVISConfig, num_images: int
-) -> ImageCounts:
-    """Bisect for the largest scale at which the present categories still fit into the images."""
+) -> np.ndarray:
+    """The curve at the largest scale at which the present categories still fit into the images."""
 
     def fits(scale: float) -> bool:
-        return _present(curve(scale), config, num_images).sum() <= room
+        return present_images(curve(scale), config, num_images).sum() <= room
 
     low, high = upper if fits(upper) else 0.0, upper
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if fits(middle) else (low, middle)
-    return ImageCounts(curve(low), _present(curve(low), config, num_images))
+    return curve(low)
 
 
 def _plan_split(
-    config: MiniLVISConfig, split: str, counts: ImageCounts, index_of_rank: np.ndarray, group, rng
+    config: MiniLVISConfig, split: str, counts: np.ndarray, index_of_rank: np.ndarray, group, rng
 ) -> tuple[ImagePlan, ...]:
     ids = config.image_ids(split)
     num_objects = rng.integers(config.min_objects, config.max_objects + 1, size=len(ids))
-    present = _assign(counts.present, index_of_rank, num_objects, split, rng)
+    counts_present = present_images(counts, config, len(ids))
+    present = _assign(counts_present, index_of_rank, num_objects, split, rng)
     labelled = np.zeros_like(present)
-    for rank, index in enumerate(index_of_rank):
+    for count, index in zip(counts, index_of_rank, strict=True):
         among = np.flatnonzero(present[:, index])
-        labelled[rng.choice(among, counts.labelled[rank], replace=False), index] = True
+        labelled[rng.choice(among, count, replace=False), index] = True
 
     # Repeats are uneven, as in photographs: a few apples more often lie beside six of them than
     # everything comes twice.
@@ -287,15 +279,12 @@ def _choose_negatives(
     chosen = []
     for row in range(num_images):
         absent = np.flatnonzero(~present[row])
-        size = min(int(number[row]), len(absent))
-        # Nothing is absent from an image of a very small vocabulary that shows it all.
-        if size == 0:
-            chosen.append(absent[:0])
-            continue
         weight = np.zeros(len(absent))
         for name, share in NEGATIVE_MIX.items():
             members = group[absent] == name
             weight[members] = share / max(members.sum(), 1)
-        weight /= weight.sum()
-        chosen.append(np.sort(rng.choice(absent, size, replace=False, p=weight)))
+        # A very small vocabulary may be shown in whole.
+        size = min(int(number[row]), len(absent))
+        p = weight / weight.sum() if size else None
+        chosen.append(np.sort(rng.choice(absent, size, replace=False, p=p)))
     return chosen

@@ -6,120 +6,14 @@ one another. As many of the most frequent categories as there are blocks are spr
 one in each, so that every category of the tail has a far more frequent look-alike.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 
 #: Angles at which an outline's radius is given.
 NUM_ANGLES = 180
 ANGLES = np.linspace(0, 2 * np.pi, NUM_ANGLES, endpoint=False)
-
-#: Families of two shapes; an outline is one radius per angle, so that look-alikes interpolate.
-SHAPE_FAMILIES = (
-    ("disc", "blossom"),
-    ("ellipse", "peanut"),
-    ("square", "caltrop"),
-    ("triangle", "trefoil"),
-    ("pentagon", "star"),
-    ("hexagon", "hexagram"),
-    ("cross", "clover"),
-    ("drop", "heart"),
-    ("half-moon", "trapezoid"),
-    ("arrow", "tee"),
-)
-#: Families of two hues, each with the angle between them in CIE LCh (degrees).
-HUE_FAMILIES = (
-    ("rose", "orange"),
-    ("gold", "lime"),
-    ("green", "teal"),
-    ("azure", "blue"),
-    ("violet", "magenta"),
-)
-TEXTURES = ("plain", "striped", "checked", "dotted", "ringed")
-
-_NUM_BLOCKS = len(SHAPE_FAMILIES) * len(HUE_FAMILIES)
-MAX_CATEGORIES = 4 * _NUM_BLOCKS * len(TEXTURES)
-
-# Angle (degrees, CIE LCh) of the middle of each hue family. Yellow to green holds fewer hues that
-# the eye and a camera tell apart than the rest of the circle, so the spacing is not quite even.
-_HUE_CENTRES = (38.0, 105.0, 165.0, 255.0, 325.0)
-
-
-@dataclass(frozen=True)
-class Category:
-    """A category: a combination of shape, hue and texture, at a rank of the long tail.
-
-    Ids count from 1 in the names' alphabetical order, ranks from 1, the most frequent. Categories
-    of one block are look-alikes.
-    """
-
-    id: int
-    shape: str
-    hue: str
-    texture: str
-    rank: int
-    block: int
-
-    @property
-    def name(self) -> str:
-        """The name, such as ``"teal striped hexagon"``."""
-        return f"{self.hue} {self.texture} {self.shape}"
-
-
-def make_vocabulary(num_categories: int, rng: np.random.Generator) -> list[Category]:
-    """Choose C categories, in the order of their ids, and shuffle the ranks over them."""
-    # Layers share shapes and hues, and differ in texture; a layer is used up before the next one.
-    cells = []
-    for layer in range(len(TEXTURES)):
-        for block in rng.permutation(_NUM_BLOCKS):
-            shape_family, hue_family = divmod(int(block), len(HUE_FAMILIES))
-            texture = TEXTURES[(shape_family + hue_family + layer) % len(TEXTURES)]
-            in_block = [
-                (shape, hue, texture, layer * _NUM_BLOCKS + int(block))
-                for shape in SHAPE_FAMILIES[shape_family]
-                for hue in HUE_FAMILIES[hue_family]
-            ]
-            cells.extend(in_block[i] for i in rng.permutation(4))
-    cells = cells[:num_categories]
-
-    heads = rng.permutation(np.arange(0, num_categories, 4))
-    others = rng.permutation(np.setdiff1d(np.arange(num_categories), heads))
-    rank_of = {int(cell): rank for rank, cell in enumerate([*heads, *others], start=1)}
-
-    order = sorted(range(num_categories), key=lambda i: (cells[i][1], cells[i][2], cells[i][0]))
-    return [
-        Category(identifier, *cells[i][:3], rank=rank_of[i], block=cells[i][3])
-        for identifier, i in enumerate(order, start=1)
-    ]
-
-
-def hue_angle(hue: str, confusability: float) -> float:
-    """Angle of a hue in CIE LCh, in degrees; see :class:`MiniLVISConfig` for confusability."""
-    spacing = _between(36.0, 6.0, confusability)
-    family, member = divmod([*chain(*HUE_FAMILIES)].index(hue), 2)
-    return _HUE_CENTRES[family] + (member - 0.5) * spacing
-
-
-def shape_outline(shape: str, confusability: float) -> np.ndarray:
-    """Radius of a shape of unit area at each of :data:`ANGLES`, float64 of shape (NUM_ANGLES,)."""
-    family, member = divmod([*chain(*SHAPE_FAMILIES)].index(shape), 2)
-    radius = _unit_area(_OUTLINES[shape]())
-    if member:
-        # The more confusable, the closer it comes to the first shape of its family.
-        partner = _unit_area(_OUTLINES[SHAPE_FAMILIES[family][0]]())
-        own = _between(1.0, 0.3, confusability)
-        radius = _unit_area(own * radius + (1 - own) * partner)
-    return radius
-
-
-def texture_contrast(confusability: float) -> float:
-    """Relative amplitude of brightness in a textured object, in (0, 1)."""
-    return _between(0.36, 0.12, confusability)
-
-
-def _between(apart: float, alike: float, confusability: float) -> float:
-    return apart + (alike - apart) * confusability
 
 
 def _unit_area(radius: np.ndarray) -> np.ndarray:
@@ -202,3 +96,99 @@ _OUTLINES = {
     ),
     "tee": lambda: np.maximum(_rectangle(0.9, 0.3, 0.3), _rectangle(0.3, 0.3, 1.1)),
 }
+
+
+def _pairs(names: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    names = list(names)
+    return tuple(zip(names[::2], names[1::2], strict=True))
+
+
+#: Families of two shapes; an outline is one radius per angle, so that look-alikes interpolate.
+SHAPE_FAMILIES = _pairs(_OUTLINES)
+_HUES = ["rose", "orange", "gold", "lime", "green", "teal", "azure", "blue", "violet", "magenta"]
+#: Families of two neighbouring hues.
+HUE_FAMILIES = _pairs(_HUES)
+TEXTURES = ("plain", "striped", "checked", "dotted", "ringed")
+
+_NUM_BLOCKS = len(SHAPE_FAMILIES) * len(HUE_FAMILIES)
+MAX_CATEGORIES = 4 * _NUM_BLOCKS * len(TEXTURES)
+
+# Angle (degrees, CIE LCh) of the middle of each hue family. Yellow to green holds fewer hues that
+# the eye and a camera tell apart than the rest of the circle, so the spacing is not quite even.
+_HUE_CENTRES = (38.0, 105.0, 165.0, 255.0, 325.0)
+
+
+@dataclass(frozen=True)
+class Category:
+    """A category: a combination of shape, hue and texture, at a rank of the long tail.
+
+    Ids count from 1 in the names' alphabetical order, ranks from 1, the most frequent. Categories
+    of one block are look-alikes.
+    """
+
+    id: int
+    shape: str
+    hue: str
+    texture: str
+    rank: int
+    block: int
+
+    @property
+    def name(self) -> str:
+        """The name, such as ``"teal striped hexagon"``."""
+        return f"{self.hue} {self.texture} {self.shape}"
+
+
+def make_vocabulary(num_categories: int, rng: np.random.Generator) -> list[Category]:
+    """Choose C categories, in the order of their ids, and shuffle the ranks over them."""
+    # Layers share shapes and hues, and differ in texture; a layer is used up before the next one.
+    cells = []
+    for layer in range(len(TEXTURES)):
+        for block in rng.permutation(_NUM_BLOCKS):
+            shape_family, hue_family = divmod(int(block), len(HUE_FAMILIES))
+            texture = TEXTURES[(shape_family + hue_family + layer) % len(TEXTURES)]
+            in_block = [
+                (shape, hue, texture, layer * _NUM_BLOCKS + int(block))
+                for shape in SHAPE_FAMILIES[shape_family]
+                for hue in HUE_FAMILIES[hue_family]
+            ]
+            cells.extend(in_block[i] for i in rng.permutation(4))
+    cells = cells[:num_categories]
+
+    heads = rng.permutation(np.arange(0, num_categories, 4))
+    others = rng.permutation(np.setdiff1d(np.arange(num_categories), heads))
+    rank_of = {int(cell): rank for rank, cell in enumerate([*heads, *others], start=1)}
+
+    order = sorted(range(num_categories), key=lambda i: (cells[i][1], cells[i][2], cells[i][0]))
+    return [
+        Category(identifier, *cells[i][:3], rank=rank_of[i], block=cells[i][3])
+        for identifier, i in enumerate(order, start=1)
+    ]
+
+
+def hue_angle(hue: str, confusability: float) -> float:
+    """Angle of a hue in CIE LCh, in degrees; see :class:`MiniLVISConfig` for confusability."""
+    spacing = _between(36.0, 6.0, confusability)
+    family, member = divmod(_HUES.index(hue), 2)
+    return _HUE_CENTRES[family] + (member - 0.5) * spacing
+
+
+def shape_outline(shape: str, confusability: float) -> np.ndarray:
+    """Radius of a shape of unit area at each of :data:`ANGLES`, float64 of shape (NUM_ANGLES,)."""
+    family, member = divmod(list(_OUTLINES).index(shape), 2)
+    radius = _unit_area(_OUTLINES[shape]())
+    if member:
+        # The more confusable, the closer it comes to the first shape of its family.
+        partner = _unit_area(_OUTLINES[SHAPE_FAMILIES[family][0]]())
+        own = _between(1.0, 0.3, confusability)
+        radius = _unit_area(own * radius + (1 - own) * partner)
+    return radius
+
+
+def texture_contrast(confusability: float) -> float:
+    """Relative amplitude of brightness in a textured object, in (0, 1)."""
+    return _between(0.36, 0.12, confusability)
+
+
+def _between(apart: float, alike: float, confusability: float) -> float:
+    return apart + (alike - apart) * confusability

@@ -15,10 +15,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from mmdet_eql.engine.resume.interruption_hook import STOPPED_AND_SAVED
 from mmdet_eql.runs.planning import SweepRun, write_run_files
@@ -67,13 +66,6 @@ class RunStatus:
         return (self.total - self.done) * self.seconds_per_step
 
 
-class Display(Protocol):
-    """Shows the state of runs."""
-
-    def show(self, statuses: Sequence[RunStatus], seconds_left: float) -> None:
-        """Show all runs, twice a second; ``seconds_left`` until all end is NaN while unknown."""
-
-
 @dataclass(frozen=True)
 class Machine:
     """Where runs are trained: ``jobs`` at once, each process with a number of ``threads``.
@@ -91,7 +83,7 @@ class Machine:
 def train_runs(
     runs: Sequence[SweepRun],
     machine: Machine,
-    display: Display,
+    show: Callable[[Sequence[RunStatus], float], None],
     delete_checkpoints: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[RunStatus]:
@@ -100,6 +92,8 @@ def train_runs(
     On any exception, KeyboardInterrupt included, all trainings are made to save and end.
 
     Args:
+        show (Callable): Shows all runs, twice a second, and the seconds until all end, NaN while
+            unknown.
         delete_checkpoints (bool): Delete those of runs that are done and that no run to be trained
             starts from.
         should_stop (Callable[[], bool]): Whether to end; called twice a second.
@@ -116,7 +110,7 @@ def train_runs(
         while not should_stop():
             schedule.advance()
             statuses = schedule.statuses()
-            display.show(statuses, schedule.seconds_left(statuses))
+            show(statuses, schedule.seconds_left(statuses))
             if all(status.has_ended for status in statuses):
                 return statuses
             time.sleep(_POLL_SECONDS)
@@ -150,41 +144,36 @@ class _Schedule:
             if run.name not in self.ended and run.name not in active:
                 self._start_if_possible(run)
 
+    @contextlib.contextmanager
+    def _ended_by_errors(self, run: SweepRun) -> Iterator[None]:
+        try:
+            yield
+        except UserError as error:
+            self.ended[run.name] = RunStatus(run.name, "failed", reason=str(error))
+
     def _finish(self, training: "_Training") -> None:
         run = training.run
-        try:
+        with self._ended_by_errors(run):
             training.check_success()
             record_run(run.work_dir)
-        except UserError as error:
-            self._fail(run, str(error))
-        else:
             self.ended[run.name] = RunStatus(run.name, "done")
             self._durations.append(time.monotonic() - training.began)
             self._delete_checkpoints()
 
     def _start_if_possible(self, run: SweepRun) -> None:
-        first_stage = run.first_stage
-        if first_stage is not None:
-            if first_stage.name not in self.ended:
-                return
-            if self.ended[first_stage.name].stage == "failed":
-                self._fail(run, f"starts from {first_stage.name}, which failed")
-                return
+        first = run.first_stage
         free = [slot for slot in range(self.machine.jobs) if slot not in self.active]
-        if not free:
+        if not free or (first is not None and first.name not in self.ended):
             return
-        try:
-            if first_stage is not None:
-                run.cfg.load_from = str(final_checkpoint(first_stage.work_dir))
+        with self._ended_by_errors(run):
+            if first is not None:
+                if self.ended[first.name].stage == "failed":
+                    raise UserError(f"starts from {first.name}, which failed")
+                run.cfg.load_from = str(final_checkpoint(first.work_dir))
             write_run_files(run)
             training = _Training(run, self.machine, free[0])
             training.start()
             self.active[free[0]] = training
-        except UserError as error:
-            self._fail(run, str(error))
-
-    def _fail(self, run: SweepRun, reason: str) -> None:
-        self.ended[run.name] = RunStatus(run.name, "failed", reason=reason)
 
     def _delete_checkpoints(self) -> None:
         if not self.delete_checkpoints:
@@ -196,12 +185,8 @@ class _Schedule:
                     path.unlink(missing_ok=True)
 
     def statuses(self) -> list[RunStatus]:
-        active = {training.run.name: training for training in self.active.values()}
-        return [
-            self.ended.get(run.name)
-            or (active[run.name].status() if run.name in active else RunStatus(run.name, "waiting"))
-            for run in self.runs
-        ]
+        known = {each.run.name: each.status() for each in self.active.values()} | self.ended
+        return [known.get(run.name, RunStatus(run.name, "waiting")) for run in self.runs]
 
     def seconds_left(self, statuses: Sequence[RunStatus]) -> float:
         """Estimate until all have ended: runs that wait take as long as the others on average."""
@@ -320,25 +305,20 @@ def training_command(run: SweepRun, tools: Path) -> list[str]:
     return [sys.executable, "-u", str(tools / "train.py"), str(run.config), *options]
 
 
-def find_final_checkpoint(work_dir: Path) -> Path | None:
-    """Return the last complete checkpoint of a run, or None; its folder may have been moved."""
-    try:
-        named = Path((work_dir / "last_checkpoint").read_text(encoding="utf-8").strip())
-    except OSError:
-        return None
-    paths = (work_dir / named.name, named)
-    return next((path for path in paths if path.is_file()), None)
-
-
 def final_checkpoint(work_dir: Path) -> Path:
-    """Return the last checkpoint of a run that is done; raise a UserError if there is none."""
-    path = find_final_checkpoint(work_dir)
-    if path is None:
-        raise UserError(
-            f"{work_dir}: its last checkpoint is gone, and is needed; remove "
-            f"{work_dir / RESULT_NAME} to train it again."
-        )
-    return path
+    """Return the last complete checkpoint of a run, whose folder may have been moved.
+
+    Raises a UserError if there is none.
+    """
+    with contextlib.suppress(OSError):
+        named = Path((work_dir / "last_checkpoint").read_text(encoding="utf-8").strip())
+        for path in (work_dir / named.name, named):
+            if path.is_file():
+                return path
+    raise UserError(
+        f"{work_dir}: its last checkpoint is gone, and is needed; remove "
+        f"{work_dir / RESULT_NAME} to train it again."
+    )
 
 
 def visible_devices() -> tuple[str, ...]:

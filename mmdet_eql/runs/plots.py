@@ -155,18 +155,16 @@ def mean_over_frequency(image_count: np.ndarray, ap: np.ndarray) -> tuple[np.nda
 
 def _bins(image_count: np.ndarray, low: float, high: float) -> list[np.ndarray]:
     """Indices of the categories of each point, of those with low < count <= high."""
-    counts = np.unique(image_count[(image_count > low) & (image_count <= high)])
-    bins, current = [], []
-    for count in counts:
-        current = np.concatenate([current, np.flatnonzero(image_count == count)]).astype(int)
-        if len(current) >= _CATEGORIES_PER_POINT:
-            bins.append(current)
-            current = []
-    if len(current):
-        # A few left over would make a noisy point.
-        if bins and len(current) < _CATEGORIES_PER_POINT / 2:
-            current = np.concatenate([bins.pop(), current])
-        bins.append(current)
+    bins: list[np.ndarray] = []
+    for count in np.unique(image_count[(image_count > low) & (image_count <= high)]):
+        members = np.flatnonzero(image_count == count)
+        if bins and len(bins[-1]) < _CATEGORIES_PER_POINT:
+            bins[-1] = np.append(bins[-1], members)
+        else:
+            bins.append(members)
+    # A few left over would make a noisy point.
+    if len(bins) > 1 and len(bins[-1]) < _CATEGORIES_PER_POINT / 2:
+        bins[-2:] = [np.append(*bins[-2:])]
     return bins
 
 

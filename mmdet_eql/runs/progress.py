@@ -1,5 +1,6 @@
 """Live view of runs: bars on a terminal, plain lines elsewhere."""
 
+import contextlib
 import math
 import time
 from collections import Counter
@@ -15,10 +16,10 @@ from mmdet_eql.runs.execution import RunStatus
 _LINE_INTERVAL = 30.0
 
 
-def make_display() -> "BarDisplay | LineDisplay":
-    """Return the display that suits standard output, a context manager."""
+def make_display() -> contextlib.AbstractContextManager["BarDisplay | LineDisplay"]:
+    """Return the display that suits standard output."""
     console = Console()
-    return BarDisplay(console) if console.is_terminal else LineDisplay()
+    return BarDisplay(console) if console.is_terminal else contextlib.nullcontext(LineDisplay())
 
 
 class LineDisplay:
@@ -29,14 +30,8 @@ class LineDisplay:
         self._stages: list[str] = []
         self._ended: set[str] = set()
 
-    def __enter__(self) -> "LineDisplay":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
     def show(self, statuses: Sequence[RunStatus], seconds_left: float) -> None:
-        """See :class:`~mmdet_eql.runs.execution.Display`."""
+        """Show all runs; ``seconds_left`` until all end is NaN while unknown."""
         for line in _newly_ended(statuses, self._ended):
             print(f"  {line}", flush=True)
         # A run that validates often gets no line each time.
@@ -48,7 +43,7 @@ class LineDisplay:
         self._shown_at, self._stages = now, stages
         parts = [_counts(statuses)] if len(statuses) > 1 else []
         parts += [f"{status.name} {_step_of(status, ', ')}" for status in running]
-        print("  " + _join("; ", *parts, time_left(seconds_left)), flush=True)
+        print("  " + "; ".join(filter(None, [*parts, time_left(seconds_left)])), flush=True)
 
 
 class BarDisplay(Progress):
@@ -63,13 +58,13 @@ class BarDisplay(Progress):
         self._ended: set[str] = set()
 
     def show(self, statuses: Sequence[RunStatus], seconds_left: float) -> None:
-        """See :class:`~mmdet_eql.runs.execution.Display`."""
+        """Show all runs; ``seconds_left`` until all end is NaN while unknown."""
         for line in _newly_ended(statuses, self._ended):
             self.console.print(escape(line), highlight=False)
         bars = {s.name: (s.done, s.total, _step_of(s, " ")) for s in _running(statuses)}
         if len(statuses) > 1:
             ended = sum(status.has_ended for status in statuses)
-            text = _join(", ", _counts(statuses), time_left(seconds_left))
+            text = ", ".join(filter(None, [_counts(statuses), time_left(seconds_left)]))
             bars["all runs"] = ended, len(statuses), text
         for name in set(self._bars) - set(bars):
             self.remove_task(self._bars.pop(name))
@@ -118,7 +113,3 @@ def _step_of(status: RunStatus, separator: str) -> str:
         return stage
     unit = "it" if status.stage == "training" else "batch"
     return f"{stage}{separator}{status.seconds_per_step:.2f} s/{unit}"
-
-
-def _join(separator: str, *parts: str) -> str:
-    return separator.join(part for part in parts if part)

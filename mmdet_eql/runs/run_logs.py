@@ -30,15 +30,12 @@ class RunResult:
     """The last evaluation in a work_dir.
 
     Args:
-        path (Path): The log that the metrics come from.
         figures (dict[str, dict[str, float]]): Metrics by ``"bbox"``, ``"segm"`` or ``"accuracy"``
             and name, such as ``figures["bbox"]["APr"]``: fractions, NaN without ground truth.
         category_ap (dict[str, dict[str, float]]): The same of each category by name. Empty unless
             the evaluator has ``classwise=True``.
     """
 
-    work_dir: Path
-    path: Path
     figures: dict[str, dict[str, float]]
     category_ap: dict[str, dict[str, float]]
 
@@ -52,24 +49,16 @@ def load_run(work_dir: str | os.PathLike) -> RunResult:
     work_dir = Path(work_dir)
     if not work_dir.is_dir():
         raise UserError(f"{work_dir}: no such folder; give the work_dir of a run.")
-    result = find_result(work_dir)
-    if result is None:
-        raise UserError(
-            f"{work_dir}: holds no metrics of a finished evaluation; train with validation or run "
-            "tools/test.py with this --work-dir, and with a LocalVisBackend in 'vis_backends'."
-        )
-    return result
-
-
-def find_result(work_dir: str | os.PathLike) -> RunResult | None:
-    """As :func:`load_run`, but return None if there is no evaluation, or no such folder."""
     for start in _starts(work_dir):
         for path in (start / f"{start.name}.json", start / "vis_data" / "scalars.json"):
             for record in reversed(_read_records(path)):
-                figures, category_ap = _parse_metrics(record)
-                if figures:
-                    return RunResult(Path(work_dir), path, figures, category_ap)
-    return None
+                result = _parse_metrics(record)
+                if result.figures:
+                    return result
+    raise UserError(
+        f"{work_dir}: holds no metrics of a finished evaluation; train with validation or run "
+        "tools/test.py with this --work-dir, and with a LocalVisBackend in 'vis_backends'."
+    )
 
 
 def learning_curve(work_dir: str | os.PathLike) -> list[tuple[int, dict]]:
@@ -80,7 +69,7 @@ def learning_curve(work_dir: str | os.PathLike) -> list[tuple[int, dict]]:
     curve = {}
     for start in reversed(list(_starts(work_dir))):
         for record in _read_records(start / "vis_data" / "scalars.json"):
-            figures, _ = _parse_metrics(record)
+            figures = _parse_metrics(record).figures
             if figures and isinstance(record.get("step"), int):
                 curve[record["step"]] = figures
     return sorted(curve.items())
@@ -107,17 +96,17 @@ def _read_records(path: Path) -> list[dict]:
     return [record for record in records if isinstance(record, dict)]
 
 
-def _parse_metrics(record: dict) -> tuple[dict, dict]:
-    figures, category_ap = {}, {}
+def _parse_metrics(record: dict) -> RunResult:
+    result = RunResult({}, {})
     for key, value in record.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             continue
         # LVIS writes -1 where there is no ground truth.
         value = float(value) if value >= 0 else math.nan
-        for pattern, found in ((_CATEGORY, category_ap), (_METRIC, figures)):
+        for pattern, found in ((_CATEGORY, result.category_ap), (_METRIC, result.figures)):
             if match := pattern.fullmatch(key):
                 kind, name = (group for group in match.groups() if group is not None)
                 # Accuracies are logged in percent.
                 found.setdefault(kind, {})[name] = value / 100 if kind == "accuracy" else value
                 break
-    return figures, category_ap
+    return result

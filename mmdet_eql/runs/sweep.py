@@ -36,7 +36,7 @@ def run_sweep(
         plan = plan_runs(entries, work_dir, training or TrainingOptions())
         print(plan.describe())
         with stop_requested() as should_stop, make_display() as display:
-            statuses = train_runs(plan.runs, machine, display, delete_checkpoints, should_stop)
+            statuses = train_runs(plan.runs, machine, display.show, delete_checkpoints, should_stop)
     failed = [status for status in statuses if status.stage == "failed"]
     print(f"{len(statuses) - len(failed)} of {len(statuses)} runs are done in {work_dir}")
     for status in failed:

@@ -187,4 +187,4 @@ def test_the_page_of_a_result_file(minilvis, train_annotations, tmp_path, run_to
     options[1] = tmp_path
     result = run_tool("analysis/browse_errors.py", *arguments, *options)
     assert result.returncode == 2
-    assert "no such image" in result.stderr
+    assert "the image cannot be read" in result.stderr and "--images" in result.stderr

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mmdet.registry import DATASETS
 
-from mmdet_eql.classification.datasets import exponential_counts, long_tailed_indices
 from mmdet_eql.classification.datasets.cifar import read_cifar_file
+from mmdet_eql.classification.datasets.long_tail import exponential_counts, long_tailed_indices
 from mmdet_eql.utils.errors import UserError
 from tests.classification.cifar_pickles import (
     numbered_images,

@@ -9,10 +9,9 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import init_default_scope
 
-from mmdet_eql.classification.datasets import (
+from mmdet_eql.classification.datasets.image_files import ImageFolderDataset, ImageListDataset
+from mmdet_eql.classification.datasets.transforms import (
     ColorJitter,
-    ImageFolderDataset,
-    ImageListDataset,
     PaddedRandomCrop,
     RandomResizedCrop,
 )

@@ -32,13 +32,11 @@ from mmdet_eql.minilvis import (
     layout,
     make_minilvis,
     rendering,
-    scene_ground_truth,
-    summarize_minilvis,
 )
+from mmdet_eql.minilvis.folder import read_minilvis
 from mmdet_eql.minilvis.layout import MIN_VISIBLE_SHARE, SUPERSAMPLING
-from mmdet_eql.minilvis.planning import plan_dataset, train_image_counts, val_floor
+from mmdet_eql.minilvis.planning import plan_dataset, present_images, train_image_counts, val_floor
 from mmdet_eql.minilvis.rendering import render_scene
-from mmdet_eql.minilvis.summary import format_summary
 from mmdet_eql.minilvis.vocabulary import (
     ANGLES,
     HUE_FAMILIES,
@@ -68,9 +66,13 @@ def content(minilvis):
 
 @pytest.fixture(scope="module")
 def truth():
-    """Of each split and image id, all its objects, annotated or not."""
+    """Of each split, the plan of each image and all regions that it shows, annotated or not."""
+    plan = plan_dataset(TINY)
     return {
-        split: {i: scene_ground_truth(TINY, split, i) for i in TINY.image_ids(split)}
+        split: {
+            image.image_id: (image, render_scene(image, plan.categories, TINY).owner)
+            for image in plan.images[split]
+        }
         for split in SPLITS
     }
 
@@ -100,8 +102,7 @@ def files(root, caches=False):
 
 
 def decode(segmentation, size):
-    polygons = [list(polygon) for polygon in segmentation]
-    return mask_utils.decode(mask_utils.merge(mask_utils.frPyObjects(polygons, size, size)))
+    return mask_utils.decode(mask_utils.merge(mask_utils.frPyObjects(segmentation, size, size)))
 
 
 # ---------------------------------------------------------------------------------------------
@@ -222,25 +223,6 @@ def test_every_category_is_in_val(content):
     assert min(len(images[identifier]) for identifier in range(1, 13)) >= val_floor(TINY) == 6
 
 
-def test_summary_counts_what_the_files_hold(minilvis, content, truth):
-    summary = summarize_minilvis(minilvis)
-    for split in SPLITS:
-        figures, data = summary[split], content[split]
-        number = len(data["images"])
-        pairs = {(a["image_id"], a["category_id"]) for a in data["annotations"]}
-        objects = sum(len(objects) for objects in truth[split].values())
-        assert figures["images"] == number
-        assert figures["images without annotations"] == number - len({i for i, _ in pairs})
-        assert figures["labelled categories per image"] == len(pairs) / number
-        assert figures["annotated instances per image"] == len(data["annotations"]) / number
-        assert figures["unannotated objects in %"] == pytest.approx(
-            100 - 100 * len(data["annotations"]) / objects
-        )
-        assert figures["categories (r / c / f)"] == "8 / 4 / 0"
-    table = format_summary(summary).splitlines()
-    assert len(table) == 1 + len(summary["train"]) and table[0].split() == list(SPLITS)
-
-
 # ---------------------------------------------------------------------------------------------
 # Federated labels
 
@@ -252,13 +234,14 @@ def test_labels_tell_the_truth_about_the_picture(content, truth, split):
         annotated[record["image_id"]].append(record)
     seen = Counter()
     for image in content[split]["images"]:
-        objects = truth[split][image["id"]]
-        in_picture = Counter(item.category_id for item in objects)
+        plan, owner = truth[split][image["id"]]
+        assert set(np.unique(owner)) == set(range(len(plan.category_ids) + 1))
+        in_picture = Counter(plan.category_ids)
         in_file = Counter(record["category_id"] for record in annotated[image["id"]])
         negative = set(image["neg_category_ids"])
         incomplete = set(image["not_exhaustive_category_ids"])
 
-        assert TINY.min_objects <= len(objects) <= TINY.max_objects
+        assert TINY.min_objects <= len(plan.category_ids) <= TINY.max_objects
         assert not negative & set(in_picture)
         assert incomplete <= set(in_file) <= set(in_picture)
         for category, number in in_picture.items():
@@ -272,9 +255,9 @@ def test_labels_tell_the_truth_about_the_picture(content, truth, split):
                 seen["unlabelled"] += 1
         # The very objects that are annotated, not just as many.
         assert [(r["category_id"], r["segmentation"]) for r in annotated[image["id"]]] == [
-            (item.category_id, [list(polygon) for polygon in item.segmentation])
-            for item in objects
-            if item.annotated
+            (category, annotation.visible_polygons(owner == number))
+            for number, category in enumerate(plan.category_ids, start=1)
+            if plan.annotated[number - 1]
         ]
     assert min(seen[kind] for kind in ("incomplete", "exhaustive", "unlabelled")) > 0
 
@@ -286,12 +269,13 @@ def test_polygons_cover_what_is_seen_of_each_object(split):
     for image in plan.images[split]:
         scene = render_scene(image, plan.categories, TINY)
         claimed = np.zeros((96, 96), dtype=np.int64)
-        for number, item in enumerate(annotation.scene_objects(image, scene), start=1):
+        for number in range(1, len(image.category_ids) + 1):
             centre = SUPERSAMPLING // 2
             seen = scene.owner[centre::SUPERSAMPLING, centre::SUPERSAMPLING] == number
-            mask = decode(item.segmentation, 96) > 0
+            polygons = annotation.visible_polygons(scene.owner == number)
+            mask = decode(polygons, 96) > 0
             overlap.append((mask & seen).sum() / (mask | seen).sum())
-            parts.append(len(item.segmentation))
+            parts.append(len(polygons))
             claimed += mask
             # Enough is left even of the smallest one to tell what it is.
             smallest = MIN_VISIBLE_SHARE * math.pi / 4 * TINY.object_diameter[0] ** 2
@@ -307,17 +291,12 @@ def test_region_around_a_hole_becomes_polygons_without_it():
     region = np.zeros((160, 160), dtype=bool)
     region[20:120, 30:150] = True
     region[50:90, 60:100] = False
-    polygons = annotation._polygons(region)
+    polygons = annotation.visible_polygons(region)
     mask = decode(polygons, 160 // SUPERSAMPLING)
     expected = region[2::SUPERSAMPLING, 2::SUPERSAMPLING]
     assert len(polygons) == 2
     assert (mask > 0).sum() == pytest.approx(expected.sum(), rel=0.03)
     assert mask[17, 20] == 0 and mask[8, 20] == 1
-
-
-def test_scene_ground_truth_refuses_images_of_the_other_split():
-    with pytest.raises(UserError, match="train has no image 61; its ids are 1 to 60"):
-        scene_ground_truth(TINY, "train", 61)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -377,17 +356,18 @@ def test_default_is_the_documented_regime(default_plan):
 
 def test_training_counts_follow_the_curve_of_the_rank():
     config = MiniLVISConfig()
-    counts = train_image_counts(config)
+    labelled = train_image_counts(config)
+    present = present_images(labelled, config, config.num_train_images)
     rank = np.arange(1, 201)
     # Between the head's limit and the floor of 2, counts are those of one power law, rounded up.
-    free = (counts.labelled < 1600) & (counts.labelled > 2)
-    lowest = ((counts.labelled - 1) * rank**1.75)[free].max()
-    highest = (counts.labelled * rank**1.75)[free].min()
+    free = (labelled < 1600) & (labelled > 2)
+    lowest = ((labelled - 1) * rank**1.75)[free].max()
+    highest = (labelled * rank**1.75)[free].min()
     assert free.sum() > 100 and lowest < highest
-    assert (highest * 3**-1.75 >= 1600) and np.all(counts.labelled[:3] == 1600)
+    assert (highest * 3**-1.75 >= 1600) and np.all(labelled[:3] == 1600)
     # 0.4 of the images a category is present in are labelled with it.
-    np.testing.assert_allclose(counts.labelled / counts.present, 0.4, atol=0.05)
-    assert counts.labelled.sum() / counts.present.sum() == pytest.approx(0.4, abs=0.005)
+    np.testing.assert_allclose(labelled / present, 0.4, atol=0.05)
+    assert labelled.sum() / present.sum() == pytest.approx(0.4, abs=0.005)
 
 
 @settings(max_examples=25, deadline=None)
@@ -621,7 +601,7 @@ def test_a_damaged_marker_is_no_licence_to_replace(made, marker):
     with pytest.raises(UserError, match="missing or damaged"):
         make_minilvis(made, TINIEST, progress=False, force=True)
     with pytest.raises(UserError, match="holds no MiniLVIS set"):
-        summarize_minilvis(made)
+        read_minilvis(made)
 
 
 def test_options_of_another_version_are_refused(made):
@@ -751,7 +731,8 @@ def test_above_200_categories_textures_tell_them_apart():
     shape_and_hue = Counter((c.shape, c.hue) for c in plan.categories)
     assert len(shape_and_hue) == 200 and max(shape_and_hue.values()) == 2
     assert {c.texture for c in plan.categories} == set(TEXTURES)
-    assert len(scene_ground_truth(config, "val", 2001)) >= 7
+    scene = render_scene(plan.images["val"][0], plan.categories, config)
+    assert scene.owner.max() >= 7
 
 
 # ---------------------------------------------------------------------------------------------
@@ -792,7 +773,8 @@ def test_tool_passes_every_option_on(tmp_path, monkeypatch, capsys):
     run_tool(monkeypatch, tmp_path / "set", *arguments, "--workers", 1)
     marker = json.loads((tmp_path / "set" / "minilvis.json").read_text())
     assert MiniLVISConfig(**marker["config"]) == config
-    assert "categories (r / c / f)" in capsys.readouterr().out
+    path = tmp_path / "set" / "annotations" / "minilvis_train.json"
+    assert f"class_frequency.py {path}\n" in capsys.readouterr().out and path.is_file()
 
 
 def test_tool_tells_user_errors_in_one_line(made, monkeypatch, capsys):

@@ -18,7 +18,7 @@ from mmengine.config import Config
 from mmdet_eql.runs.execution import (
     Machine,
     RunStatus,
-    find_final_checkpoint,
+    final_checkpoint,
     train_runs,
     training_command,
 )
@@ -115,7 +115,7 @@ def plan(tmp_path):
 
 def train(runs, tools, display=None, jobs=2, **options) -> dict[str, RunStatus]:
     machine = Machine(tools, jobs=jobs, devices=options.pop("devices", ()))
-    statuses = train_runs(runs, machine, display or Recorder(), **options)
+    statuses = train_runs(runs, machine, (display or Recorder()).show, **options)
     return {status.name: status for status in statuses}
 
 
@@ -211,7 +211,7 @@ def test_a_failure_is_told_and_ends_nothing_else(tools, plan):
 def test_a_failed_run_goes_on_from_its_last_checkpoint(tools, plan):
     run = plan("a", "fail")
     assert train([run], tools)["a"].stage == "failed"
-    assert find_final_checkpoint(run.work_dir) == run.work_dir / "iter_2.pth"
+    assert final_checkpoint(run.work_dir) == run.work_dir / "iter_2.pth"
     run.cfg.behaviour = ""
     assert train([run], tools)["a"].stage == "done"
     assert "went on from 2" in log_of(run)
@@ -295,7 +295,7 @@ from mmdet_eql.runs.sweep_file import Entry
 run = SweepRun("a", "a", Entry("config.py", "a", {{}}),
                Config(dict(behaviour="slow", train_cfg=dict(max_iters=6))), "0", "0",
                Path({str(run.work_dir)!r}), Path({str(run.config)!r}), TrainingOptions())
-train_runs([run], Machine(Path({str(tools)!r})), LineDisplay())
+train_runs([run], Machine(Path({str(tools)!r})), LineDisplay().show)
 """
     return subprocess.Popen([sys.executable, "-c", program], start_new_session=True)
 
@@ -357,7 +357,11 @@ def test_the_last_checkpoint_is_the_one_named(tmp_path, named, existing, expecte
         (tmp_path / name).touch()
     if named is not None:
         (tmp_path / "last_checkpoint").write_text(named)
-    assert find_final_checkpoint(tmp_path) == (expected and tmp_path / expected)
+    if expected is not None:
+        assert final_checkpoint(tmp_path) == tmp_path / expected
+    else:
+        with pytest.raises(UserError, match="its last checkpoint is gone"):
+            final_checkpoint(tmp_path)
     assert os.listdir(tmp_path) or named is None
 
 

@@ -35,19 +35,19 @@ def test_a_line_per_interval_and_stage(capsys, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     validating = RunStatus("EQL", "evaluating", 1, 25, 0.5)
-    with LineDisplay() as display:
-        for seconds, statuses, left in (
-            (0, [STARTING, TRAINING], math.nan),
-            (10, [STARTING, TRAINING], math.nan),
-            (20, [STARTING, validating], math.nan),
-            (31, [STARTING, TRAINING], math.nan),
-            (32, [EVALUATING, TRAINING], 450.0),
-            (33, [EVALUATING, TRAINING], 450.0),
-            (34, [EVALUATING, DONE], 120.0),
-            (35, [DONE, FAILED], math.nan),
-        ):
-            now[0] = seconds
-            display.show(statuses, left)
+    display = LineDisplay()
+    for seconds, statuses, left in (
+        (0, [STARTING, TRAINING], math.nan),
+        (10, [STARTING, TRAINING], math.nan),
+        (20, [STARTING, validating], math.nan),
+        (31, [STARTING, TRAINING], math.nan),
+        (32, [EVALUATING, TRAINING], 450.0),
+        (33, [EVALUATING, TRAINING], 450.0),
+        (34, [EVALUATING, DONE], 120.0),
+        (35, [DONE, FAILED], math.nan),
+    ):
+        now[0] = seconds
+        display.show(statuses, left)
     assert capsys.readouterr().out.splitlines() == [
         "  0 of 2 done; baseline starting; EQL training 600/2400, 0.25 s/it",
         "  0 of 2 done; baseline starting; EQL training 600/2400, 0.25 s/it",
@@ -78,4 +78,5 @@ def test_time_left(seconds, text):
 def test_no_bars_without_a_terminal(monkeypatch):
     monkeypatch.delenv("FORCE_COLOR", raising=False)
     monkeypatch.setenv("TERM", "dumb")
-    assert isinstance(make_display(), LineDisplay)
+    with make_display() as display:
+        assert isinstance(display, LineDisplay)

@@ -6,8 +6,8 @@ import os
 import signal
 import sys
 
-from mmdet_eql.minilvis import MiniLVISConfig, make_minilvis, summarize_minilvis
-from mmdet_eql.minilvis.summary import format_summary
+from mmdet_eql.minilvis import MiniLVISConfig, make_minilvis
+from mmdet_eql.minilvis.folder import annotation_path
 from mmdet_eql.utils.errors import exit_on_user_error
 
 
@@ -40,7 +40,8 @@ def main() -> None:
         field.name: getattr(args, field.name) for field in dataclasses.fields(MiniLVISConfig)
     }
     make_minilvis(args.out, MiniLVISConfig(**options), num_workers=args.workers, force=args.force)
-    print(format_summary(summarize_minilvis(args.out)))
+    path = os.path.join(args.out, annotation_path("train"))
+    print(f"For a report on its long tail: python tools/analysis/class_frequency.py {path}")
 
 
 if __name__ == "__main__":

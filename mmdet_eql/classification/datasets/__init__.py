@@ -8,27 +8,9 @@ crops          MiniLVIS crops: rendering them, and their dataset
 transforms     augmentation that MMCV lacks; packing image and label
 """
 
-from mmdet_eql.classification.datasets.cifar import LongTailedCIFAR10, LongTailedCIFAR100
-from mmdet_eql.classification.datasets.crops import MiniLVISCrops
-from mmdet_eql.classification.datasets.image_files import ImageFolderDataset, ImageListDataset
-from mmdet_eql.classification.datasets.long_tail import exponential_counts, long_tailed_indices
-from mmdet_eql.classification.datasets.transforms import (
-    ColorJitter,
-    PackLabelledImage,
-    PaddedRandomCrop,
-    RandomResizedCrop,
+from mmdet_eql.classification.datasets import (  # noqa: F401
+    cifar,
+    crops,
+    image_files,
+    transforms,
 )
-
-__all__ = [
-    "ColorJitter",
-    "ImageFolderDataset",
-    "ImageListDataset",
-    "LongTailedCIFAR10",
-    "LongTailedCIFAR100",
-    "MiniLVISCrops",
-    "PackLabelledImage",
-    "PaddedRandomCrop",
-    "RandomResizedCrop",
-    "exponential_counts",
-    "long_tailed_indices",
-]

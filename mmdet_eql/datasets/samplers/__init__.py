@@ -4,25 +4,11 @@ stream          their base: one order of indices for all ranks, from any positio
 repeat_factor   images with rare categories come several times an epoch
 category_aware  all categories equally often
 mixed           several samplers in shares, which may shift over the epochs
-aspect_ratio    batches of images of a similar shape
 """
 
-from mmdet_eql.datasets.samplers.aspect_ratio import ResumableAspectRatioBatchSampler
 from mmdet_eql.datasets.samplers.category_aware import CategoryAwareSampler
 from mmdet_eql.datasets.samplers.mixed import MixedSampler
-from mmdet_eql.datasets.samplers.repeat_factor import (
-    RepeatFactorSampler,
-    category_repeat_factors,
-    image_repeat_factors,
-)
+from mmdet_eql.datasets.samplers.repeat_factor import RepeatFactorSampler
 from mmdet_eql.datasets.samplers.stream import StreamSampler
 
-__all__ = [
-    "CategoryAwareSampler",
-    "MixedSampler",
-    "RepeatFactorSampler",
-    "ResumableAspectRatioBatchSampler",
-    "StreamSampler",
-    "category_repeat_factors",
-    "image_repeat_factors",
-]
+__all__ = ["CategoryAwareSampler", "MixedSampler", "RepeatFactorSampler", "StreamSampler"]

@@ -26,7 +26,7 @@ class StreamSampler(Sampler):
     A subclass says what an epoch holds. In an epoch-based loop each rank draws every K-th index of
     the epoch, padded from its beginning until K divides it, as mmengine's ``DefaultSampler`` does.
     With ``infinite=True``, for iteration-based loops, the ranks draw from the stream without
-    padding, as mmengine's ``InfiniteSampler`` does; a resumed run skips to its position.
+    padding, as mmengine's ``InfiniteSampler`` does.
 
     Args:
         dataset (Sized): The dataset.
@@ -47,10 +47,6 @@ class StreamSampler(Sampler):
         self.seed = sync_random_seed() if seed is None else seed
         self.infinite = infinite
         self.epoch = 0
-        self._skipped = 0
-        if infinite:
-            # Only here: mmengine takes a `skip` to mean a stream without epochs.
-            self.skip = self._skip
 
     @abstractmethod
     def epoch_length(self, epoch: int) -> int:
@@ -89,7 +85,7 @@ class StreamSampler(Sampler):
 
     def _endless(self) -> Iterator[int]:
         first = 0  # of this rank's positions in what is left of an epoch
-        for indices in self._epochs_from(self._skipped * self.world_size + self.rank):
+        for indices in self._epochs_from(self.rank):
             yield from indices[first :: self.world_size].tolist()
             first = (first - len(indices)) % self.world_size
 
@@ -100,10 +96,6 @@ class StreamSampler(Sampler):
             if position < length:
                 yield self.epoch_indices(epoch)[position:]
             position = max(position - length, 0)
-
-    def _skip(self, num_samples: int) -> None:
-        # Indices of this rank. The maintained mmengine calls it when it resumes.
-        self._skipped = num_samples
 
 
 def samples_per_epoch(num_samples: int | None, dataset: Sized, sampler: str) -> int:

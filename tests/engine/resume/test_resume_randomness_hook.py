@@ -80,7 +80,7 @@ def test_a_resumed_run_without_a_seed(tiny_config, tmp_path, seen, sampler, load
         # They read ahead of the iteration, and must not have begun where a fresh run begins.
         cfg.train_dataloader.update(num_workers=1, persistent_workers=True)
     if loading == "grouped":
-        cfg.train_dataloader.batch_sampler = dict(type="ResumableAspectRatioBatchSampler")
+        cfg.train_dataloader.batch_sampler = dict(type="AspectRatioBatchSampler")
     cfg.custom_hooks.append(dict(type="DrawRecorder"))
     # Both runs take no step: what is drawn matters, not what is learned.
     cfg.optim_wrapper.optimizer.lr = 0.0
