@@ -20,26 +20,17 @@ environment variables:
 USAGE
 }
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+source "$(dirname "${BASH_SOURCE[0]}")/misc/launch.sh"
 study=${1:-}
 # The two on MiniLVIS share runs.
 work_dir=work_dirs/${study%-ablations}
-python=${PYTHON:-python}
-[[ -z ${PYTHON:-}${VIRTUAL_ENV:-}${CONDA_PREFIX:-} && -x $root/.venv/bin/python ]] &&
-  python=$root/.venv/bin/python
 [[ -n ${MMDET_EQL_DATA:-} ]] && MMDET_EQL_DATA=$(realpath -m -- "$MMDET_EQL_DATA")
 
 # Hours of one core as measured, beside other work: on an AMD EPYC, and on an Intel Xeon at 2.8 GHz.
 case $study in
-  minilvis)
-    core_hours="5 to 7"
-    ;;
-  minilvis-ablations)
-    core_hours="6 to 8.5 (3 to 4.5 after minilvis)"
-    ;;
-  minilvis-crops)
-    core_hours=1.5
-    ;;
+  minilvis) core_hours="5 to 7" ;;
+  minilvis-ablations) core_hours="6 to 8.5 (3 to 4.5 after minilvis)" ;;
+  minilvis-crops) core_hours=1.5 ;;
   -h | --help)
     usage
     exit
@@ -62,7 +53,7 @@ for argument; do
   esac
 done
 
-cd "$root"
+cd "$tools/.."
 data=${MMDET_EQL_DATA:-data}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 echo "$study takes about $core_hours hours of one core, shared out among the jobs"
@@ -73,9 +64,9 @@ pretrain() {
   local -x MMDET_EQL_DATA=$data/minilvis-study/balanced
   [[ -e $folder/iter_3000.pth ]] && return
   $trains || return 0
-  "$python" tools/datasets/make_minilvis.py "$MMDET_EQL_DATA/minilvis" --seed 1 \
+  "$PYTHON" tools/datasets/make_minilvis.py "$MMDET_EQL_DATA/minilvis" --seed 1 \
     --steepness 0 --label-rate 1 --num-train-images 4000 --num-val-images 300
-  "$python" tools/train.py configs/minilvis/mask-rcnn_r18_fpn_1xb4_minilvis.py \
+  "$PYTHON" tools/train.py configs/minilvis/mask-rcnn_r18_fpn_1xb4_minilvis.py \
     --work-dir "$folder" --resume --cfg-options randomness.seed=0 \
     train_cfg.max_iters=3000 train_cfg.val_interval=3000 \
     param_scheduler.1.end=3000 param_scheduler.1.milestones=[2300,2800]
@@ -84,12 +75,12 @@ pretrain() {
 if [[ $study != minilvis-crops ]]; then
   pretrain
   export MMDET_EQL_DATA=$data/minilvis-study
-  "$python" tools/datasets/make_minilvis.py "$MMDET_EQL_DATA/minilvis" \
+  "$PYTHON" tools/datasets/make_minilvis.py "$MMDET_EQL_DATA/minilvis" \
     --num-train-images 2000 --num-val-images 600 --steepness 1.3
 else
-  [[ -e $data/minilvis_crops.npz ]] || "$python" tools/datasets/make_minilvis_crops.py
+  [[ -e $data/minilvis_crops.npz ]] || "$PYTHON" tools/datasets/make_minilvis_crops.py
 fi
-"$python" tools/sweep.py "configs/studies/$study.yaml" --work-dir "$work_dir" "$@"
+"$PYTHON" tools/sweep.py "configs/studies/$study.yaml" --work-dir "$work_dir" "$@"
 $tables || exit 0
 
 # Tables and a page of runs: NAME BASELINE [OPTION] RUN...
@@ -97,7 +88,7 @@ compare() {
   local name=work_dirs/$1 baseline=$2
   shift 2
   echo
-  "$python" tools/analysis/compare_runs.py "$@" --baseline "$baseline" \
+  "$PYTHON" tools/analysis/compare_runs.py "$@" --baseline "$baseline" \
     --markdown "$name.md" --html "$name.html"
   echo "The table is in $name.md, a page with plots in $name.html"
 }
@@ -113,7 +104,7 @@ case $study in
       name=${run##*/}
       gradients+=("${name%%_*}=$run")
     done
-    "$python" tools/analysis/plot_gradients.py "${gradients[@]}" --out "work_dirs/$study.png"
+    "$PYTHON" tools/analysis/plot_gradients.py "${gradients[@]}" --out "work_dirs/$study.png"
     ;;
   minilvis-ablations)
     compare "$study-lambda" sigmoid "${bins[@]}" \

@@ -3,16 +3,11 @@
 import os
 from collections.abc import Sequence
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 from side_by_side import Point
 
-from mmdet_eql.utils.figure_file import save_figure
-
-# Okabe and Ito's colours; ours is always the first.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_MARKERS = ("o", "^", "s", "D", "v", "P")
+from mmdet_eql.utils.figure_file import RUN_COLOURS, RUN_MARKERS, save_figure
 
 
 def plot_growth(points: Sequence[Point], path: str | os.PathLike) -> None:
@@ -27,11 +22,10 @@ def plot_growth(points: Sequence[Point], path: str | os.PathLike) -> None:
     """
     parts = list(dict.fromkeys(point.part for point in points))
     figure = Figure(figsize=(4.2 * len(parts), 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
     for axes, part in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts, strict=True):
         of_part = [point for point in points if point.part == part]
         names = sorted({point.name for point in of_part}, key=lambda name: (name != "ours", name))
-        for name, colour, marker in zip(names, _COLOURS, _MARKERS, strict=False):
+        for name, colour, marker in zip(names, RUN_COLOURS, RUN_MARKERS, strict=False):
             curve = sorted(
                 (point.num_classes, point.seconds) for point in of_part if point.name == name
             )

@@ -25,7 +25,7 @@ from types import ModuleType
 from side_by_side import set_threads, table
 
 from mmdet_eql.utils.errors import UserError, exit_on_user_error
-from mmdet_eql.utils.files import atomic_write
+from mmdet_eql.utils.files import write_text
 
 #: The parts and their modules, in the order of the table.
 PARTS = {
@@ -91,14 +91,14 @@ def main() -> None:
     ]
     if args.markdown:
         lines = [f"- {name}: {value}" for name, value in machine.items()]
-        write(args.markdown, "\n".join([table(comparisons, markdown=True), "", *lines]))
+        write_text(args.markdown, "\n".join([table(comparisons), "", *lines, ""]))
     if args.json:
         figures = {
             "machine": machine,
             "comparisons": [comparison.figures() for comparison in comparisons],
             "growth": [asdict(point) for point in points],
         }
-        write(args.json, json.dumps(figures, indent=2))
+        write_text(args.json, json.dumps(figures, indent=2) + "\n")
     if args.growth:
         from growth_plot import plot_growth
 
@@ -120,12 +120,6 @@ def load_parts(names: Sequence[str]) -> dict[str, ModuleType]:
     if not modules:
         raise UserError("--parts: none of the parts can be measured here; install what they need.")
     return modules
-
-
-def write(path: str, text: str) -> None:
-    """Write a text file whole or not at all; UserError if it cannot be written."""
-    with atomic_write(path) as unfinished:
-        unfinished.write_text(text + "\n", encoding="utf-8")
 
 
 def describe_machine(threads: int) -> dict[str, str]:

@@ -322,18 +322,14 @@ def growth(
 _HEADER = ("part", "rival", "ours", "rival's", "ratio", "processor", "memory", "target", "met")
 
 
-def table(comparisons: Sequence[Comparison], markdown: bool = False) -> str:
-    """Return comparisons as a table of aligned text or Markdown, a row each, without final newline.
+def table(comparisons: Sequence[Comparison]) -> str:
+    """Return comparisons as a Markdown table, a row each, without final newline.
 
     Ratios are the rival's time over ours: the median and the range over the turns.
     """
-    rows = [_HEADER, *map(_cells, comparisons)]
-    if markdown:
-        rows.insert(1, ("---",) * len(_HEADER))
-        return "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    line = "  ".join(f"{{:{width}}}" for width in widths)
-    return "\n".join(line.format(*row).rstrip() for row in rows)
+    from mmdet_eql.runs.tables import markdown_table  # imports mmdet, which some workloads do not
+
+    return markdown_table([_HEADER, *map(_cells, comparisons)])
 
 
 def _cells(comparison: Comparison) -> tuple[str, ...]:

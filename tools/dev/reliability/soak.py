@@ -8,6 +8,7 @@ memory of the unbroken run is sampled; with --iterations 5000 it shows whether i
 """
 
 import argparse
+import contextlib
 import json
 import random
 import signal
@@ -17,6 +18,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 
 from mmdet_eql.minilvis import MiniLVISConfig, make_minilvis
@@ -97,26 +99,16 @@ def last_iteration(work_dir: Path) -> int:
     return 0
 
 
-def memory(pid: int) -> int:
-    """Resident memory of a process in bytes, 0 once it has ended."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return 0
-    lines = [line.split() for line in status.splitlines() if line.startswith("VmRSS:")]
-    return int(lines[0][1]) * 1024 if lines else 0
-
-
 def run_unbroken(args: argparse.Namespace) -> tuple[float, float]:
     """Train once through, and return the seconds until the first iteration and after it."""
     began = time.monotonic()
     process = start(args, "unbroken")
     samples, first = [], None
     while process.poll() is None:
-        iteration, used = last_iteration(args.work_dir / "unbroken"), memory(process.pid)
-        if iteration and used:
+        if iteration := last_iteration(args.work_dir / "unbroken"):
             first = first or time.monotonic()
-            samples.append((iteration, used / 2**20))
+            with contextlib.suppress(psutil.Error):  # it has just ended
+                samples.append((iteration, psutil.Process(process.pid).memory_info().rss / 2**20))
         time.sleep(5 if args.iterations > 1000 else 0.5)
     if process.returncode:
         raise UserError(f"{args.work_dir}/unbroken.log: the unbroken run failed; see its end.")
