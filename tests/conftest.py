@@ -1,6 +1,7 @@
 """A tiny MiniLVIS and runs on it: the real parts, small enough for a test."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 
 from mmdet_eql.datasets import LVISFormatDataset
 from mmdet_eql.minilvis import MiniLVISConfig, make_minilvis
@@ -134,6 +136,22 @@ def minilvis_config(method: str) -> Path:
     """The config file of ``"softmax"``, ``"sigmoid"`` or ``"eql"``."""
     infix = "" if method == "softmax" else f"{method}_"
     return CONFIGS / "minilvis" / f"mask-rcnn_r18_fpn_{infix}1xb4_minilvis.py"
+
+
+def log_of(function) -> str:
+    """What a function logs."""
+    lines, logger = [], MMLogger.get_current_instance()
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(f"{record.levelname} {record.getMessage()}")
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        function()
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+    return "\n".join(lines)
 
 
 @pytest.fixture

@@ -223,6 +223,7 @@ def test_the_rest_is_what_the_name_says(path):
         "ResumeRandomnessHook",
         "InterruptionHook",
         "FiniteLossHook",
+        "DataReportHook",
     ]
 
 

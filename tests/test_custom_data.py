@@ -3,13 +3,11 @@
 import csv
 import importlib
 import json
-import logging
 
 import numpy as np
 import pycocotools.mask as mask_utils
 import pytest
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from pycocotools.coco import COCO
@@ -21,7 +19,7 @@ from mmdet_eql.datasets import LVISFormatDataset
 from mmdet_eql.evaluation import evaluate_files
 from mmdet_eql.evaluation.lvis_metric import LVISFastMetric
 from mmdet_eql.utils.errors import UserError
-from tests.conftest import CONFIGS, build_dataset, tiny_options
+from tests.conftest import CONFIGS, build_dataset, log_of, tiny_options
 
 
 def new_id(category_id: int) -> int:
@@ -56,23 +54,6 @@ def dataset_of(folder, split="train", **options) -> LVISFormatDataset:
         data_prefix=dict(img=f"{split}/"),
         **options,
     )
-
-
-def log_of(function) -> str:
-    """What a function logs."""
-    lines = []
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.INFO)
-    logger.addHandler(handler)
-    try:
-        function()
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-    return "\n".join(lines)
 
 
 def test_labels_and_frequencies_are_those_of_the_lvis_file(custom, minilvis):

@@ -10,6 +10,8 @@ custom_hooks = [
     dict(type="InterruptionHook"),
     # Stops at a loss that is NaN, before the weights are.
     dict(type="FiniteLossHook"),
+    # Says what the data are, and what of them is dropped, before training.
+    dict(type="DataReportHook"),
 ]
 
 # Writes checkpoints whole or not at all.

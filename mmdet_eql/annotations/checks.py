@@ -11,11 +11,14 @@ LVIS v0.5 and v1 share one layout, a COCO file with federated labels::
 ``neg_category_ids`` are the categories verified absent from an image;
 ``not_exhaustive_category_ids`` those of which some instances may be unannotated. A file in which no
 image has either list is a COCO file, whose annotators looked for every category in every image.
+
+What other programs write is taken where its meaning is clear: whole numbers such as ``60.0``,
+``area`` missing, ``iscrowd`` as text, Windows' paths, a byte order mark.
 """
 
 import json
 import math
-import os.path as osp
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,20 +28,29 @@ from mmdet_eql.utils.errors import UserError
 
 _REQUIRED_FIELDS = {
     "images": ("id", "height", "width"),
-    "annotations": ("id", "image_id", "category_id", "bbox", "area"),
+    "annotations": ("id", "image_id", "category_id", "bbox"),
     "categories": ("id", "name"),
 }
 #: Per-image lists of category ids that make a COCO file an LVIS file.
 FEDERATED_FIELDS = ("neg_category_ids", "not_exhaustive_category_ids")
+#: Values of ``iscrowd`` and ``ignore``; 0 and 1 stand for 0.0, false and 1.0, true as well.
+FLAGS = {0: False, 1: True, None: False, "": False, "0": False, "1": True}
+FLAGS |= {"false": False, "False": False, "true": True, "True": True}
+_DRIVE = re.compile("[A-Za-z]:/")
+_INTEGER_FIELDS = {
+    "images": ("id", "height", "width"),
+    "annotations": ("id", "image_id", "category_id"),
+    "categories": ("id",),
+}
 
 
 def load_lvis_json(
     path: str, backend_args: dict | None = None, annotated: bool = True
 ) -> dict[str, Any]:
-    """Read an annotation file in LVIS or COCO format as it stands, and check it.
+    """Read an annotation file in LVIS or COCO format, and check it.
 
     Checked are the fields that training and evaluation read, that ids are unique, and that they
-    refer to records that exist.
+    refer to records that exist. Whole numbers such as 60.0 become integers.
 
     Args:
         path (str): Path of the annotation file.
@@ -51,26 +63,33 @@ def load_lvis_json(
     data = _parse_json(path, backend_args)
     if not annotated and isinstance(data, dict):
         data.setdefault("annotations", [])
+    _make_integers(data)
     problem = next(_problems(data), None)
     if problem is not None:
         raise UserError(f"{path}: {problem}")
     return data
 
 
-def image_path(coco_url: str | None, file_name: str | None, image_id: int, ann_file: str) -> str:
-    """Path of an image below the image folder, from its fields in the annotation file.
+def image_paths(
+    coco_url: str | None, file_name: str | None, image_id: int, ann_file: str
+) -> tuple[str, str]:
+    """Paths of an image below the image folder that its ``file_name`` and ``coco_url`` name.
+
+    The second is empty if both are the same or there is but one of them. Paths may be absolute.
 
     Raises:
-        UserError: If it leads out of the folder.
+        UserError: If one leads out of the folder.
     """
     # LVIS names the COCO split an image lies in by its URL alone; v1 mixes splits.
-    path = "/".join(coco_url.split("/")[-2:]) if coco_url else file_name
-    if osp.isabs(path) or ".." in path.split("/"):
-        raise UserError(
-            f"{ann_file}: image {image_id} lies at {path!r}, outside the image folder; "
-            "give a path below data_prefix['img']."
-        )
-    return path
+    paths = [file_name, "/".join(coco_url.split("/")[-2:])] if coco_url else [file_name]
+    paths = [path.replace("\\", "/") for path in paths if path and isinstance(path, str)]
+    for path in paths:
+        if ".." in path.split("/") or _DRIVE.match(path):
+            raise UserError(
+                f"{ann_file}: image {image_id} lies at {path!r}, outside the image folder; "
+                "give a path below data_prefix['img']."
+            )
+    return paths[0], "" if paths[-1] == paths[0] else paths[-1]
 
 
 def _parse_json(path: str, backend_args: dict | None) -> Any:
@@ -80,7 +99,8 @@ def _parse_json(path: str, backend_args: dict | None) -> Any:
             open(local_path, "rb") as file,
         ):
             content = file.read()
-        return json.loads(content.decode("utf-8"))
+        # Windows programs write byte order marks, and UTF-16.
+        return json.loads(content.decode(json.detect_encoding(content)))
     except FileNotFoundError:
         raise UserError(
             f"{path}: no such annotation file; correct 'ann_file' (or 'data_root') in the config, "
@@ -110,6 +130,16 @@ def _parse_json(path: str, backend_args: dict | None) -> Any:
         ) from None
     except RecursionError:
         raise UserError(f"{path}: is nested too deeply to be an LVIS annotation file.") from None
+
+
+def _make_integers(data: Any) -> None:
+    for table, fields in _INTEGER_FIELDS.items():
+        records = data.get(table) if isinstance(data, dict) else None
+        for record in records if isinstance(records, list) else ():
+            for field in fields if isinstance(record, dict) else ():
+                value = record.get(field)
+                if type(value) is float and value.is_integer() and abs(value) < 2**53:
+                    record[field] = int(value)
 
 
 def _problems(data: Any) -> Iterator[str]:
@@ -178,7 +208,8 @@ def _problems_of_images(images: list[dict], categories: set[int]) -> Iterator[st
                 f"{where} is {image['width']} x {image['height']} pixels, more than masks can be "
                 "made of; correct its height and width."
             )
-        if not isinstance(image.get("coco_url") or image.get("file_name"), str):
+        names = image.get("coco_url") or "", image.get("file_name") or ""
+        if not all(isinstance(name, str) for name in names) or not any(names):
             yield f"{where} has no 'coco_url' or 'file_name'; one of them must name its file."
         for field in FEDERATED_FIELDS if federated else ():
             if field not in image:
@@ -214,14 +245,18 @@ def _problems_of_annotations(
                 f"{where} has category {_shorten(category)}, which is not in 'categories'; "
                 "remove one or add the other."
             )
-        box, area = annotation["bbox"], annotation["area"]
+        box, area = annotation["bbox"], annotation.get("area")
         if not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, box)):
             yield (
                 f"{where} has bbox {_shorten(box)}; it must be [x, y, width, height] with four "
                 "finite numbers in pixels."
             )
-        if not _is_finite(area):
+        if area is not None and not _is_finite(area):
             yield f"{where} has area {_shorten(area)}; it must be a finite number of square pixels."
+        for field in ("iscrowd", "ignore"):
+            value = annotation.get(field)
+            if isinstance(value, (list, dict)) or value not in FLAGS:
+                yield f"{where} has {field} {_shorten(value)}; it must be 0 or 1."
 
 
 def _is_int(value: Any) -> bool:

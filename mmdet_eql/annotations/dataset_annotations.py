@@ -13,8 +13,8 @@ class DatasetAnnotations:
     """What a dataset makes of an annotation file.
 
     An annotation becomes an instance by the rules of mmdet's ``CocoDataset``: it has one of the
-    dataset's categories, is not marked ``ignore``, has an area, is at least a pixel wide and high
-    and lies at least partly inside its image.
+    dataset's categories, is not marked ``ignore``, has an area (see :class:`AnnotationColumns`), is
+    at least a pixel wide and high and lies at least partly inside its image.
 
     Args:
         columns (AnnotationColumns): The file, also an attribute.
@@ -33,12 +33,12 @@ class DatasetAnnotations:
         self._label_of_category[position] = np.arange(len(position))
         self._label = self._label_of_category[columns.category]
         self._image = columns.annotation_image
-        self._is_instance = self._find_instances()
+        self._is_instance = self.known & ~np.logical_or.reduce([*self.drop_reasons().values()])
         instances_before = np.append(0, np.cumsum(self._is_instance))
         self.labels = InstanceLabels(
             instances_before[columns.annotation_start], self._label[self._is_instance]
         )
-        known = self._label >= 0
+        known = self.known
         self.class_frequency = ClassFrequency.from_labels(
             self._image[known],
             self._label[known],
@@ -81,14 +81,43 @@ class DatasetAnnotations:
             instances.append(instance)
         return instances
 
-    def _find_instances(self) -> np.ndarray:
+    def drop_reasons(self) -> dict[str, np.ndarray]:
+        """Why annotations of the labels are no instances: bool of shape (A,) for each reason.
+
+        An annotation has one reason at most.
+        """
         columns = self.columns
         size = columns.image_size[self._image]
-        kept = (self._label >= 0) & ~columns.ignored & (columns.area > 0)
+        outside = np.zeros(len(size), dtype=bool)
         # Coordinates far beyond any image may overflow; they lie outside, too.
         with np.errstate(over="ignore", invalid="ignore"):
             for axis, limit in ((0, size[:, 1]), (1, size[:, 0])):
                 low, length = columns.box[:, axis], columns.box[:, 2 + axis]
-                inside = np.minimum(low + length, limit) - np.maximum(low, 0)
-                kept &= (inside > 0) & (length >= 1)
-        return kept
+                outside |= ~(np.minimum(low + length, limit) - np.maximum(low, 0) > 0)
+        narrow = ~(columns.box[:, 2:] >= 1).all(axis=1)
+        reasons = {
+            "marked 'ignore'": columns.ignored,
+            "narrower than a pixel": narrow,
+            "area of 0 in an LVIS file": columns.area <= 0,
+            "outside their image": outside,
+        }
+        left = self._label >= 0
+        for name, those in reasons.items():
+            reasons[name] = left & those
+            left = left & ~those
+        return reasons
+
+    @property
+    def label(self) -> np.ndarray:
+        """Label of each annotation, -1 for those of other categories, int64 of shape (A,)."""
+        return self._label
+
+    @property
+    def known(self) -> np.ndarray:
+        """Whether an annotation has one of the labels, bool of shape (A,)."""
+        return self._label >= 0
+
+    @property
+    def is_instance(self) -> np.ndarray:
+        """Whether an annotation is an instance, crowd or not, bool of shape (A,)."""
+        return self._is_instance

@@ -16,9 +16,11 @@ import msgspec
 import numpy as np
 from mmengine.fileio import get_local_path
 
+from mmdet_eql.annotations.box_format import refuse_other_boxes
 from mmdet_eql.annotations.cache import cached_columns
-from mmdet_eql.annotations.checks import FEDERATED_FIELDS, image_path, load_lvis_json
+from mmdet_eql.annotations.checks import FEDERATED_FIELDS, FLAGS, image_paths, load_lvis_json
 from mmdet_eql.annotations.columns import AnnotationColumns
+from mmdet_eql.annotations.segmentation import segmentation_states
 from mmdet_eql.utils.json_pieces import forget_pages, iterate_pieces, map_file
 
 
@@ -36,6 +38,7 @@ class _Category(msgspec.Struct):
     id: int
     name: str
     frequency: Any = None
+    supercategory: Any = None
 
 
 class _Image(msgspec.Struct, gc=False):
@@ -44,8 +47,8 @@ class _Image(msgspec.Struct, gc=False):
     width: int
     neg_category_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
     not_exhaustive_category_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
-    coco_url: Any = None
-    file_name: Any = None
+    coco_url: str | None = None
+    file_name: str | None = None
 
 
 class _Annotation(msgspec.Struct, gc=False):
@@ -53,10 +56,10 @@ class _Annotation(msgspec.Struct, gc=False):
     image_id: int
     category_id: int
     bbox: tuple[float, float, float, float]
-    area: float
+    area: float | None = None
     segmentation: msgspec.Raw = msgspec.Raw(b"null")
-    iscrowd: Any = False
-    ignore: Any = False
+    iscrowd: bool | int | float | str | None = False
+    ignore: bool | int | float | str | None = False
 
 
 _decode_images = msgspec.json.Decoder(list[_Image]).decode
@@ -76,8 +79,8 @@ def read_annotations(
             :func:`mmdet_eql.annotations.cache.cached_columns`.
 
     Raises:
-        UserError: If the file cannot be read, is not JSON, is not in LVIS or COCO format, or has an
-            image outside the image folder.
+        UserError: If the file cannot be read, is not JSON, is not in LVIS or COCO format, has an
+            image outside the image folder, or boxes that are no x, y, width, height in pixels.
 
     Example:
         >>> columns = read_annotations("annotations/lvis_v1_val.json")  # doctest: +SKIP
@@ -98,9 +101,11 @@ def read_annotations(
         with get_local_path(path, backend_args=backend_args) as local_path:
             # Of a remote file this is a temporary copy.
             is_local = osp.abspath(local_path) == osp.abspath(path)
-            return cached_columns(local_path, read, cache if is_local else False)
+            columns = cached_columns(local_path, read, cache if is_local else False)
     except OSError:
-        return read_carefully()
+        columns = read_carefully()
+    refuse_other_boxes(columns, path)
+    return columns
 
 
 def decode_columns(path: str, name: str) -> AnnotationColumns:
@@ -121,7 +126,7 @@ def decode_columns(path: str, name: str) -> AnnotationColumns:
             map(_decode_annotations, _forgetting(content, iterate_pieces(tables.annotations))),
             name,
         )
-    except (msgspec.DecodeError, ValueError, OverflowError, RecursionError) as error:
+    except (msgspec.DecodeError, ValueError, OverflowError, KeyError, RecursionError) as error:
         raise UndecodableError(str(error)) from None
 
 
@@ -162,18 +167,15 @@ def _build(
     """Put records into columns. ValueError: if an id, a reference, a size or a box is invalid."""
     parts = _Parts()
     categories = sorted(categories, key=lambda category: category.id)
-    category_id = np.array([category.id for category in categories], dtype=np.int64)
 
     num_federated_fields = 0
     for images in image_pieces:
-        _require(
-            all(isinstance(image.coco_url or image.file_name, str) for image in images),
-            "the file of an image",
-        )
-        paths = [image_path(one.coco_url, one.file_name, one.id, name) for one in images]
+        _require(all(image.coco_url or image.file_name for image in images), "the file of an image")
+        paths = [image_paths(one.coco_url, one.file_name, one.id, name) for one in images]
         parts.add("image_id", np.int64, [image.id for image in images])
         parts.add("image_size", np.int64, [(image.height, image.width) for image in images])
-        parts.add_texts("path", [path.encode("utf-8", "surrogatepass") for path in paths])
+        for field, texts in zip(("path", "url_path"), zip(*paths, strict=True), strict=False):
+            parts.add_texts(field, [text.encode("utf-8", "surrogatepass") for text in texts])
         for name_of_field in FEDERATED_FIELDS:
             ids = [getattr(image, name_of_field) for image in images]
             num_federated_fields += sum(of_image is not msgspec.UNSET for of_image in ids)
@@ -185,8 +187,8 @@ def _build(
         parts.add("category_id", np.int64, [one.category_id for one in annotations])
         parts.add("box", np.float64, [one.bbox for one in annotations])
         parts.add("area", np.float64, [one.area for one in annotations])
-        parts.add("crowd", bool, [bool(one.iscrowd) for one in annotations])
-        parts.add("ignored", bool, [bool(one.ignore) for one in annotations])
+        parts.add("crowd", bool, [FLAGS[one.iscrowd] for one in annotations])
+        parts.add("ignored", bool, [FLAGS[one.ignore] for one in annotations])
         parts.add_texts("segmentation", [memoryview(one.segmentation) for one in annotations])
 
     image_id = parts.take("image_id", np.int64)
@@ -194,45 +196,82 @@ def _build(
     annotation_id = parts.take("annotation_id", np.int64)
     box = parts.take("box", np.float64).reshape(-1, 4)
     area = parts.take("area", np.float64)
+    category_id = np.array([category.id for category in categories], dtype=np.int64)
     for ids in (category_id, image_id, annotation_id):
         _require(len(np.unique(ids)) == len(ids), "an id that occurs twice")
     _require(len(image_id) > 0 and len(category_id) > 0, "no images or categories")
     _require((image_size >= 1).all() and (image_size < 2**32).all(), "the size of an image")
     _require((image_size.prod(axis=1) < 2**32).all(), "the size of an image")
     _require(num_federated_fields in (0, 2 * len(image_id)), "missing labels of images")
+    federated = num_federated_fields > 0
+    area, area_filled = _fill_areas(area, box, federated)
     _require(np.isfinite(box).all() and np.isfinite(area).all(), "a box or an area")
 
     image = _positions(parts.take("annotation_image_id", np.int64), image_id)
-    category = _positions(parts.take("category_id", np.int64), category_id)
+    ids_used = {field: parts.take(field, np.int64) for field in ("category_id", *FEDERATED_FIELDS)}
+    categories, left_out = _without_roots(categories, *ids_used.values())
+    category_id = np.array([category.id for category in categories], dtype=np.int64)
+    category, negative, not_exhaustive = (
+        _positions(ids, category_id).astype(np.int32) for ids in ids_used.values()
+    )
     start = parts.take_starts("segmentation")
     order = np.argsort(image, kind="stable")
-    negative, not_exhaustive = (
-        _positions(parts.take(field, np.int64), category_id).astype(np.int32)
-        for field in FEDERATED_FIELDS
-    )
+    segmentation_range = np.stack([start[:-1], start[1:]], axis=1)[order]
+    text = memoryview(parts.texts["segmentation"])
+    texts = (text[start:end] for start, end in segmentation_range.tolist())
     return AnnotationColumns(
-        federated=num_federated_fields > 0,
+        federated=federated,
         category_name=tuple(category.name for category in categories),
         category_frequency=tuple(category.frequency for category in categories),
+        left_out_categories=left_out,
         category_id=category_id,
         image_id=image_id,
         image_size=image_size,
         path_start=parts.take_starts("path"),
         path_text=np.frombuffer(parts.texts["path"], dtype=np.uint8),
+        url_path_start=parts.take_starts("url_path"),
+        url_path_text=np.frombuffer(parts.texts["url_path"], dtype=np.uint8),
         negative_start=parts.take_starts("neg_category_ids"),
         negative=negative,
         not_exhaustive_start=parts.take_starts("not_exhaustive_category_ids"),
         not_exhaustive=not_exhaustive,
         annotation_start=_starts(np.bincount(image, minlength=len(image_id))),
         annotation_id=annotation_id[order],
-        category=category[order].astype(np.int32),
+        category=category[order],
         box=box[order],
         area=area[order],
+        area_filled=area_filled[order],
         crowd=parts.take("crowd", bool)[order],
         ignored=parts.take("ignored", bool)[order],
-        segmentation_range=np.stack([start[:-1], start[1:]], axis=1)[order],
+        segmentation_range=segmentation_range,
         segmentation_text=np.frombuffer(parts.texts["segmentation"], dtype=np.uint8),
+        segmentation_state=segmentation_states(texts, image_size[image[order]]),
     )
+
+
+def _fill_areas(
+    area: np.ndarray, box: np.ndarray, federated: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Put width x height where there is no area; say where that was."""
+    filled = np.isnan(area) if federated else np.isnan(area) | (area <= 0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        product = np.where((box[:, 2:] > 0).all(axis=1), box[:, 2] * box[:, 3], 0)
+    return np.where(filled, np.nan_to_num(product), area), filled
+
+
+def _without_roots(
+    categories: list[_Category], *ids_used: np.ndarray
+) -> tuple[list[_Category], tuple[str, ...]]:
+    """Leave out what is the supercategory of another category and nothing else."""
+    used = set(np.unique(np.concatenate(ids_used)).tolist())
+    children: dict[str, set[int]] = defaultdict(set)
+    for category in categories if used else ():
+        children[str(category.supercategory)].add(category.id)
+    kept, left_out = [], []
+    for one in categories:
+        is_root = one.id not in used and children[one.name] - {one.id}
+        (left_out if is_root else kept).append(one)
+    return kept, tuple(one.name for one in left_out)
 
 
 class _Parts:

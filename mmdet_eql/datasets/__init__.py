@@ -1,12 +1,15 @@
 """Datasets that know how often each category occurs, and their samplers and pipeline steps.
 
-lvis         any dataset in LVIS or COCO format
-open_images  Open Images Challenge 2019
-transforms   pipeline steps: checked images, image-level labels
-samplers     repeat factors, class-aware sampling, mixtures
+lvis              any dataset in LVIS or COCO format
+open_images       Open Images Challenge 2019
+image_file        whether image files are whole, how EXIF data turn them
+data_report_hook  logs what the data are before training
+transforms        pipeline steps: checked images, image-level labels
+samplers          repeat factors, class-aware sampling, mixtures
 """
 
 from mmdet_eql.annotations.instance_labels import InstanceLabels, instance_labels_of
+from mmdet_eql.datasets.data_report_hook import DataReportHook
 from mmdet_eql.datasets.lvis import LVISFormatDataset
 from mmdet_eql.datasets.open_images import CountedOpenImagesChallengeDataset
 from mmdet_eql.datasets.samplers import CategoryAwareSampler, MixedSampler, RepeatFactorSampler
@@ -15,6 +18,7 @@ from mmdet_eql.datasets.transforms import LoadVerifiedImage, MixImageLevelLabels
 __all__ = [
     "CategoryAwareSampler",
     "CountedOpenImagesChallengeDataset",
+    "DataReportHook",
     "InstanceLabels",
     "LVISFormatDataset",
     "LoadVerifiedImage",

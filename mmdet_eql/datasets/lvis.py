@@ -9,10 +9,11 @@ from mmdet.registry import DATASETS
 from mmengine.fileio import load
 
 from mmdet_eql.annotations.columns import AnnotationColumns
+from mmdet_eql.annotations.data_report import DataReport, report_data
 from mmdet_eql.annotations.dataset_annotations import DatasetAnnotations
 from mmdet_eql.annotations.instance_labels import InstanceLabels
 from mmdet_eql.annotations.reader import read_annotations
-from mmdet_eql.annotations.segmentation import segmentation_problem
+from mmdet_eql.annotations.segmentation import PARTLY, WHOLE, segmentation_problem
 from mmdet_eql.frequency import ClassFrequency
 from mmdet_eql.utils.errors import UserError
 
@@ -25,9 +26,9 @@ class LVISFormatDataset(BaseDetDataset):
     ``metainfo=dict(classes=(...))`` trains on these alone, in the order given. Class frequencies
     are counted over all images of the file, before ``filter_cfg`` and ``indices`` drop any.
 
-    An image's file is the last folder and name of its ``coco_url`` under ``data_prefix['img']``
-    (``train2017/000000391895.jpg``), or its ``file_name`` if it has no URL. Instances are kept
-    and dropped by the rules of mmdet's ``CocoDataset``.
+    An image's file is its ``file_name`` under ``data_prefix['img']``, where there is such a file;
+    else the last folder and name of its ``coco_url`` (``train2017/000000391895.jpg``). Instances
+    are kept and dropped by the rules of mmdet's ``CocoDataset``.
 
     ``data_list`` holds the positions of the images in the file; an item is made from the file's
     columns when it is asked for. Images of a COCO file have no ``negative_labels``.
@@ -72,7 +73,7 @@ class LVISFormatDataset(BaseDetDataset):
         self.cat2label = {cat_id: label for label, cat_id in enumerate(self.cat_ids)}
         self._annotations = DatasetAnnotations(columns, self.cat_ids)
         self._metainfo["classes"] = self._annotations.class_frequency.class_names
-        self._check_image_folder(columns.path(0))
+        self._check_image_folder()
         return np.arange(columns.num_images)
 
     def load_proposals(self) -> None:
@@ -101,26 +102,29 @@ class LVISFormatDataset(BaseDetDataset):
             )
         return np.flatnonzero(kept)
 
-    def prepare_data(self, idx: int) -> dict:
-        """Pass an item through the pipeline.
+    def full_init(self) -> None:
+        """Load and filter, then check that the annotations can be trained on.
 
         Raises:
-            UserError: If a segmentation is invalid, which would end the interpreter, or is missing
-                where the pipeline loads masks.
+            UserError: If none of them can, or the pipeline loads masks and one cannot be used.
         """
-        info = self.get_data_info(idx)
-        with_mask = any(getattr(step, "with_mask", False) for step in self.pipeline.transforms)
-        for instance in info["instances"]:
-            if with_mask or "mask" in instance:
-                mask = instance.get("mask", [])
-                problem = segmentation_problem(mask, info["height"], info["width"])
-                if problem is not None:
-                    raise UserError(
-                        f"{self.ann_file}: image {info['img_id']} has an annotation of category "
-                        f"{self._metainfo['classes'][instance['bbox_label']]!r} whose "
-                        f"'segmentation' cannot be used: {problem}."
-                    )
-        return self.pipeline(info)
+        if self._fully_initialized:
+            return
+        super().full_init()
+        if any(getattr(step, "with_mask", False) for step in self.pipeline.transforms):
+            self._check_masks()
+        if not self.test_mode:
+            report = self.data_report
+            if report.num_annotations and not report.num_left:
+                reasons = "; ".join(
+                    f"{finding.count:,} {finding.what}, as {finding.example}"
+                    for finding in report.findings
+                    if finding.what.startswith(("dropped", "ignored", "images dropped"))
+                )
+                raise UserError(
+                    f"{self.ann_file}: none of its {report.num_annotations:,} annotations can be "
+                    f"trained on: {reasons}; correct them."
+                )
 
     def get_data_info(self, idx: int) -> dict:
         """Make an item as mmdet's ``CocoDataset`` does, with image-level labels.
@@ -130,7 +134,7 @@ class LVISFormatDataset(BaseDetDataset):
         self.full_init()
         annotations, image = self._annotations, int(self.data_list[idx])
         columns = annotations.columns
-        path = columns.path(image)
+        path = self._path(image)
         seg_map_path = None
         if self.data_prefix.get("seg"):
             stem = osp.splitext(path)[0]
@@ -173,6 +177,41 @@ class LVISFormatDataset(BaseDetDataset):
         self.full_init()
         return self._annotations.labels.take(self.data_list)
 
+    @property
+    def data_report(self) -> DataReport:
+        """What becomes of the annotation file; see :mod:`mmdet_eql.annotations.data_report`."""
+        self.full_init()
+        return report_data(
+            self._annotations, self.ann_file, np.asarray(self.data_list), not self.test_mode
+        )
+
+    def _path(self, image: int) -> str:
+        # A remote backend has no folders to look into.
+        folder = self.data_prefix["img"] if self._is_local() else None
+        return self._annotations.columns.path(image, folder)
+
+    def _is_local(self) -> bool:
+        return not self.backend_args or self.backend_args.get("backend") == "local"
+
+    def _check_masks(self) -> None:
+        """Raise a UserError if an instance of an image in use has no usable segmentation."""
+        columns, used = self._annotations.columns, np.zeros(len(self._annotations.labels), bool)
+        used[self.data_list] = True
+        invalid = self._annotations.is_instance & used[columns.annotation_image]
+        invalid &= ~np.isin(columns.segmentation_state, (WHOLE, PARTLY))
+        if not invalid.any():
+            return
+        first = invalid.argmax()
+        image = columns.annotation_image[first]
+        given = columns.given_segmentation(first) or []
+        raise UserError(
+            f"{self.ann_file}: image {columns.image_id[image]} has an annotation of category "
+            f"{columns.category_name[columns.category[first]]!r} (id {columns.annotation_id[first]}"
+            f"; {np.count_nonzero(invalid):,} in all) whose 'segmentation' cannot be used: "
+            f"{segmentation_problem(given, *columns.image_size[image].tolist())}. Correct it, or "
+            "train on boxes alone."
+        )
+
     def _select_categories(self, columns: AnnotationColumns) -> list[int]:
         """Ids of the categories of the dataset, in the order of the labels."""
         ids, names = columns.category_id.tolist(), columns.category_name
@@ -183,6 +222,8 @@ class LVISFormatDataset(BaseDetDataset):
                 f"{self.ann_file}: two categories are called {twice!r}; names must be unique."
             )
         wanted: Sequence[str] = self._metainfo.get("classes", names)
+        # classes=("cat") lacks its comma.
+        wanted = (wanted,) if isinstance(wanted, str) else wanted
         unknown = [name for name in wanted if name not in id_of]
         if unknown:
             raise UserError(
@@ -192,11 +233,21 @@ class LVISFormatDataset(BaseDetDataset):
             )
         return [id_of[name] for name in wanted]
 
-    def _check_image_folder(self, path: str) -> None:
-        # One look at start-up saves a day in a queue. A remote backend has no folders.
-        if self.backend_args and self.backend_args.get("backend") != "local":
+    def _check_image_folder(self) -> None:
+        # One look at start-up saves a day in a queue.
+        columns = self._annotations.columns
+        absolute = columns.path_text[columns.path_start[:-1]] == ord("/")
+        for image in np.flatnonzero(absolute).tolist():
+            path = self._path(image)
+            if osp.isabs(path):
+                raise UserError(
+                    f"{self.ann_file}: image {columns.image_id[image]} lies at {path!r}, outside "
+                    f"the image folder {osp.abspath(self.data_prefix['img'])}; correct its "
+                    "'file_name', or data_prefix['img'] in the config."
+                )
+        if not self._is_local():
             return
-        path = osp.abspath(osp.join(self.data_prefix["img"], path))
+        path = osp.abspath(osp.join(self.data_prefix["img"], self._path(0)))
         if not osp.isdir(osp.dirname(path)):
             raise UserError(
                 f"{osp.dirname(path)}: no such image folder; correct 'data_prefix' (or "

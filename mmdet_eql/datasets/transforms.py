@@ -6,7 +6,10 @@ of labels. They stay true when an image is resized, flipped or cropped, but not 
 mixed.
 """
 
+import functools
+
 import mmcv
+import numpy as np
 import torch
 from mmcv.transforms import BaseTransform, LoadImageFromFile
 from mmdet.datasets.transforms import PackDetInputs
@@ -14,6 +17,7 @@ from mmdet.registry import TRANSFORMS
 from mmengine import fileio
 from mmengine.registry import Registry
 
+from mmdet_eql.datasets.image_file import decode_whole, size_hint
 from mmdet_eql.utils.errors import UserError
 
 IMAGE_LEVEL_KEYS = ("positive_labels", "negative_labels")
@@ -44,7 +48,8 @@ class LoadVerifiedImage(LoadImageFromFile):
             ``img_shape`` and ``ori_shape``; None for an unreadable image with ``ignore_empty``.
         """
         try:
-            image = self._load(results["img_path"])
+            content = self._read(results["img_path"])
+            image = self._decode(content, results["img_path"])
         except UserError:
             if self.ignore_empty:
                 return None
@@ -54,16 +59,16 @@ class LoadVerifiedImage(LoadImageFromFile):
         if shape != annotated:
             raise UserError(
                 f"{results['img_path']}: the image has {shape[1]}x{shape[0]} pixels, but its "
-                f"annotation says {annotated[1]}x{annotated[0]}; replace the image or correct the "
-                "annotation."
+                f"annotation says {annotated[1]}x{annotated[0]}; "
+                f"{size_hint(content, shape, annotated)}."
             )
         results["img"] = image.astype("float32") if self.to_float32 else image
         results["img_shape"] = results["ori_shape"] = shape
         return results
 
-    def _load(self, path: str):
+    def _read(self, path: str) -> bytes:
         try:
-            content = fileio.get(path, backend_args=self.backend_args)
+            return fileio.get(path, backend_args=self.backend_args)
         except (OSError, ValueError) as error:
             # A name that no file can have is a ValueError: a null byte, half a Unicode character.
             reason = getattr(error, "strerror", None) or type(error).__name__
@@ -71,28 +76,18 @@ class LoadVerifiedImage(LoadImageFromFile):
                 f"{path}: the image cannot be read ({reason}); complete the image folder or "
                 "correct its path ('data_prefix' in a config, --images of a tool)."
             ) from None
-        image = None
-        if not _is_cut_off_jpeg(content):
-            try:
-                image = mmcv.imfrombytes(
-                    content, flag=self.color_type, backend=self.imdecode_backend
-                )
-            except Exception:  # each decoding backend has its own errors; all mean the same here
-                image = None
+
+    def _decode(self, content: bytes, path: str) -> np.ndarray:
+        decode = functools.partial(
+            mmcv.imfrombytes, flag=self.color_type, backend=self.imdecode_backend
+        )
+        image = decode_whole(content, decode)
         if image is None:
             raise UserError(
                 f"{path}: the image is corrupted ({len(content):,} bytes that cannot be decoded "
                 "whole); download or copy it again."
             )
         return image
-
-
-def _is_cut_off_jpeg(content: bytes) -> bool:
-    # Inside compressed data 0xFF is always escaped, so an end marker after the last start-of-scan
-    # marker is the image's own; bytes after it are allowed.
-    return content.startswith(b"\xff\xd8") and content.rfind(b"\xff\xd9") < content.rfind(
-        b"\xff\xda"
-    )
 
 
 @TRANSFORMS.register_module()

@@ -73,7 +73,7 @@ class LVISGroundTruth:
                 cannot be encoded.
         """
         # LVIS leaves annotations without an area out, even from what counts as annotated.
-        kept = np.flatnonzero(columns.area > 0)
+        kept = np.flatnonzero(columns.is_object())
         if columns.federated and (columns.annotation_id[kept] == 0).any():
             warnings.warn(
                 f"{path}: an annotation has the id 0, which lvis-api never counts as found; it "
@@ -219,12 +219,12 @@ def _masks(columns: AnnotationColumns, annotations: np.ndarray, path: str) -> np
     sizes = columns.image_size[columns.annotation_image[annotations]].tolist()
     for index, annotation in enumerate(annotations.tolist()):
         height, width = sizes[index]
-        segmentation = columns.segmentation(annotation) or []
-        problem = segmentation_problem(segmentation, height, width)
-        if problem is not None:
+        segmentation = columns.segmentation(annotation)
+        if segmentation is None:
+            given = columns.given_segmentation(annotation) or []
             raise UserError(
                 f"{path}: annotation {columns.annotation_id[annotation]} has no usable "
-                f"'segmentation'; {problem}."
+                f"'segmentation'; {segmentation_problem(given, height, width)}."
             )
         if isinstance(segmentation, dict) and isinstance(segmentation["counts"], str):
             masks[index] = segmentation["counts"].encode("ascii")

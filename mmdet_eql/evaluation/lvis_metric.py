@@ -1,5 +1,6 @@
 """The LVIS metric of a config: ``val_evaluator = dict(type='LVISFastMetric', ann_file=...)``."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -25,6 +26,7 @@ from mmdet_eql.evaluation.image_predictions import (
 from mmdet_eql.evaluation.lvis_evaluation import (
     IOU_THRESHOLDS,
     IOU_TYPES,
+    MAX_DETECTIONS,
     LVISEvaluation,
     evaluate_detections,
 )
@@ -65,12 +67,13 @@ class LVISFastMetric(BaseMetric):
             (NaN without ground truth), log a table, and, if ``outfile_prefix`` is set, write
             ``{outfile_prefix}.classwise.json``.
         proposal_nums (Sequence[int]): Proposals per image that count for 'proposal' and
-            'proposal_fast'; for 'bbox' and 'segm' LVIS has 300.
+            'proposal_fast'.
         iou_thrs (float | Sequence[float], optional): IoU thresholds to average over. Defaults to
             0.5, 0.55, ..., 0.95.
         metric_items (Sequence[str], optional): Metrics to return. Defaults to all AR for proposals,
             and to all AP for 'bbox' and 'segm', which also have ``AR@300``, ``ARs@300``,
-            ``ARm@300``, ``ARl@300``, ``ARr@300``, ``ARc@300`` and ``ARf@300``.
+            ``ARm@300``, ``ARl@300``, ``ARr@300``, ``ARc@300`` and ``ARf@300`` (of
+            ``max_detections``).
         format_only (bool): Whether to write result files and evaluate nothing.
         outfile_prefix (str, optional): Where to write ``{outfile_prefix}.bbox.json`` and, if the
             model gives masks, ``{outfile_prefix}.segm.json``. Defaults to writing none.
@@ -80,6 +83,9 @@ class LVISFastMetric(BaseMetric):
         backend_args (dict, optional): mmengine's file backend for ``ann_file``.
         train_ann_file (str, optional): Annotation file of the training set, whose counts of images
             give the groups of APr, APc and APf. Defaults to the groups that ``ann_file`` names.
+        max_detections (int): Detections of an image that count for 'bbox' and 'segm', over all
+            categories. Defaults to 300, as in LVIS, whatever the file. The model gives no more than
+            its ``max_per_img``.
 
     Attributes:
         evaluations (dict[str, LVISEvaluation]): Of the last evaluation, by metric. On the main
@@ -110,6 +116,7 @@ class LVISFastMetric(BaseMetric):
         file_client_args: dict | None = None,
         backend_args: dict | None = None,
         train_ann_file: str | None = None,
+        max_detections: int = MAX_DETECTIONS,
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         self.ann_file = ann_file
@@ -122,6 +129,7 @@ class LVISFastMetric(BaseMetric):
         self.outfile_prefix = outfile_prefix
         self.backend_args = backend_args
         self.train_ann_file = train_ann_file
+        self.max_detections = max_detections
         self.evaluations: dict[str, LVISEvaluation] = {}
         self._ground_truth: LVISGroundTruth | None = None
 
@@ -134,7 +142,14 @@ class LVISFastMetric(BaseMetric):
                 f"LVISFastMetric: 'collect_device' is {collect_device!r}; it must be 'cpu' or "
                 "'gpu'."
             )
-        check_metrics(self.metrics, classwise, self.proposal_nums, self.iou_thrs, self.metric_items)
+        check_metrics(
+            self.metrics,
+            classwise,
+            self.proposal_nums,
+            self.iou_thrs,
+            self.metric_items,
+            max_detections,
+        )
         self._check_files()
         self.iou_thrs = np.asarray(self.iou_thrs, dtype=np.float64)
 
@@ -233,7 +248,9 @@ class LVISFastMetric(BaseMetric):
         for metric in self.metrics:
             if metric in IOU_TYPES:
                 detections = join_predictions(results, ground_truth, category_of_label, metric)
-                evaluation = evaluate_detections(ground_truth, detections, metric, self.iou_thrs)
+                evaluation = evaluate_detections(
+                    ground_truth, detections, metric, self.iou_thrs, self.max_detections
+                )
                 self.evaluations[metric] = evaluation
                 metrics.update(self._select_metrics(evaluation, metric))
             else:
@@ -294,7 +311,23 @@ class LVISFastMetric(BaseMetric):
                 ground_truth = replace(ground_truth, frequencies=groups)
             self._ground_truth = ground_truth
         self._log_protocol(self._ground_truth)
+        self._warn_of_numbers(self._ground_truth)
         return self._ground_truth
+
+    def _warn_of_numbers(self, ground_truth: LVISGroundTruth) -> None:
+        counts = np.bincount(ground_truth.image[~ground_truth.ignore], minlength=1)
+        most = counts.argmax()
+        warning = None
+        if counts[most] == 0:
+            warning = "has no annotations that count, so that AP is -1."
+        elif counts[most] > self.max_detections and set(self.metrics) & set(IOU_TYPES):
+            warning = (
+                f"image {ground_truth.image_ids[most]} has {counts[most]:,} objects, but only "
+                f"{self.max_detections} detections of an image count; set 'max_detections' of the "
+                "evaluator, and 'max_per_img' of the model's test_cfg, to more."
+            )
+        if warning is not None:
+            print_log(f"{self.ann_file}: {warning}", "current", logging.WARNING)
 
     def _count_groups(self, category_names: Sequence[str]) -> np.ndarray:
         """'r', 'c' or 'f' of each category, from the training annotations."""

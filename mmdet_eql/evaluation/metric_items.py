@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mmdet_eql.evaluation.lvis_evaluation import IOU_TYPES, MAX_DETECTIONS
+from mmdet_eql.evaluation.lvis_evaluation import IOU_TYPES
 from mmdet_eql.utils.errors import UserError
 
 PROPOSAL_METRICS = ("proposal", "proposal_fast")
@@ -19,6 +19,7 @@ def check_metrics(
     proposal_nums: Sequence[int],
     iou_thrs: Sequence[float],
     items: Sequence[str] | None,
+    max_detections: int,
 ) -> None:
     """Check the arguments of ``LVISFastMetric`` that choose metrics.
 
@@ -45,8 +46,10 @@ def check_metrics(
         isinstance(threshold, (int, float)) and 0 < threshold <= 1 for threshold in iou_thrs
     ):
         problem = f"'iou_thrs' is {iou_thrs!r}; give IoU thresholds above 0 and up to 1."
+    elif type(max_detections) is not int or max_detections < 1:
+        problem = f"'max_detections' is {max_detections!r}; give a whole number above 0."
     elif items is not None:
-        problem = _problem_of_items(items, metrics, proposal_nums, iou_thrs)
+        problem = _problem_of_items(items, metrics, proposal_nums, iou_thrs, max_detections)
     if problem is not None:
         raise UserError(f"LVISFastMetric: {problem}")
 
@@ -56,11 +59,12 @@ def _problem_of_items(
     metrics: Sequence[str],
     proposal_nums: Sequence[int],
     iou_thrs: Sequence[float],
+    max_detections: int,
 ) -> str | None:
     known = set()
     if set(metrics) & set(IOU_TYPES):
         known.update(AP_ITEMS)
-        known.update(f"{item}@{MAX_DETECTIONS}" for item in AR_ITEMS + ITEMS_BY_FREQUENCY[3:])
+        known.update(f"{item}@{max_detections}" for item in AR_ITEMS + ITEMS_BY_FREQUENCY[3:])
     if set(metrics) & set(PROPOSAL_METRICS):
         recall_items = AR_ITEMS if "proposal" in metrics else ("AR",)
         known.update(f"{item}@{num}" for item in recall_items for num in proposal_nums)

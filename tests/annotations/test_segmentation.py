@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_utils
 
-from mmdet_eql.annotations.segmentation import segmentation_problem
+from mmdet_eql.annotations.segmentation import (
+    NONE,
+    PARTLY,
+    UNUSABLE,
+    WHOLE,
+    segmentation_problem,
+    segmentation_states,
+)
 from mmdet_eql.utils.errors import UserError
 from tests.conftest import build_dataset
 
@@ -59,9 +66,32 @@ def test_the_dataset_names_the_image(minilvis, train_annotations, tmp_path):
     for segmentation in (None, [[1, 2]]):
         mine["segmentation"] = segmentation
         (tmp_path / "train.json").write_text(json.dumps(data))
-        dataset = build_dataset(minilvis, ann_file=str(tmp_path / "train.json"), pipeline=[])
-        if segmentation is None:
+        ann_file = str(tmp_path / "train.json")
+        for pipeline in ([], [dict(type="mmdet.LoadAnnotations", with_bbox=True)]):
+            dataset = build_dataset(minilvis, ann_file=ann_file, pipeline=pipeline)
             assert dataset[0]["img_id"] == image_id
-        else:
-            with pytest.raises(UserError, match=f"image {image_id} has an annot"):
-                dataset[0]
+        pipeline[0]["with_mask"] = True
+        with pytest.raises(UserError, match=f"image {image_id} has an annot.*; 1 in all"):
+            build_dataset(minilvis, ann_file=ann_file, pipeline=pipeline)
+
+
+def test_states():
+    texts = {
+        "null": NONE,
+        "[[]]": NONE,
+        "[[1, 2, 3, 4]]": UNUSABLE,
+        "[1, 2, 5, 2, 5, 5]": WHOLE,
+        "[[1, 2, 5, 2, 5, 5], []]": PARTLY,
+        "[[1, 2, 5, 2, 5, 5], [1, 2, 5, 2, 5, 5, 9], [3, 3]]": PARTLY,
+        "[[1, 2, 5, 2, 5, 5], [true]]": UNUSABLE,
+        "[[1, 2, 5, 2, 5, 500]]": UNUSABLE,
+        json.dumps({"size": [6, 8], "counts": COMPRESSED}): WHOLE,
+        json.dumps({"size": [6, 8], "counts": [13, 3, 32]}): WHOLE,
+        json.dumps({"size": [8, 6], "counts": COMPRESSED}): UNUSABLE,
+        json.dumps({"size": [6, 8], "counts": COMPRESSED[:-1] + "o"}): UNUSABLE,
+        json.dumps({"size": [6, 8], "counts": "\u00ff"}): UNUSABLE,
+        json.dumps({"size": [6, 8], "counts": ""}): UNUSABLE,
+    }
+    sizes = np.array([[6, 8]] * len(texts))
+    states = segmentation_states([text.encode() for text in texts], sizes)
+    assert dict(zip(texts, states.tolist(), strict=True)) == texts

@@ -203,7 +203,8 @@ def test_two_categories_of_one_name_are_refused(edited):
 
 
 def test_missing_images_are_told_at_the_start(edited):
-    folder = edited(lambda data: data["images"][0].update(coco_url="http://x/elsewhere/1.jpg"))
+    names = dict(coco_url="http://x/elsewhere/1.jpg", file_name="1.jpg")
+    folder = edited(lambda data: data["images"][0].update(names))
     with pytest.raises(UserError, match="elsewhere: no such image folder"):
         build(folder)
     (folder / "elsewhere").mkdir()

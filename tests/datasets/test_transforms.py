@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 from mmdet.registry import TRANSFORMS
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from mmdet_eql.utils.errors import UserError
@@ -29,11 +30,47 @@ def test_a_whole_image_is_loaded(tmp_path, image, extension):
     np.testing.assert_array_equal(results["img"], cv2.imread(str(path)))
 
 
-def test_bytes_after_the_end_of_a_jpeg_are_allowed(tmp_path, image):
-    path = tmp_path / "a.jpg"
-    cv2.imwrite(str(path), image)
-    path.write_bytes(path.read_bytes() + b"\0\0camera notes")
-    assert load(path)["img"].shape == (30, 40, 3)
+def encode(image, progressive: int) -> bytes:
+    content = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_PROGRESSIVE, progressive])[1]
+    return content.tobytes()
+
+
+@pytest.mark.parametrize("progressive", [0, 1])
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda content: content[:-2],
+        lambda content: content[:-1],
+        lambda content: content + b"\0" * 100,
+        lambda content: content + b"\0\0camera notes",
+        lambda content: content + b"\xff\xda another scan?",
+        lambda content: content[:-2] + b"\0\0camera notes",
+    ],
+)
+def test_what_follows_a_whole_jpeg_makes_no_difference(tmp_path, image, progressive, edit):
+    content = encode(image, progressive)
+    (tmp_path / "a.jpg").write_bytes(edit(content))
+    expected = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    np.testing.assert_array_equal(load(tmp_path / "a.jpg")["img"], expected)
+
+
+@pytest.mark.parametrize("progressive", [0, 1])
+@pytest.mark.parametrize("missing", [6, 30, 300])
+def test_a_jpeg_with_something_missing_is_named(tmp_path, image, progressive, missing):
+    (tmp_path / "a.jpg").write_bytes(encode(image, progressive)[:-missing])
+    with pytest.raises(UserError, match=r"a\.jpg: the image is corrupted"):
+        load(tmp_path / "a.jpg")
+
+
+def test_an_image_that_exif_data_turn_is_called_so(tmp_path, image):
+    path, exif = tmp_path / "a.jpg", Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(image).save(path, exif=exif)
+    with pytest.raises(UserError, match=r"30x40 pixels.* EXIF .*'color_ignore_orientation'"):
+        load(path, height=30, width=40)
+    step = dict(type="LoadVerifiedImage", color_type="color_ignore_orientation")
+    results = dict(img_path=str(path), height=30, width=40)
+    assert TRANSFORMS.build(step).transform(results)["img"].shape == (30, 40, 3)
 
 
 @pytest.mark.parametrize("extension", ["png", "jpg"])

@@ -54,7 +54,8 @@ def main() -> None:
     detections = read_results(args.results, ground_truth, "bbox", args.ann_file)
     errors = find_errors(ground_truth, detections, category, args.iou_thr, args.score_thr)
     paths = [
-        osp.join(args.images, columns.path(image)) for image in columns.image_id.argsort().tolist()
+        osp.join(args.images, columns.path(image, args.images))
+        for image in columns.image_id.argsort().tolist()
     ]
     write_error_page(errors, ground_truth.image_ids.tolist(), paths, args.out, args.max_cases)
     print(
