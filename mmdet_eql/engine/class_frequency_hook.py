@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmdet.registry import DATASETS, HOOKS
@@ -11,11 +12,14 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmdet_eql.frequency import GROUP_COLOURS, class_frequency_of, frequency_group
+from mmdet_eql.losses import GradientSums, connect_losses
 from mmdet_eql.utils.errors import UserError
 
-#: The modules that must know the dataset's categories; cascades number their stages, and a
-#: classifier of images has one head.
-_CATEGORY_HEAD = re.compile(r"(^|\.)(bbox_head|mask_head)(\.\d+)?$|^head$")
+#: The modules that must know the dataset's categories; cascades number their stages, the heads of
+#: Mask2Former are panoptic by name, and a classifier of images has one head.
+_CATEGORY_HEAD = re.compile(
+    r"(^|\.)(bbox_head|mask_head|panoptic_head|panoptic_fusion_head)(\.\d+)?$|^head$"
+)
 
 
 def bare_model(runner: Runner) -> nn.Module:
@@ -32,9 +36,17 @@ class ClassFrequencyHook(Hook):
     with the dataset's. A resumed run keeps the frequencies of its checkpoint, with a warning if
     those of the dataset differ. Checkpoints get the counts and a palette by frequency group into
     their ``dataset_meta``, where MMDetection's ``DetInferencer`` looks for it.
+
+    Before any checkpoint is loaded, each loss gets to know its head
+    (:func:`~mmdet_eql.losses.connect_losses`). Losses that sum up gradients add them after each
+    iteration, over all ranks.
     """
 
     priority = "HIGH"
+
+    def before_run(self, runner: Runner) -> None:
+        """Tell each loss its head's number of categories; a UserError if it does not work there."""
+        connect_losses(bare_model(runner))
 
     def before_train(self, runner: Runner) -> None:
         """Compare the model with the training dataset, then hand over the frequencies.
@@ -44,6 +56,9 @@ class ClassFrequencyHook(Hook):
         """
         model = bare_model(runner)
         _check_num_classes(model, runner.train_dataloader.dataset)
+        self._sums = [module for module in model.modules() if isinstance(module, GradientSums)]
+        for module in self._sums:
+            module.defer()
         wanted = [
             (name, module, kind)
             for name, module in model.named_modules()
@@ -66,6 +81,13 @@ class ClassFrequencyHook(Hook):
                     f"{name}: {kind} of the resumed checkpoint differs from that of "
                     f"{class_frequency.num_images} training images; the checkpoint's is kept."
                 )
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Add the gradients of this iteration to the sums of the losses."""
+        for module in self._sums:
+            module.add_deferred()
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Tell whoever draws predictions how often the categories occur."""

@@ -20,6 +20,7 @@ from mmengine.registry import (
 )
 from mmengine.utils import import_modules_from_strings
 
+from mmdet_eql.losses import connect_losses
 from mmdet_eql.utils.errors import UserError
 
 #: Where the types of nested parts are looked up, after the registry of the part that they are in.
@@ -37,8 +38,9 @@ def check_config(cfg: Config, splits: Sequence[str] = ("train", "val")) -> None:
         splits (Sequence[str]): Which of ``"train"``, ``"val"`` and ``"test"`` will be run.
 
     Raises:
-        UserError: With the dotted key, if a part is missing or cannot be built, a file does not
-            exist, or the loop does not fit the sampler or the schedules.
+        UserError: With the dotted key, if a part is missing or cannot be built, a loss does not
+            work in its head, a file does not exist, or the loop does not fit the sampler or the
+            schedules.
     """
     cfg = Config(cfg.to_dict())
     if cfg.get("custom_imports"):
@@ -48,6 +50,7 @@ def check_config(cfg: Config, splits: Sequence[str] = ("train", "val")) -> None:
         if not _dict(cfg, key):
             raise UserError(f"{key} is missing in the config; add it, or inherit it from _base_.")
     model = _build(MODELS, cfg.model, "model")
+    connect_losses(model)
     default = {f"default_hooks.{name}": hook for name, hook in _dict(cfg, "default_hooks").items()}
     for key, hook in {**default, **_items(cfg, "custom_hooks")}.items():
         _check_arguments(HOOKS, hook, key)

@@ -9,7 +9,12 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mmdet_eql.engine.class_frequency_hook import bare_model
-from mmdet_eql.losses import EqualizationLoss, EqualizationLossV2, SoftmaxEqualizationLoss
+from mmdet_eql.losses import (
+    EqualizationLoss,
+    EqualizationLossV2,
+    SoftmaxEqualizationLoss,
+    split_target,
+)
 from mmdet_eql.utils.errors import UserError
 
 _LOSSES = (EqualizationLoss, EqualizationLossV2, SoftmaxEqualizationLoss)
@@ -76,7 +81,8 @@ class TailStatisticsHook(Hook):
 
     def _look(self, loss: nn.Module, inputs: tuple, options: dict) -> None:
         if self._looks:
-            self._seen.append(ignored_negatives(loss, inputs[1], options.get("verified")))
+            labels, _ = split_target(inputs[1], loss.num_classes)
+            self._seen.append(ignored_negatives(loss, labels, options.get("verified")))
 
 
 @torch.no_grad()
@@ -91,7 +97,7 @@ def ignored_negatives(
         verified (Tensor, optional): Image-level labels, boolean of shape (N, C).
     """
     if isinstance(loss, EqualizationLossV2):
-        tail = 1 - loss.class_weights()[1][:-1]
+        tail = 1 - loss.class_weights()[1][: loss.num_classes]
     else:
         tail = loss.tail_weights()
     num_classes = len(tail)

@@ -1,20 +1,28 @@
 """Classification losses for long-tailed detection.
 
-base                  what a box head asks of a loss; sigmoids, softmax, reduction
+base                  what a head asks of a loss; sigmoids, softmax, reduction
+head_contract         which head works with which loss
 class_statistics      frequencies, counts and sums of gradients, in buffers of a loss
 equalization          EQL
 tail_weighting        T(f), the tail of EQL
 softmax_equalization  SEQL, EQL on a softmax
 equalization_v2       EQL v2
-equalized_focal       EFL and EQFL, for dense heads
+equalized_focal       EFL and EQFL, for dense and query heads
 rivals                what they are compared with
 """
 
-from mmdet_eql.losses.base import ClassificationLoss, SigmoidLoss, SoftmaxLoss, one_hot_targets
-from mmdet_eql.losses.class_statistics import CountAware, FrequencyAware
+from mmdet_eql.losses.base import (
+    ClassificationLoss,
+    SigmoidLoss,
+    SoftmaxLoss,
+    one_hot_targets,
+    split_target,
+)
+from mmdet_eql.losses.class_statistics import CountAware, FrequencyAware, GradientSums
 from mmdet_eql.losses.equalization import EqualizationLoss, equalization_loss
 from mmdet_eql.losses.equalization_v2 import EqualizationLossV2
 from mmdet_eql.losses.equalized_focal import EqualizedFocalLoss, EqualizedQualityFocalLoss
+from mmdet_eql.losses.head_contract import connect_losses
 from mmdet_eql.losses.rivals.balanced_group_softmax import BalancedGroupSoftmaxLoss
 from mmdet_eql.losses.rivals.class_balanced import (
     ClassBalancedSigmoidLoss,
@@ -50,6 +58,7 @@ __all__ = [
     "FederatedLoss",
     "FrequencyAware",
     "GompertzDecayTail",
+    "GradientSums",
     "LogitAdjustedSoftmaxLoss",
     "SigmoidFocalLoss",
     "SigmoidLoss",
@@ -57,11 +66,13 @@ __all__ = [
     "SoftmaxLoss",
     "ThresholdTail",
     "class_balanced_weights",
+    "connect_losses",
     "equalization_loss",
     "federated_loss",
     "lambda_for_tail_ratio",
     "one_hot_targets",
     "sigmoid_focal_loss",
     "softmax_equalization_loss",
+    "split_target",
     "threshold_tail",
 ]

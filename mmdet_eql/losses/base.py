@@ -1,20 +1,26 @@
-"""The bases of the classification losses: what mmdet's box heads ask of ``loss_cls``.
+"""The bases of the classification losses: what mmdet's heads ask of ``loss_cls``.
 
 A box head leaves the number of logits, the scores at test time and the logged accuracy to a loss
-with ``custom_cls_channels``, ``custom_activation`` and ``custom_accuracy``. A new loss derives from
-:class:`SigmoidLoss` or :class:`SoftmaxLoss` and defines ``row_losses``.
+with ``custom_cls_channels``, ``custom_activation`` and ``custom_accuracy``. Dense and query heads
+ask for ``use_sigmoid``, with which they have C outputs, and may give a quality (IoU) with each
+label; :mod:`mmdet_eql.losses.head_contract` holds which head works with which loss. A new loss
+derives from :class:`SigmoidLoss` or :class:`SoftmaxLoss` and defines ``row_losses``.
 
 Glossary of all losses:
-    N: number of proposals (RoIs) of a batch, or of images in image classification.
+    N: number of samples of a batch: proposals (RoIs) of a box head, anchors or points of a dense
+        head, queries of a query head, images in image classification.
     C: number of foreground categories.
     K: number of logits: C for sigmoids; C + 1 for a softmax with background, C without.
     cls_score: z, logits of shape (N, K).
-    labels: int64 of shape (N,), in [0, C); C means background.
+    labels: int64 of shape (N,), in [0, C); C means background: a proposal, anchor, point or query
+        that is assigned to no object. Ignored samples have a weight of 0.
+    quality: q in [0, 1] of shape (N,), the target of the positives of GFL, TOOD, RTMDet and YOLOX.
     f_j: frequency, the share of the training images that contain category j, shape (C,).
     n_j: number of training instances (images in image classification) of category j, shape (C,).
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from mmdet.models.losses import accuracy
@@ -22,6 +28,15 @@ from mmdet.models.losses.utils import weight_reduce_loss
 from torch import Tensor, nn
 
 from mmdet_eql.utils.errors import UserError
+
+#: What is wrong with a use_sigmoid that is True or False.
+_USE_SIGMOID = {
+    True: "has no sigmoids; leave out use_sigmoid, or choose a loss on sigmoids.",
+    False: (
+        "works on sigmoids, but use_sigmoid is False; set it to True in a dense or query head, and "
+        "in a box head leave the base config's out with loss_cls=dict(_delete_=True, ...)."
+    ),
+}
 
 
 class ClassificationLoss(nn.Module):
@@ -32,15 +47,34 @@ class ClassificationLoss(nn.Module):
         reduction (str): ``"none"``, ``"mean"`` or ``"sum"`` over the N rows; over the logits of a
             row the loss is always summed.
         loss_weight (float): Factor on the loss.
+        use_sigmoid (bool, optional): As mmdet's configs have it: True for losses on C sigmoids,
+            which dense and query heads read there, False for others.
+        **unknown: What the base config left there for another loss; a UserError.
     """
 
     custom_cls_channels = custom_activation = custom_accuracy = True
+    use_sigmoid = False  #: Whether a dense or query head has C outputs and scores them by sigmoids.
     extra_logits = 0  #: K - C
+    reads_quality = False  #: Whether ``row_losses`` takes the ``quality`` of the samples.
 
     def __init__(
-        self, num_classes: int | None = None, reduction: str = "mean", loss_weight: float = 1.0
+        self,
+        num_classes: int | None = None,
+        reduction: str = "mean",
+        loss_weight: float = 1.0,
+        use_sigmoid: bool | None = None,
+        **unknown,
     ) -> None:
         super().__init__()
+        if use_sigmoid is not None and use_sigmoid != self.use_sigmoid:
+            raise UserError(f"loss_cls: {type(self).__name__} {_USE_SIGMOID[use_sigmoid]}")
+        if unknown:
+            raise UserError(
+                f"loss_cls: {type(self).__name__} has no argument {next(iter(unknown))!r}; if the "
+                "base config left it there, write "
+                f"loss_cls=dict(_delete_=True, type={type(self).__name__!r}, ...), in a dense or "
+                "query head with use_sigmoid=True."
+            )
         if reduction not in ("none", "mean", "sum"):
             raise UserError(f"loss_cls.reduction is {reduction!r}; choose 'none', 'mean' or 'sum'.")
         self.num_classes = num_classes
@@ -48,7 +82,7 @@ class ClassificationLoss(nn.Module):
         self.loss_weight = loss_weight
 
     def get_cls_channels(self, num_classes: int) -> int:
-        """Return K for the box head's C; a UserError if the loss was configured for another C."""
+        """Return K for the head's C; a UserError if the loss was configured for another C."""
         self.num_classes = self.num_classes or num_classes
         if self.num_classes != num_classes:
             raise UserError(
@@ -64,28 +98,41 @@ class ClassificationLoss(nn.Module):
     def forward(
         self,
         cls_score: Tensor,
-        labels: Tensor,
-        label_weights: Tensor | None = None,
+        target: Tensor | tuple[Tensor, Tensor],
+        weight: Tensor | None = None,
         avg_factor: float | None = None,
         reduction_override: str | None = None,
         **kwargs,
     ) -> Tensor:
-        """Compute the loss of logits (N, K) and labels (N,): a scalar, or (N,) under ``"none"``.
+        """Compute the loss of logits (N, K): a scalar, or (N,) under ``"none"``.
 
-        ``label_weights`` (N,) weigh the rows; ``avg_factor``, by default N, divides the sum under
-        ``"mean"``; ``reduction_override`` replaces ``reduction``; ``row_losses`` gets the rest. A
-        UserError if the logits have another shape, or class statistics are missing.
+        ``target`` is what :func:`split_target` takes. ``weight`` (N,) weighs the rows;
+        ``avg_factor``, by default N, divides the sum under ``"mean"``; ``reduction_override``
+        replaces ``reduction``; ``row_losses`` gets the rest. A UserError if the logits have
+        another shape, or class statistics are missing.
         """
         self.check_logits(cls_score)
-        losses = self.row_losses(full_precision(cls_score), labels, **kwargs)
-        return self.reduce(losses, label_weights, avg_factor, reduction_override)
+        labels, quality = split_target(target, self.num_classes)
+        if self.reads_quality:
+            kwargs["quality"] = quality
+        losses = self.row_losses(self.to_logits(cls_score), labels, **kwargs)
+        return self.reduce(losses, weight, avg_factor, reduction_override)
 
-    def reduce(self, losses: Tensor, weights=None, avg_factor=None, override=None) -> Tensor:
+    def to_logits(self, cls_score: Tensor) -> Tensor:
+        """Return what a head hands over as logits in at least float32."""
+        return full_precision(cls_score)
+
+    def reduce(self, losses: Tensor, weight=None, avg_factor=None, override=None) -> Tensor:
         """Weigh and reduce row losses of shape (N,), with the arguments of ``forward``."""
         reduction = override or self.reduction
         if len(losses) == 0 and reduction == "mean" and avg_factor is None:
             reduction = "sum"  # the mean over nothing is NaN
-        return self.loss_weight * weight_reduce_loss(losses, weights, reduction, avg_factor)
+        if weight is not None and weight.shape != losses.shape:
+            raise UserError(
+                f"{type(self).__name__}: the weights have the shape {tuple(weight.shape)}; give "
+                f"one per row, shape {tuple(losses.shape)}."
+            )
+        return self.loss_weight * weight_reduce_loss(losses, weight, reduction, avg_factor)
 
     def check_logits(self, cls_score: Tensor) -> None:
         """Raise a UserError with the config key to change, unless the shape is (N, K)."""
@@ -101,7 +148,26 @@ class ClassificationLoss(nn.Module):
 
 
 class SigmoidLoss(ClassificationLoss):
-    """Base of the losses on C sigmoids without a background output."""
+    """Base of the losses on C sigmoids without a background output.
+
+    Args:
+        activated (bool): Whether the head hands over probabilities, as TOOD's, not logits.
+        **kwargs: Those of :class:`ClassificationLoss`.
+    """
+
+    use_sigmoid = True
+
+    def __init__(self, num_classes=None, activated: bool = False, **kwargs) -> None:
+        super().__init__(num_classes, **kwargs)
+        self.activated = activated
+
+    def to_logits(self, cls_score: Tensor) -> Tensor:
+        """See the base class; log(p / (1 - p)) of probabilities."""
+        scores = full_precision(cls_score)
+        if self.activated:
+            # A float below 1 is at least this far from it; towards 0 floats are finer.
+            scores = scores.clamp(1e-12, 1 - torch.finfo(scores.dtype).eps).logit()
+        return scores
 
     def get_activation(self, cls_score: Tensor) -> Tensor:
         """Return the scores: sigmoids and a zero background column, shape (N, C + 1)."""
@@ -114,12 +180,46 @@ class SigmoidLoss(ClassificationLoss):
 
 
 class SoftmaxLoss(ClassificationLoss):
-    """Base of the losses on a softmax; ``has_background=False`` for image classifiers (K = C)."""
+    """Base of the losses on a softmax.
 
-    def __init__(self, num_classes=None, has_background: bool = True, **kwargs) -> None:
+    Args:
+        has_background (bool): Whether the last logit is background; not in image classifiers.
+        class_weight (sequence[float], optional): Factor on the loss of a row by its label, K
+            numbers, as mmdet's DETR and Mask2Former set it.
+        **kwargs: Those of :class:`ClassificationLoss`.
+    """
+
+    def __init__(
+        self,
+        num_classes=None,
+        has_background: bool = True,
+        class_weight: Sequence[float] | None = None,
+        **kwargs,
+    ) -> None:
         super().__init__(num_classes, **kwargs)
         self.has_background = has_background
         self.extra_logits = int(has_background)
+        self.class_weight = None if class_weight is None else [float(w) for w in class_weight]
+
+    def forward(
+        self,
+        cls_score: Tensor,
+        labels: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | None = None,
+        reduction_override: str | None = None,
+        **kwargs,
+    ) -> Tensor:
+        """See the base class; the target is the labels, shape (N,)."""
+        weight = self.weigh_rows(labels, weight)
+        return super().forward(cls_score, labels, weight, avg_factor, reduction_override, **kwargs)
+
+    def weigh_rows(self, labels: Tensor, weight: Tensor | None) -> Tensor | None:
+        """Return the weights of the rows times those of their classes, shape (N,)."""
+        if self.class_weight is None:
+            return weight
+        of_label = torch.tensor(self.class_weight, device=labels.device)[labels]
+        return of_label if weight is None else of_label * weight
 
     def get_activation(self, cls_score: Tensor) -> Tensor:
         """Return the scores: the softmax, shape (N, K)."""
@@ -148,10 +248,26 @@ def full_precision(cls_score: Tensor) -> Tensor:
     return cls_score.to(torch.promote_types(cls_score.dtype, torch.float32))
 
 
-def one_hot_targets(labels: Tensor, logits: Tensor) -> Tensor:
-    """Return y in {0, 1}, with shape (N, C) and type of the logits; background rows are zero."""
+def split_target(target: Tensor | tuple, num_classes: int) -> tuple[Tensor, Tensor | None]:
+    """Return labels (N,), and qualities (N,) or None, of what a head gives as the target.
+
+    This is the labels, labels and qualities (GFL, TOOD, RTMDet), or one-hot rows times the quality,
+    floats of shape (N, C) (YOLOX), in which a row of zeros counts as background.
+    """
+    if isinstance(target, tuple):
+        return target
+    if target.ndim == 1:
+        return target, None
+    quality, labels = target.max(dim=1)
+    return labels.masked_fill(quality <= 0, num_classes), quality
+
+
+def one_hot_targets(labels: Tensor, logits: Tensor, quality: Tensor | None = None) -> Tensor:
+    """Return y, with shape (N, K) and type of the logits: 1, or the quality, at the label of a row.
+    If there is no background output, K = C, background rows are zero."""
     targets = logits.new_zeros(len(logits), logits.shape[1] + 1)
-    return targets.scatter_(1, labels[:, None], 1)[:, :-1]
+    value = 1 if quality is None else quality[:, None].to(logits.dtype)
+    return targets.scatter_(1, labels[:, None], value)[:, :-1]
 
 
 def foreground_accuracy(cls_score: Tensor, labels: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ class ClassStatistics:
     def __init__(self, num_classes: int | None = None, **kwargs) -> None:
         super().__init__(num_classes, **kwargs)
         self._reset_statistics(num_classes or 0)
+        self.register_load_state_dict_pre_hook(_take_size)
 
     def _reset_statistics(self, num_classes: int) -> None:
         for name in self.statistics:
@@ -120,7 +121,10 @@ class CountAware(ClassStatistics):
 class GradientSums(ClassStatistics):
     """Mixin of the losses that need pos_j / neg_j, in the buffers ``pos_grad`` and ``neg_grad``.
 
-    Each forward pass adds to the sums: with accumulated gradients the weights change with every
+    Each forward pass adds to the sums, over all ranks, which every rank then has to reach. Dense
+    and query heads call their loss for each level or layer, and some do not call it on a rank
+    without objects: ``ClassFrequencyHook`` therefore has them added after each iteration
+    (:meth:`defer`, :meth:`add_deferred`). With accumulated gradients the weights change with every
     small batch, and a repeated pass (activation checkpointing around the loss) counts twice.
     """
 
@@ -134,21 +138,45 @@ class GradientSums(ClassStatistics):
     def __init__(self, num_classes: int | None = None, **kwargs) -> None:
         super().__init__(num_classes, **kwargs)
         self.register_buffer("num_seen", torch.zeros((), dtype=torch.int64))
+        self._deferred: Tensor | None = None
 
     def gradient_ratio(self) -> Tensor:
         """Return g_j = pos_j / neg_j so far, float64 of shape (C,)."""
         return self.pos_grad / (self.neg_grad + _RATIO_EPS)
 
     def add_gradients(self, positive: Tensor, negative: Tensor, num_rows: int) -> None:
-        """Add a forward pass of all ranks, which every rank has to reach: the sums of this rank's
-        positives and negatives, float64 of shape (C,), and the number of its samples."""
-        # One message: the two sums, and whether any rank had a sample at all.
+        """Add a forward pass: the sums of this rank's positives and negatives, float64 of shape
+        (C,), and the number of its samples."""
         step = torch.cat([positive, negative, positive.new_full((1,), num_rows)])
+        if self._deferred is None:
+            self._add(step)
+        else:
+            self._deferred += step
+
+    def defer(self) -> None:
+        """Let forward passes wait for :meth:`add_deferred` from now on."""
+        self._deferred = self.pos_grad.new_zeros(2 * len(self.pos_grad) + 1)
+
+    def add_deferred(self) -> None:
+        """Add the forward passes since the last call; every rank has to call it."""
+        self._add(self._deferred)
+        self._deferred.zero_()
+
+    def _add(self, step: Tensor) -> None:
+        # One message: the two sums, and whether any rank had a sample at all.
+        step = step.clone()
         all_reduce(step)
-        positive, negative, seen = step.split([len(positive), len(negative), 1])
+        positive, negative, seen = step.split([len(self.pos_grad), len(self.neg_grad), 1])
         self.pos_grad += positive
         self.neg_grad += negative
         self.num_seen += seen[0].long()
+
+
+def _take_size(module: ClassStatistics, state_dict: dict, prefix: str, *_) -> None:
+    # A model that is built for inference alone: nobody has said C before its checkpoint does.
+    values = state_dict.get(f"{prefix}{module.statistics[0]}")
+    if module.num_classes is None and values is not None and len(values):
+        module.get_cls_channels(len(values))
 
 
 def _are_shares(values: Tensor) -> bool:

@@ -10,6 +10,13 @@ gradients outweigh its few encouraging ones. EQL ignores them:
 that background still pushes every category down; T(f) marks the tail, see
 :mod:`mmdet_eql.losses.tail_weighting`.
 
+The paper knows proposals alone. In other heads, r is foreground if the head assigned it to an
+object: an anchor of RetinaNet, ATSS, GFL or TOOD, a point of FCOS or RTMDet, a matched query of the
+DETR family, or one that denoises an object. All others are background, ignored anchors weigh 0.
+YOLOX asks for the categories of assigned points alone, so that its background pushes none down.
+Where a head gives the quality of a positive, it is y_j at its label, as in the head's own loss; the
+weight there stays 1. With T = 0 this is then sigmoid cross-entropy.
+
 Glossary, and that of :mod:`mmdet_eql.losses.base`:
     verified: boolean of shape (N, C); whether the image of proposal r is known to contain, or known
         not to contain, category j.
@@ -35,7 +42,12 @@ DEFAULT_LAMBDA = 1.76e-3
 
 
 def equalization_loss(
-    logits: Tensor, labels: Tensor, tail: Tensor, excluded: Tensor, verified: Tensor | None = None
+    logits: Tensor,
+    labels: Tensor,
+    tail: Tensor,
+    excluded: Tensor,
+    verified: Tensor | None = None,
+    quality: Tensor | None = None,
 ) -> Tensor:
     """Return the loss of each proposal, summed over the categories (equation 3), shape (N,).
 
@@ -44,9 +56,12 @@ def equalization_loss(
         tail (Tensor): T(f_j), shape (C,).
         excluded (Tensor): E(r), boolean of shape (N,).
         verified (Tensor, optional): Where the weight is 1 nevertheless, boolean of shape (N, C).
+        quality (Tensor, optional): Target of the positives in [0, 1], shape (N,); 1 by default.
     """
     targets = one_hot_targets(labels, logits)
     ignored = excluded[:, None] * tail.to(logits.dtype) * (1 - targets)
+    if quality is not None:
+        targets = targets * quality[:, None].to(logits.dtype)
     if verified is not None:
         ignored = ignored.masked_fill(verified, 0)
     losses = F.binary_cross_entropy_with_logits(logits, targets, 1 - ignored, reduction="none")
@@ -55,7 +70,7 @@ def equalization_loss(
 
 @MODELS.register_module()
 class EqualizationLoss(FrequencyAware, SigmoidLoss):
-    """Equalization Loss for the box heads of mmdet.
+    """Equalization Loss for the heads of mmdet.
 
     Args:
         lambda_ (float, optional): Frequency below which a category belongs to the tail. 0 makes
@@ -68,7 +83,7 @@ class EqualizationLoss(FrequencyAware, SigmoidLoss):
             that are verified to contain it or not to contain it (section 4.2). Needs a box head
             and a sampler that pass image-level labels on: see
             :mod:`mmdet_eql.heads.image_level_labels`. The official code leaves this out.
-        **kwargs: Those of :class:`~mmdet_eql.losses.base.ClassificationLoss`.
+        **kwargs: Those of :class:`~mmdet_eql.losses.base.SigmoidLoss`.
 
     Example:
         >>> loss = EqualizationLoss(num_classes=3, lambda_=0.1)
@@ -77,6 +92,8 @@ class EqualizationLoss(FrequencyAware, SigmoidLoss):
         >>> torch.isclose(value, torch.tensor(2.5) * torch.log(torch.tensor(2.0)))
         tensor(True)
     """
+
+    reads_quality = True
 
     def __init__(
         self,
@@ -105,7 +122,13 @@ class EqualizationLoss(FrequencyAware, SigmoidLoss):
             return torch.zeros_like(self.class_frequency)
         return checked_tail(self.tail_weighting, self.known_class_frequency())
 
-    def row_losses(self, logits: Tensor, labels: Tensor, verified: Tensor | None = None) -> Tensor:
+    def row_losses(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        verified: Tensor | None = None,
+        quality: Tensor | None = None,
+    ) -> Tensor:
         """Return the loss of each proposal; ``image_level_labels`` needs ``verified``."""
         if not self.image_level_labels:
             verified = None
@@ -117,4 +140,5 @@ class EqualizationLoss(FrequencyAware, SigmoidLoss):
         excluded = labels < self.num_classes
         if not self.exclude_background:
             excluded = torch.ones_like(excluded)
-        return equalization_loss(logits, labels, self.tail_weights(), excluded, verified)
+        tail = self.tail_weights()
+        return equalization_loss(logits, labels, tail, excluded, verified, quality)

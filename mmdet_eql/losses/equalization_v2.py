@@ -8,9 +8,12 @@ over the training, and weighs both by the ratio of the sums (arXiv 2012.08548):
     f(x) = 1 / (1 + exp(-gamma (x - mu))),
     L = - sum_j [q_j y_j log p_j + r_j (1 - y_j) log(1 - p_j)],   p_j = sigmoid(z_j)
 
-r_j weighs the negatives and q_j the positives of category j; both enter the sums too. There are
-C + 1 sigmoids: the last tells background from objects, its weights are 1 and it has no sums. For
-N, C, cls_score and labels see :mod:`mmdet_eql.losses.base`.
+r_j weighs the negatives and q_j the positives of category j; both enter the sums too. In a box head
+there are C + 1 sigmoids: the last tells background from objects, its weights are 1 and it has no
+sums. Dense and query heads have no such output, and the loss does without it, as its author
+answers for one-stage detectors (tztztztztz/eqlv2, issue 14). There the unassigned anchors, points
+and queries are negatives of every category and enter neg_j. A quality that the head gives is y_j
+at the label. For N, C, K, cls_score, labels and quality see :mod:`mmdet_eql.losses.base`.
 """
 
 import math
@@ -22,23 +25,26 @@ from mmdet.registry import MODELS
 from torch import Tensor
 
 from mmdet_eql.losses.base import (
-    ClassificationLoss,
+    SigmoidLoss,
     check_number,
     foreground_accuracy,
-    full_precision,
+    one_hot_targets,
+    split_target,
 )
 from mmdet_eql.losses.class_statistics import GradientSums
+from mmdet_eql.utils.errors import UserError
 
 
 @MODELS.register_module()
-class EqualizationLossV2(GradientSums, ClassificationLoss):
-    """Equalization Loss v2 for the box heads of mmdet.
+class EqualizationLossV2(GradientSums, SigmoidLoss):
+    """Equalization Loss v2 for the heads of mmdet.
 
     The running sums (:class:`~mmdet_eql.losses.class_statistics.GradientSums`) are in the
     checkpoint. ``forward`` adds to them in training mode with gradients enabled only, over all
-    ranks, and so has to happen on every rank.
+    ranks.
 
-    Start the classifier at a small probability, as the authors do for all C + 1 outputs:
+    Start the classifier of a box head at a small probability, as the authors do for all C + 1
+    outputs:
     ``bbox_head=dict(cls_predictor_cfg=dict(type="PriorLinear"))``.
 
     Args:
@@ -47,8 +53,10 @@ class EqualizationLossV2(GradientSums, ClassificationLoss):
         alpha (float): Largest extra weight of the positives.
         test_with_objectness (bool): Whether the scores of the categories are multiplied by
             1 - p(background) at test time.
-        **kwargs: Those of :class:`~mmdet_eql.losses.base.ClassificationLoss`; the sums do not
-            depend on ``reduction`` and ``loss_weight``.
+        use_sigmoid (bool): True in a dense or query head, which has C outputs and no objectness;
+            False in a box head.
+        **kwargs: Those of :class:`~mmdet_eql.losses.base.SigmoidLoss`; the sums do not depend on
+            ``reduction`` and ``loss_weight``.
 
     Example:
         >>> loss = EqualizationLossV2(num_classes=2)
@@ -60,6 +68,7 @@ class EqualizationLossV2(GradientSums, ClassificationLoss):
     """
 
     extra_logits = 1
+    reads_quality = True
 
     def __init__(
         self,
@@ -68,9 +77,18 @@ class EqualizationLossV2(GradientSums, ClassificationLoss):
         mu: float = 0.8,
         alpha: float = 4.0,
         test_with_objectness: bool = True,
+        use_sigmoid: bool = False,
         **kwargs,
     ) -> None:
         super().__init__(num_classes, **kwargs)
+        if use_sigmoid and (gamma, alpha) == (2.0, 0.25):
+            raise UserError(
+                "loss_cls: gamma=2.0 and alpha=0.25 are those of the FocalLoss of the base config, "
+                "and mean something else in EqualizationLossV2; write "
+                "loss_cls=dict(_delete_=True, type='EqualizationLossV2', use_sigmoid=True)."
+            )
+        self.use_sigmoid = use_sigmoid
+        self.extra_logits = 0 if use_sigmoid else 1
         check_number("gamma", gamma)
         check_number("alpha", alpha)
         check_number("mu", mu, low=-math.inf)
@@ -82,6 +100,8 @@ class EqualizationLossV2(GradientSums, ClassificationLoss):
     def get_activation(self, cls_score: Tensor) -> Tensor:
         """Return the scores: sigmoids, those of the categories multiplied by 1 - p(background),
         shape (N, C + 1)."""
+        if self.use_sigmoid:
+            return super().get_activation(cls_score)
         self.check_logits(cls_score)
         categories, background = cls_score.sigmoid().tensor_split([self.num_classes], dim=1)
         if self.test_with_objectness:
@@ -91,6 +111,8 @@ class EqualizationLossV2(GradientSums, ClassificationLoss):
     def get_accuracy(self, cls_score: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Return ``acc_objectness``, the percentage of rows whose last output tells background from
         objects correctly, and ``acc_classes``, see ``foreground_accuracy``."""
+        if self.use_sigmoid:
+            return super().get_accuracy(cls_score, labels)
         background = cls_score[:, -1]
         objectness = torch.stack([-background, background], dim=1)
         return {
@@ -99,35 +121,39 @@ class EqualizationLossV2(GradientSums, ClassificationLoss):
         }
 
     def class_weights(self) -> tuple[Tensor, Tensor]:
-        """Return q_j and r_j for the next forward pass, each float64 of shape (C + 1,): all are 1
-        before the first proposals, and those of background always."""
+        """Return q_j and r_j for the next forward pass, each float64 of shape (K,): all are 1
+        before the first samples, and those of background always."""
         negative = torch.sigmoid(self.gamma * (self.gradient_ratio() - self.mu))
         negative = torch.where(self.num_seen > 0, negative, torch.ones_like(negative))
-        negative = F.pad(negative, (0, 1), value=1.0)
+        negative = F.pad(negative, (0, self.extra_logits), value=1.0)
         return 1 + self.alpha * (1 - negative), negative
 
     def forward(
         self,
         cls_score: Tensor,
-        labels: Tensor,
-        label_weights: Tensor | None = None,
+        target: Tensor | tuple[Tensor, Tensor],
+        weight: Tensor | None = None,
         avg_factor: float | None = None,
         reduction_override: str | None = None,
     ) -> Tensor:
         """Compute the loss as the base class does, and in training add to the running sums;
-        ``label_weights`` enter both."""
+        ``weight`` enters both."""
         self.check_logits(cls_score)
-        logits = full_precision(cls_score)
-        targets = torch.zeros_like(logits).scatter_(1, labels[:, None], 1)
+        labels, quality = split_target(target, self.num_classes)
+        logits = self.to_logits(cls_score)
+        own = one_hot_targets(labels, logits)
+        targets = own if quality is None else one_hot_targets(labels, logits, quality)
         positive, negative = (weights.to(logits.dtype) for weights in self.class_weights())
-        weights = torch.where(targets > 0, positive, negative)
+        weights = torch.where(own > 0, positive, negative)
         losses = F.binary_cross_entropy_with_logits(logits, targets, weights, reduction="none")
         if self.training and torch.is_grad_enabled():
             gradient = (logits.detach().sigmoid() - targets).abs() * weights
-            if label_weights is not None:
-                gradient = gradient * label_weights[:, None]
+            if weight is not None:
+                gradient = gradient * weight[:, None]
             # Background, the last, has no sums.
-            positive = (gradient * targets)[:, :-1].sum(dim=0, dtype=torch.float64)
-            negative = (gradient * (1 - targets))[:, :-1].sum(dim=0, dtype=torch.float64)
+            positive, negative = (
+                (gradient * is_of)[:, : self.num_classes].sum(dim=0, dtype=torch.float64)
+                for is_of in (own, 1 - own)
+            )
             self.add_gradients(positive, negative, len(logits))
-        return self.reduce(losses.sum(dim=1), label_weights, avg_factor, reduction_override)
+        return self.reduce(losses.sum(dim=1), weight, avg_factor, reduction_override)

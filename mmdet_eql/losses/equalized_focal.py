@@ -20,10 +20,11 @@ points) of a batch; for the rest see :mod:`mmdet_eql.losses.base`.
 
 import torch
 import torch.nn.functional as F
+from mmdet.models.losses import QualityFocalLoss
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from mmdet_eql.losses.base import SigmoidLoss, check_number, full_precision
+from mmdet_eql.losses.base import SigmoidLoss, check_number, full_precision, split_target
 from mmdet_eql.losses.class_statistics import GradientSums
 from mmdet_eql.utils.errors import UserError
 
@@ -82,17 +83,13 @@ class _EqualizedFocal(GradientSums, SigmoidLoss):
         num_classes: int | None = None,
         gamma: float = 2.0,
         scale_factor: float = 8.0,
-        use_sigmoid: bool = True,
         **kwargs,
     ) -> None:
         super().__init__(num_classes, **kwargs)
         check_number("gamma", gamma, low=1)
         check_number("scale_factor", scale_factor)
-        if not use_sigmoid:
-            raise UserError(f"loss_cls: {type(self).__name__} needs use_sigmoid=True.")
         self.gamma = gamma
         self.scale_factor = scale_factor
-        self.use_sigmoid = True
 
     def focusing(self) -> Tensor:
         """Return gamma_j for the next forward pass, float64 of shape (C,); gamma_b at first."""
@@ -110,11 +107,11 @@ class _EqualizedFocal(GradientSums, SigmoidLoss):
     ) -> Tensor:
         """Compute the loss as the base class does, and in training add to the running sums.
 
-        ``target`` is the labels (N,), or labels and qualities in [0, 1] (N,), of which those of
-        positives are read. ``weight`` (N,), 0 for ignored anchors, enters the loss and the sums.
+        ``weight`` (N,), 0 for ignored anchors, enters the loss and the sums.
         """
         self.check_logits(cls_score)
-        labels, quality = target if isinstance(target, tuple) else (target, None)
+        labels, quality = split_target(target, self.num_classes)
+        cls_score = self.to_logits(cls_score) if self.activated else cls_score
         logits = full_precision(cls_score.detach())
         learns = self.training and torch.is_grad_enabled()
         with torch.autocast(logits.device.type, enabled=False):  # for the matrix products
@@ -161,12 +158,12 @@ class EqualizedFocalLoss(_EqualizedFocal):
     that call the loss once per level add to the sums with each call.
 
     Args:
-        num_classes (int): C; a dense head does not hand it over.
+        num_classes (int, optional): C. Taken from the head by default.
         gamma (float): gamma_b, at least 1.
         alpha (float): Weight of the positives, in [0, 1].
         scale_factor (float): s, at least 0; 0 is the focal loss.
-        **kwargs: ``use_sigmoid``, which must be True, ``reduction`` and ``loss_weight``. The sums
-            do not depend on the latter two.
+        **kwargs: Those of :class:`~mmdet_eql.losses.base.SigmoidLoss`. The sums do not depend on
+            ``reduction`` and ``loss_weight``.
 
     Example:
         >>> loss = EqualizedFocalLoss(num_classes=2, alpha=0.5)
@@ -190,9 +187,9 @@ class EqualizedFocalLoss(_EqualizedFocal):
 
 
 @MODELS.register_module()
-class EqualizedQualityFocalLoss(_EqualizedFocal):
-    """Equalized Quality Focal Loss for dense heads that give a quality (IoU) with the labels; a
-    UserError if the head gives none.
+class EqualizedQualityFocalLoss(_EqualizedFocal, QualityFocalLoss):
+    """Equalized Quality Focal Loss for heads that give a quality (IoU) with the labels; a UserError
+    if the head gives none. The DETR family gives it to a ``QualityFocalLoss`` alone.
 
     Args:
         num_classes, gamma, **kwargs: As in :class:`EqualizedFocalLoss`.

@@ -41,6 +41,7 @@ class BalancedGroupSoftmaxLoss(CountAware, ClassificationLoss):
             category with exactly that many instances belongs to the group above.
         beta (float): Number of other proposals per proposal of a group, at least 0.
         loss_weight (float): Factor on the loss.
+        **kwargs: ``use_sigmoid``, which must be False.
 
     Example:
         >>> loss = BalancedGroupSoftmaxLoss(num_classes=3)
@@ -57,8 +58,9 @@ class BalancedGroupSoftmaxLoss(CountAware, ClassificationLoss):
         bins: Sequence[int] = (10, 100, 1000),
         beta: float = 8.0,
         loss_weight: float = 1.0,
+        **kwargs,
     ) -> None:
-        super().__init__(num_classes, reduction="sum", loss_weight=loss_weight)
+        super().__init__(num_classes, reduction="sum", loss_weight=loss_weight, **kwargs)
         bins = tuple(bins)
         if list(bins) != sorted(set(bins)) or any(limit < 1 for limit in bins):
             raise UserError(

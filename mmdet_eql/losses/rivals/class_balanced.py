@@ -38,7 +38,10 @@ class _ClassBalanced(CountAware):
     def __init__(self, num_classes: int | None = None, beta: float = 0.9999, **kwargs) -> None:
         super().__init__(num_classes, **kwargs)
         if not 0 <= beta < 1:
-            raise UserError(f"loss_cls.beta is {beta}; it must be at least 0 and below 1.")
+            raise UserError(
+                f"loss_cls.beta is {beta}; it must be at least 0 and below 1 (if it is of the "
+                "loss of the base config, add _delete_=True)."
+            )
         self.beta = beta
 
     def _balance(self, losses: Tensor, labels: Tensor) -> Tensor:
@@ -52,7 +55,7 @@ class ClassBalancedSigmoidLoss(_ClassBalanced, SigmoidLoss):
 
     Args:
         beta (float): In [0, 1), a UserError otherwise; see :func:`class_balanced_weights`.
-        **kwargs: Those of :class:`~mmdet_eql.losses.base.ClassificationLoss`.
+        **kwargs: Those of :class:`~mmdet_eql.losses.base.SigmoidLoss`.
 
     Example:
         >>> loss = ClassBalancedSigmoidLoss(num_classes=2, beta=0.0)
@@ -62,9 +65,11 @@ class ClassBalancedSigmoidLoss(_ClassBalanced, SigmoidLoss):
         tensor(True)
     """
 
-    def row_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+    reads_quality = True
+
+    def row_losses(self, logits: Tensor, labels: Tensor, quality: Tensor | None = None) -> Tensor:
         """See the base class; needs counts."""
-        targets = one_hot_targets(labels, logits)
+        targets = one_hot_targets(labels, logits, quality)
         losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
         return self._balance(losses.sum(dim=1), labels)
 

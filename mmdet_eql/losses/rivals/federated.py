@@ -16,10 +16,12 @@ from mmdet_eql.losses.base import SigmoidLoss, check_number, one_hot_targets
 from mmdet_eql.losses.class_statistics import FrequencyAware
 
 
-def federated_loss(logits: Tensor, labels: Tensor, chosen: Tensor) -> Tensor:
+def federated_loss(
+    logits: Tensor, labels: Tensor, chosen: Tensor, quality: Tensor | None = None
+) -> Tensor:
     """Return the loss of each proposal, shape (N,), summed over the chosen categories: logits
-    float32 or float64 of shape (N, C), labels (N,), chosen boolean of shape (C,)."""
-    targets = one_hot_targets(labels, logits)
+    float32 or float64 of shape (N, C), labels and qualities (N,), chosen boolean of shape (C,)."""
+    targets = one_hot_targets(labels, logits, quality)
     losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     return (losses * chosen.to(losses.dtype)).sum(dim=1)
 
@@ -32,11 +34,12 @@ class FederatedLoss(FrequencyAware, SigmoidLoss):
     it reproducible, and ranks draw for their own images.
 
     Args:
-        num_chosen (int): Number of categories per call: those that occur, which are always
+        num_chosen (int): Number of categories per call (of a dense or query head: per level or
+            layer): those that occur, which are always
             chosen, and others up to this number. detectron2 counts background as one of them.
         freq_power (float): Others are drawn in proportion to f_j to this power, without
             replacement; a category that never occurs in training is not drawn, unless it is 0.
-        **kwargs: Those of :class:`~mmdet_eql.losses.base.ClassificationLoss`.
+        **kwargs: Those of :class:`~mmdet_eql.losses.base.SigmoidLoss`.
 
     Example:
         >>> loss = FederatedLoss(num_classes=3, num_chosen=2)
@@ -44,6 +47,8 @@ class FederatedLoss(FrequencyAware, SigmoidLoss):
         >>> loss.choose_categories(torch.tensor([2, 3]))[2]  # it occurs
         tensor(True)
     """
+
+    reads_quality = True
 
     def __init__(
         self, num_classes=None, num_chosen: int = 50, freq_power: float = 0.5, **kwargs
@@ -67,6 +72,6 @@ class FederatedLoss(FrequencyAware, SigmoidLoss):
         drawn = (place < self.num_chosen - occurs.sum()) & (best.values > 0)
         return occurs.scatter(0, best.indices, occurs[best.indices] | drawn)
 
-    def row_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def row_losses(self, logits: Tensor, labels: Tensor, quality: Tensor | None = None) -> Tensor:
         """See the base class; needs frequencies."""
-        return federated_loss(logits, labels, self.choose_categories(labels))
+        return federated_loss(logits, labels, self.choose_categories(labels), quality)

@@ -1,10 +1,11 @@
-"""Focal loss for the box heads of two-stage detectors.
+"""Focal loss for the heads of mmdet.
 
     L = - sum_j alpha_j (1 - q_j)^gamma log q_j,   q_j = p_j if y_j = 1 else 1 - p_j,
 
 p_j = sigmoid(z_j), alpha_j = alpha for a positive and 1 - alpha for a negative (arXiv 1708.02002,
 equation 5). mmdet's ``FocalLoss`` is made for dense heads: it has no background column at test
-time. For N, C and labels see :mod:`mmdet_eql.losses.base`.
+time. A quality that a head gives with the labels is not read. For N, C and labels see
+:mod:`mmdet_eql.losses.base`.
 """
 
 import torch.nn.functional as F
@@ -36,7 +37,7 @@ class SigmoidFocalLoss(SigmoidLoss):
     Args:
         gamma (float): Focusing parameter, at least 0; 0 is a weighted cross-entropy.
         alpha (float, optional): Weight of the positives in [0, 1]; None weighs nothing.
-        **kwargs: Those of :class:`~mmdet_eql.losses.base.ClassificationLoss`.
+        **kwargs: Those of :class:`~mmdet_eql.losses.base.SigmoidLoss`.
 
     Example:
         >>> import torch
