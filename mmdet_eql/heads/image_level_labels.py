@@ -62,6 +62,8 @@ class ImageLevelLabelHeadMixin:
     Inherited before the box head. Used if ``loss_cls.image_level_labels`` is on.
     """
 
+    passes_image_level_labels = True  #: For the check of :mod:`mmdet_eql.losses.head_contract`.
+
     def loss_and_target(
         self,
         cls_score: Tensor,

@@ -33,8 +33,8 @@ from mmdet_eql.utils.errors import UserError
 _USE_SIGMOID = {
     True: "has no sigmoids; leave out use_sigmoid, or choose a loss on sigmoids.",
     False: (
-        "works on sigmoids, but use_sigmoid is False; set it to True in a dense or query head, and "
-        "in a box head leave the base config's out with loss_cls=dict(_delete_=True, ...)."
+        "works on sigmoids, but use_sigmoid is False; write use_sigmoid=True in a dense or query "
+        "head, or loss_cls=dict(_delete_=True, ...) without it in a box head."
     ),
 }
 
@@ -66,8 +66,11 @@ class ClassificationLoss(nn.Module):
         **unknown,
     ) -> None:
         super().__init__()
-        if use_sigmoid is not None and use_sigmoid != self.use_sigmoid:
-            raise UserError(f"loss_cls: {type(self).__name__} {_USE_SIGMOID[use_sigmoid]}")
+        if "class_weight" in unknown:
+            raise UserError(
+                f"loss_cls: {type(self).__name__} has no argument 'class_weight', which DETR and "
+                "Mask2Former need; use SoftmaxEqualizationLoss or ClassBalancedSoftmaxLoss there."
+            )
         if unknown:
             raise UserError(
                 f"loss_cls: {type(self).__name__} has no argument {next(iter(unknown))!r}; if the "
@@ -75,6 +78,8 @@ class ClassificationLoss(nn.Module):
                 f"loss_cls=dict(_delete_=True, type={type(self).__name__!r}, ...), in a dense or "
                 "query head with use_sigmoid=True."
             )
+        if use_sigmoid is not None and use_sigmoid != self.use_sigmoid:
+            raise UserError(f"loss_cls: {type(self).__name__} {_USE_SIGMOID[use_sigmoid]}")
         if reduction not in ("none", "mean", "sum"):
             raise UserError(f"loss_cls.reduction is {reduction!r}; choose 'none', 'mean' or 'sum'.")
         self.num_classes = num_classes
@@ -113,7 +118,7 @@ class ClassificationLoss(nn.Module):
         """
         self.check_logits(cls_score)
         labels, quality = split_target(target, self.num_classes)
-        if self.reads_quality:
+        if self.reads_quality and quality is not None:
             kwargs["quality"] = quality
         losses = self.row_losses(self.to_logits(cls_score), labels, **kwargs)
         return self.reduce(losses, weight, avg_factor, reduction_override)

@@ -33,6 +33,7 @@ SIGMOID_HEADS = {
 }
 #: Those that have C + 1 outputs and score them by a softmax.
 SOFTMAX_HEADS = ("DETRHead", "MaskFormerHead", "Mask2FormerHead")
+_NO_QUALITY = "the head gives no IoU with its labels; use EqualizedFocalLoss."
 #: The attributes of a head that hold a loss of the categories.
 _LOSSES = ("loss_cls", "initial_loss_cls")
 
@@ -71,18 +72,19 @@ def _misfit(head: nn.Module, stock: type, loss: ClassificationLoss, attribute: s
     num_classes, name = head.num_classes, stock.__name__
     needed = num_classes + loss.extra_logits
     outputs = _num_outputs(head)
+    wants_labels = getattr(loss, "image_level_labels", False)
+    if wants_labels and not getattr(head, "passes_image_level_labels", False):
+        return (
+            "the head does not pass image-level labels on; use a box head that does, as "
+            "ImageLevelShared2FCBBoxHead, or set image_level_labels=False."
+        )
     if hasattr(head, "custom_activation") and name not in SIGMOID_HEADS:  # a box head
         if outputs not in (None, needed):
             return (
                 f"the head has {outputs} outputs for {num_classes} categories, whatever its loss "
                 f"is, which needs {needed}; use a head that asks, as Shared2FCBBoxHead."
             )
-        return None
-    if getattr(loss, "image_level_labels", False):
-        return (
-            "only box heads pass image-level labels on, as ImageLevelShared2FCBBoxHead; set "
-            "image_level_labels=False."
-        )
+        return _NO_QUALITY if isinstance(loss, EqualizedQualityFocalLoss) else None
     if name in SOFTMAX_HEADS:
         return _softmax_misfit(loss, needed, outputs)
     if name not in SIGMOID_HEADS:
@@ -90,7 +92,7 @@ def _misfit(head: nn.Module, stock: type, loss: ClassificationLoss, attribute: s
     if not loss.use_sigmoid and isinstance(loss, SigmoidLoss):
         return "the head has no output for objectness; set use_sigmoid=True in the loss."
     if not loss.use_sigmoid:
-        return "the head scores by sigmoids without a background output; use a loss on sigmoids."
+        return "the head has no output for background; use a loss on sigmoids."
     if outputs != needed:
         return (
             f"the head has {outputs} outputs, since use_sigmoid is not set; write "
@@ -109,7 +111,7 @@ def _misfit(head: nn.Module, stock: type, loss: ClassificationLoss, attribute: s
         )
     gives_quality = SIGMOID_HEADS[name] and attribute == "loss_cls"
     if isinstance(loss, EqualizedQualityFocalLoss) and not gives_quality:
-        return "the head gives no IoU with its labels; use EqualizedFocalLoss."
+        return _NO_QUALITY
     return None
 
 

@@ -59,6 +59,7 @@ LOSSES = {
 #: Rows: MMDetection's configs.
 HEADS = {
     "Faster R-CNN": "faster_rcnn/faster-rcnn_r50_fpn_1x_coco",
+    "Cascade R-CNN": "cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco",
     "Double-Head": "double_heads/dh-faster-rcnn_r50_fpn_1x_coco",
     "RetinaNet": "retinanet/retinanet_r50_fpn_1x_coco",
     "FCOS": "fcos/fcos_r50-caffe_fpn_gn-head_1x_coco",
@@ -133,7 +134,7 @@ SMALL = dict(
     num_layers=2, num_queries=12, num_proposals=12, stacked_convs=1, num_classes=C,
     num_things_classes=C, num_stuff_classes=0, fc_out_channels=WIDTH, conv_out_channels=WIDTH,
     proposal_feature_channel=WIDTH, num_convs=1, num_points=4, num_dn_queries=4, num_ffn_fcs=2,
-    in_channels=WIDTH, out_channels=WIDTH, max_per_img=20, max_per_image=20, num_dcn=0,
+    in_channels=WIDTH, out_channels=WIDTH, max_per_img=12, max_per_image=12, num_dcn=0,
     score_thr=0.0, initial_epoch=0,
 )  # fmt: skip
 
@@ -149,6 +150,12 @@ def category_head(model: ConfigDict) -> list[ConfigDict]:
 def build(head: str, loss: str) -> BaseDetector:
     """Return a tiny detector with a loss; a UserError if it does not work there."""
     model = Config(dict(model=stock_model(head).to_dict())).model
+    if LOSSES[loss].get("image_level_labels") and head in ("Faster R-CNN", "Cascade R-CNN"):
+        stages = model.train_cfg.rcnn
+        for stage in stages if isinstance(stages, list) else [stages]:
+            stage.sampler.type = "ImageLevelLabelSampler"
+        for part in category_head(model):
+            part.type = "ImageLevelShared2FCBBoxHead"
     for part in category_head(model):
         for name in ("loss_cls", "initial_loss_cls"):
             if name == "initial_loss_cls" and (name not in part or loss == "EQFL"):
@@ -193,6 +200,7 @@ def batch(with_masks: bool) -> dict:
                 labels=torch.tensor([0, C - 1]),
             ),
         )
+        sample.gt_instances.set_metainfo(dict(verified_labels=torch.tensor([0, 1, C - 1])))
         if with_masks:
             sample.gt_instances.masks = BitmapMasks(masks.numpy(), 64, 64)
         samples.append(sample)

@@ -41,7 +41,7 @@ class BalancedGroupSoftmaxLoss(CountAware, ClassificationLoss):
             category with exactly that many instances belongs to the group above.
         beta (float): Number of other proposals per proposal of a group, at least 0.
         loss_weight (float): Factor on the loss.
-        **kwargs: ``use_sigmoid``, which must be False.
+        **kwargs: ``use_sigmoid``, which must be False, and ``reduction``, which must be ``"sum"``.
 
     Example:
         >>> loss = BalancedGroupSoftmaxLoss(num_classes=3)
@@ -60,7 +60,13 @@ class BalancedGroupSoftmaxLoss(CountAware, ClassificationLoss):
         loss_weight: float = 1.0,
         **kwargs,
     ) -> None:
-        super().__init__(num_classes, reduction="sum", loss_weight=loss_weight, **kwargs)
+        kwargs.setdefault("reduction", "sum")
+        super().__init__(num_classes, loss_weight=loss_weight, **kwargs)
+        if self.reduction != "sum":
+            raise UserError(
+                "loss_cls: BalancedGroupSoftmaxLoss takes the mean within each group, and its "
+                f"reduction is not {self.reduction!r}; leave it out."
+            )
         bins = tuple(bins)
         if list(bins) != sorted(set(bins)) or any(limit < 1 for limit in bins):
             raise UserError(
