@@ -4,6 +4,9 @@
 package does that, and replaces mmengine's loaders of checkpoints by safe ones
 (:mod:`mmdet_eql.engine.checkpoint`); nothing else happens.
 
+Without MMDetection, or where the environment variable ``MMDET_EQL_REGISTER`` is ``off``, nothing is
+registered, and :mod:`mmdet_eql.evaluation` works in any case.
+
 utils           errors, files, masks as RLE
 frequency       the owner of class frequencies: counts and frequency groups
 annotations     LVIS and COCO files: one reader, one column model, its cache
@@ -18,8 +21,17 @@ analysis        gradients, errors of a category, pictures
 classification  image classifiers on the same losses and samplers
 """
 
-from mmdet_eql import datasets, engine, evaluation, heads, losses
-from mmdet_eql.evaluation import lvis_metric, open_images_metric  # noqa: F401
+import os
+from importlib.util import find_spec
+
+try:
+    _mmdet_found = find_spec("mmdet") is not None
+except ImportError:
+    _mmdet_found = False
+
+if _mmdet_found and os.environ.get("MMDET_EQL_REGISTER") != "off":
+    from mmdet_eql import datasets, engine, evaluation, heads, losses
+    from mmdet_eql.evaluation import lvis_metric, open_images_metric  # noqa: F401
 
 __version__ = "0.1.0"
 __all__ = ["datasets", "engine", "evaluation", "heads", "losses"]

@@ -13,13 +13,13 @@ import logging
 import mmap
 import os
 import struct
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
-from mmengine.logging import print_log
 
 from mmdet_eql.annotations.columns import AnnotationColumns
 from mmdet_eql.utils.errors import UserError
@@ -190,4 +190,9 @@ def _read_and_write(
 
 
 def _warn(sentence: str) -> None:
-    print_log(sentence, logger="current", level=logging.WARNING)
+    try:
+        from mmengine.logging import print_log
+    except ImportError:
+        warnings.warn(sentence, stacklevel=2)
+    else:
+        print_log(sentence, logger="current", level=logging.WARNING)

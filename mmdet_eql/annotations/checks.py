@@ -22,9 +22,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from mmengine.fileio import get_local_path
-
 from mmdet_eql.utils.errors import UserError
+from mmdet_eql.utils.files import local_copy
+from mmdet_eql.utils.json_pieces import read_file
 
 _REQUIRED_FIELDS = {
     "images": ("id", "height", "width"),
@@ -94,11 +94,8 @@ def image_paths(
 
 def _parse_json(path: str, backend_args: dict | None) -> Any:
     try:
-        with (
-            get_local_path(path, backend_args=backend_args) as local_path,
-            open(local_path, "rb") as file,
-        ):
-            content = file.read()
+        with local_copy(path, backend_args) as local_path:
+            content = read_file(local_path)
         # Windows programs write byte order marks, and UTF-16.
         return json.loads(content.decode(json.detect_encoding(content)))
     except FileNotFoundError:
@@ -110,6 +107,10 @@ def _parse_json(path: str, backend_args: dict | None) -> Any:
         raise UserError(f"{path}: is a folder; 'ann_file' must name a JSON file in it.") from None
     except PermissionError:
         raise UserError(f"{path}: may not be read by this user; change its permissions.") from None
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror or error}); download or make the file again."
+        ) from None
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path}: is not a JSON text file (byte {error.start} is not UTF-8); give the unpacked "

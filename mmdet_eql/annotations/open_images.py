@@ -5,9 +5,9 @@ line per box: label from 1 on, x1, y1, x2, y2 relative to the image, and whether
 """
 
 import numpy as np
-from mmengine.fileio import get_local_path
 
 from mmdet_eql.utils.errors import UserError
+from mmdet_eql.utils.files import local_copy
 
 
 def count_challenge_boxes(
@@ -23,7 +23,7 @@ def count_challenge_boxes(
     count = np.zeros(num_classes, dtype=np.int64)
     try:
         with (
-            get_local_path(ann_file, backend_args=backend_args) as local_path,
+            local_copy(ann_file, backend_args) as local_path,
             open(local_path, encoding="utf-8") as file,
         ):
             while next(file, ""):

@@ -14,13 +14,13 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from mmengine.fileio import get_local_path
 
 from mmdet_eql.annotations.box_format import refuse_other_boxes
 from mmdet_eql.annotations.cache import cached_columns
 from mmdet_eql.annotations.checks import FEDERATED_FIELDS, FLAGS, image_paths, load_lvis_json
 from mmdet_eql.annotations.columns import AnnotationColumns
 from mmdet_eql.annotations.segmentation import segmentation_states
+from mmdet_eql.utils.files import local_copy
 from mmdet_eql.utils.json_pieces import forget_pages, iterate_pieces, map_file
 
 
@@ -98,7 +98,7 @@ def read_annotations(
             return read_carefully()
 
     try:
-        with get_local_path(path, backend_args=backend_args) as local_path:
+        with local_copy(path, backend_args) as local_path:
             # Of a remote file this is a temporary copy.
             is_local = osp.abspath(local_path) == osp.abspath(path)
             columns = cached_columns(local_path, read, cache if is_local else False)

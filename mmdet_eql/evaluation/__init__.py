@@ -4,8 +4,15 @@ Needs neither PyTorch nor MMDetection but in the metrics of a config, ``*_metric
 
     columns             ground truth and detections as columns of numbers
     matching            matching and accumulation, by hotcoco
+    matches             what becomes of each detection, for what hotcoco does not have
+    boundary_iou        IoU of masks and their boundaries
+    protocol            how an annotation file is evaluated, and which of its categories are rare
     lvis_evaluation     AP and AR from precision and recall
-    lvis_results        result files: reading, checking, writing, evaluating them
+    fixed_ap            AP of the best detections of each category: Fixed AP, pooled AP
+    bootstrap           error bars of AP, by drawing images
+    lvis_results        result files: reading, checking, writing them
+    result_mistakes     which mistake a wrong result file looks like
+    file_evaluation     evaluating the result files of any project, side by side
     proposal_recall     class-agnostic recall by the best match of each object
     result_fusion       merging the result files of several models
     tables              metrics as tables for the log
@@ -16,14 +23,17 @@ Needs neither PyTorch nor MMDetection but in the metrics of a config, ``*_metric
 """
 
 from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth, read_ground_truth
+from mmdet_eql.evaluation.file_evaluation import FileEvaluation, compare_files, evaluate_files
 from mmdet_eql.evaluation.lvis_evaluation import LVISEvaluation, evaluate_detections
-from mmdet_eql.evaluation.lvis_results import evaluate_files, read_results, write_results
+from mmdet_eql.evaluation.lvis_results import read_results, write_results
 from mmdet_eql.evaluation.proposal_recall import proposal_recall
 
 __all__ = [
+    "FileEvaluation",
     "LVISDetections",
     "LVISEvaluation",
     "LVISGroundTruth",
+    "compare_files",
     "evaluate_detections",
     "evaluate_files",
     "proposal_recall",

@@ -132,6 +132,32 @@ class LVISGroundTruth:
             **{name: column[kept] for name, column in columns.items()},
         )
 
+    def select_images(
+        self, image_ids: Sequence[int], detections: "LVISDetections"
+    ) -> tuple["LVISGroundTruth", "LVISDetections"]:
+        """Return ground truth and detections of some images, as if there were no others."""
+        chosen = np.isin(self.image_ids, image_ids)
+        position = np.cumsum(chosen) - 1
+        kept, seen = chosen[self.image], detections.take(chosen[detections.image])
+
+        def regroup(groups: np.ndarray) -> np.ndarray:
+            image, category = np.divmod(groups, len(self.category_ids))
+            inside = chosen[image]
+            return position[image[inside]] * len(self.category_ids) + category[inside]
+
+        columns = {name: getattr(self, name) for name in ("category", "area", "ignore", "boxes")}
+        selected = replace(
+            self,
+            image_ids=self.image_ids[chosen],
+            image_sizes=self.image_sizes[chosen],
+            image=position[self.image[kept]],
+            masks=None if self.masks is None else self.masks[kept],
+            judged=None if self.judged is None else regroup(self.judged),
+            not_exhaustive=regroup(self.not_exhaustive),
+            **{name: column[kept] for name, column in columns.items()},
+        )
+        return selected, replace(seen, image=position[seen.image])
+
     def merge_categories(self) -> "LVISGroundTruth":
         """Return the same annotations in one category that every image judges.
 

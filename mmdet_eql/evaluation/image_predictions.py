@@ -90,9 +90,9 @@ def join_predictions(
         ground_truth (LVISGroundTruth): Sets the positions of images and categories.
         category_of_label (np.ndarray, optional): Category id of each label, int64; None to put all
             predictions into the first category.
-        iou_type (str): 'bbox' to take boxes and their scores, 'segm' to take masks and theirs.
+        iou_type (str): 'bbox' to take boxes and their scores; else masks and theirs are taken.
     """
-    with_masks = iou_type == "segm"
+    with_masks = iou_type != "bbox"
     # What the arrays begin with serves if there are no results.
     labels = np.concatenate([np.zeros(0, np.int64), *(result.labels for result in results)])
     scores = (result.mask_scores if with_masks else result.scores for result in results)

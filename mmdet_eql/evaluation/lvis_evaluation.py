@@ -11,11 +11,20 @@ Glossary, besides that of :mod:`mmdet_eql.evaluation.columns`:
     A: area ranges, 4: all, small, medium and large.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from mmdet_eql.evaluation.boundary_iou import boundary_iou
 from mmdet_eql.evaluation.columns import FREQUENCY_GROUPS, LVISDetections, LVISGroundTruth
+from mmdet_eql.evaluation.matches import (
+    Matches,
+    accumulate,
+    box_iou,
+    mask_iou,
+    match_detections,
+)
 from mmdet_eql.evaluation.matching import AREA_RANGES, precision_recall
 from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.json_pieces import pause_garbage_collection
@@ -24,7 +33,8 @@ from mmdet_eql.utils.rle import count_pixels
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 #: Detections per image that count, over all categories.
 MAX_DETECTIONS = 300
-IOU_TYPES = ("bbox", "segm")
+#: IoU of boxes, masks, or masks and their boundaries (:mod:`mmdet_eql.evaluation.boundary_iou`).
+IOU_TYPES = ("bbox", "segm", "boundary")
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +46,7 @@ class LVISEvaluation:
             (T, R, C, A); -1 for a category without ground truth in the area range.
         recall (np.ndarray): Recall of all detections, float64 of shape (T, C, A); -1 as above.
         iou_thresholds (np.ndarray): float64 of shape (T,).
-        max_detections (int): Detections per image that counted.
+        max_detections (int): Detections per image that counted; -1 without a limit.
         category_ids (np.ndarray): int64 of shape (C,).
         category_names (tuple[str]): C names.
         frequencies (np.ndarray, optional): 'r', 'c' or 'f', shape (C,).
@@ -98,16 +108,16 @@ def evaluate_detections(
     detections: LVISDetections,
     iou_type: str,
     iou_thresholds: np.ndarray = IOU_THRESHOLDS,
-    max_detections: int = MAX_DETECTIONS,
+    max_detections: int | None = MAX_DETECTIONS,
 ) -> LVISEvaluation:
     """Compare detections with ground truth by the rules of LVIS.
 
     Args:
-        ground_truth (LVISGroundTruth): Annotations; with masks for 'segm'.
-        detections (LVISDetections): Boxes for 'bbox', masks for 'segm'.
-        iou_type (str): 'bbox' or 'segm'.
+        ground_truth (LVISGroundTruth): Annotations; with masks for 'segm' and 'boundary'.
+        detections (LVISDetections): Boxes for 'bbox', masks for 'segm' and 'boundary'.
+        iou_type (str): 'bbox', 'segm' or 'boundary'.
         iou_thresholds (np.ndarray): T numbers.
-        max_detections (int): Detections per image that count.
+        max_detections (int, optional): Detections per image that count. None for all.
 
     Raises:
         UserError: If ``iou_type`` is unknown, or a mask is not of the size of its image.
@@ -121,47 +131,87 @@ def evaluate_detections(
     check_iou_type(iou_type)
     iou_thresholds = np.asarray(iou_thresholds, dtype=np.float64)
     with pause_garbage_collection():
-        detections = _detections_that_count(ground_truth, detections, max_detections)
-        area = detection_areas(ground_truth, detections, iou_type)
-        has_area = (area > 0) & (area < np.inf)
-        precision, recall = precision_recall(
-            ground_truth, detections.take(has_area), area[has_area], iou_type, iou_thresholds
-        )
+        if iou_type == "boundary":
+            ranges = list(AREA_RANGES.values())
+            matches = match(
+                ground_truth, detections, iou_type, iou_thresholds, max_detections, ranges
+            )
+            precision, recall = accumulate(matches, len(ground_truth.category_ids))
+        else:
+            detections, area = _detections_that_count(
+                ground_truth, detections, iou_type, max_detections
+            )
+            precision, recall = precision_recall(
+                ground_truth, detections, area, iou_type, iou_thresholds
+            )
     return LVISEvaluation(
         precision,
         recall,
         iou_thresholds,
-        max_detections,
+        -1 if max_detections is None else max_detections,
         ground_truth.category_ids,
         ground_truth.category_names,
         ground_truth.frequencies,
     )
 
 
+def match(
+    ground_truth: LVISGroundTruth,
+    detections: LVISDetections,
+    iou_type: str,
+    iou_thresholds: np.ndarray = IOU_THRESHOLDS,
+    max_detections: int | None = MAX_DETECTIONS,
+    area_ranges: Sequence[tuple[float, float]] = (AREA_RANGES["all"],),
+) -> Matches:
+    """Return what :func:`evaluate_detections` decides on each detection.
+
+    Arguments are those of :func:`evaluate_detections`, and ``area_ranges``, A pairs of inclusive
+    limits in square pixels.
+    """
+    check_iou_type(iou_type)
+    detections, area = _detections_that_count(ground_truth, detections, iou_type, max_detections)
+    if iou_type == "boundary":
+        iou = boundary_iou(ground_truth, detections, min(*iou_thresholds, 1 - 1e-10))
+    else:
+        iou = (box_iou if iou_type == "bbox" else mask_iou)(ground_truth, detections)
+    return match_detections(
+        ground_truth, detections, area, iou, np.asarray(iou_thresholds), area_ranges
+    )
+
+
 def check_iou_type(iou_type: str) -> None:
-    """Raise a UserError unless a name is 'bbox' or 'segm'."""
+    """Raise a UserError unless a name is 'bbox', 'segm' or 'boundary'."""
     if iou_type not in IOU_TYPES:
-        raise UserError(f"iou_type is {iou_type!r}; it must be 'bbox' or 'segm'.")
+        raise UserError(f"iou_type is {iou_type!r}; it must be 'bbox', 'segm' or 'boundary'.")
 
 
 def _detections_that_count(
-    ground_truth: LVISGroundTruth, detections: LVISDetections, max_detections: int
-) -> LVISDetections:
-    """Apply the limit per image, then drop what the image does not judge.
+    ground_truth: LVISGroundTruth,
+    detections: LVISDetections,
+    iou_type: str,
+    max_detections: int | None,
+) -> tuple[LVISDetections, np.ndarray]:
+    """Apply the limit per image, then drop what the image does not judge, or has no area.
 
     The limit comes first: a detection of a category that nobody looked for still takes a place.
+    Returns the areas, too.
     """
     image = detections.image
     counts = np.ones(len(image), dtype=bool)
-    crowded = np.flatnonzero((np.bincount(image) > max_detections)[image])
-    # Stable: of equal scores the first goes first.
-    by_score = crowded[np.lexsort((-detections.score[crowded], image[crowded]))]
-    rank = np.arange(len(crowded)) - np.searchsorted(image[by_score], image[by_score])
-    counts[by_score[rank >= max_detections]] = False
+    if max_detections is not None:
+        crowded = np.flatnonzero((np.bincount(image) > max_detections)[image])
+        # Stable: of equal scores the first goes first.
+        by_score = crowded[np.lexsort((-detections.score[crowded], image[crowded]))]
+        rank = np.arange(len(crowded)) - np.searchsorted(image[by_score], image[by_score])
+        counts[by_score[rank >= max_detections]] = False
     if ground_truth.judged is not None:
         group = image * len(ground_truth.category_ids) + detections.category
         counts &= np.isin(group, ground_truth.judged)
-    return detections if counts.all() else detections.take(counts)
+    if not counts.all():
+        detections = detections.take(counts)
+    area = detection_areas(ground_truth, detections, iou_type)
+    has_area = (area > 0) & (area < np.inf)
+    return (detections, area) if has_area.all() else (detections.take(has_area), area[has_area])
 
 
 def detection_areas(
@@ -172,7 +222,7 @@ def detection_areas(
     Raises:
         UserError: If a mask is not of the size of its image.
     """
-    if iou_type == "segm":
+    if iou_type != "bbox":
         area, num_pixels = count_pixels(detections.masks)
         sizes = ground_truth.image_sizes[detections.image]
         wrong = np.flatnonzero(num_pixels != sizes.prod(axis=1))

@@ -13,8 +13,14 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger, print_log
 
 from mmdet_eql.annotations import read_annotations
-from mmdet_eql.annotations.dataset_annotations import DatasetAnnotations
-from mmdet_eql.evaluation.columns import LVISGroundTruth, read_ground_truth
+from mmdet_eql.evaluation.bootstrap import (
+    NUM_DRAWS,
+    frequency_means,
+    interval_metrics,
+    resample_category_ap,
+)
+from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth, read_ground_truth
+from mmdet_eql.evaluation.fixed_ap import MAX_PER_CATEGORY, best_of_category_metrics
 from mmdet_eql.evaluation.image_predictions import (
     ImagePredictions,
     check_images,
@@ -31,8 +37,15 @@ from mmdet_eql.evaluation.lvis_evaluation import (
     evaluate_detections,
 )
 from mmdet_eql.evaluation.lvis_results import write_json, write_results
-from mmdet_eql.evaluation.metric_items import AP_ITEMS, ITEMS_BY_FREQUENCY, check_metrics
+from mmdet_eql.evaluation.metric_items import (
+    AP_ITEMS,
+    ITEMS_BY_FREQUENCY,
+    MASK_METRICS,
+    check_metrics,
+    check_number,
+)
 from mmdet_eql.evaluation.proposal_recall import proposal_recall
+from mmdet_eql.evaluation.protocol import count_groups, describe_protocol, warn_of_numbers
 from mmdet_eql.evaluation.tables import category_records, category_table, metric_table
 from mmdet_eql.utils.errors import UserError
 
@@ -59,7 +72,8 @@ class LVISFastMetric(BaseMetric):
     Args:
         ann_file (str): Annotation file in LVIS or COCO format. ``format_only`` needs no
             annotations in it, as for the test server.
-        metric (str | Sequence[str]): 'bbox' and 'segm', or class-agnostic recall of boxes, for each
+        metric (str | Sequence[str]): 'bbox', 'segm' and 'boundary' (Boundary AP,
+            :mod:`mmdet_eql.evaluation.boundary_iou`), or class-agnostic recall of boxes, for each
             of ``proposal_nums``: 'proposal' matches them by score as AP does and gives ``AR@300``,
             ``ARs@300``, ``ARm@300``, ``ARl@300``; 'proposal_fast' takes the best match of each
             object and gives ``AR@300``.
@@ -86,6 +100,14 @@ class LVISFastMetric(BaseMetric):
         max_detections (int): Detections of an image that count for 'bbox' and 'segm', over all
             categories. Defaults to 300, as in LVIS, whatever the file. The model gives no more than
             its ``max_per_img``.
+        fixed_ap (bool | int): Whether to add Fixed AP, of the best 10,000 detections of each
+            category or another number, as ``lvis/bbox_fixed_AP``, ``lvis/bbox_fixed_APr`` and so on
+            (:mod:`mmdet_eql.evaluation.fixed_ap`). The model should keep more than 300 detections
+            per image (``model.test_cfg``) for it.
+        pooled_ap (bool | int): Likewise pooled AP, as ``lvis/bbox_pooled_AP`` and so on.
+        bootstrap (bool | int): Whether to add the 95 % interval of AP, APr, APc and APf from 1,000
+            draws of images or another number, as ``lvis/bbox_APr_low`` and ``lvis/bbox_APr_high``
+            (:mod:`mmdet_eql.evaluation.bootstrap`).
 
     Attributes:
         evaluations (dict[str, LVISEvaluation]): Of the last evaluation, by metric. On the main
@@ -117,6 +139,9 @@ class LVISFastMetric(BaseMetric):
         backend_args: dict | None = None,
         train_ann_file: str | None = None,
         max_detections: int = MAX_DETECTIONS,
+        fixed_ap: bool | int = False,
+        pooled_ap: bool | int = False,
+        bootstrap: bool | int = False,
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         self.ann_file = ann_file
@@ -130,6 +155,9 @@ class LVISFastMetric(BaseMetric):
         self.backend_args = backend_args
         self.train_ann_file = train_ann_file
         self.max_detections = max_detections
+        self.fixed_ap = check_number("fixed_ap", fixed_ap, MAX_PER_CATEGORY)
+        self.pooled_ap = check_number("pooled_ap", pooled_ap, MAX_PER_CATEGORY)
+        self.bootstrap = check_number("bootstrap", bootstrap, NUM_DRAWS)
         self.evaluations: dict[str, LVISEvaluation] = {}
         self._ground_truth: LVISGroundTruth | None = None
 
@@ -187,17 +215,18 @@ class LVISFastMetric(BaseMetric):
             UserError: If 'segm' is asked for and there are no masks, or a label is out of range.
         """
         # Result files hold masks whether or not they are evaluated.
-        with_masks = "segm" in self.metrics or bool(self.outfile_prefix)
+        mask_metrics = [name for name in self.metrics if name in MASK_METRICS]
+        with_masks = bool(mask_metrics or self.outfile_prefix)
         wanted = ["bboxes", "scores", "labels", "mask_scores", *(["masks"] if with_masks else [])]
         classes = (self.dataset_meta or {}).get("classes")
         for sample in data_samples:
             pred = sample["pred_instances"]
             pred = {name: _to_numpy(pred[name]) for name in wanted if name in pred}
             result = ImagePredictions.from_arrays(int(sample["img_id"]), pred)
-            if "segm" in self.metrics and result.masks is None:
+            if mask_metrics and result.masks is None:
                 raise UserError(
-                    f"LVISFastMetric: metric 'segm' needs masks, but the model gives none for "
-                    f"image {result.image_id}; use metric='bbox' with this model."
+                    f"LVISFastMetric: metric {mask_metrics[0]!r} needs masks, but the model gives "
+                    f"none for image {result.image_id}; use metric='bbox' with this model."
                 )
             if classes is not None:
                 check_labels([result], len(classes), self.ann_file)
@@ -230,7 +259,8 @@ class LVISFastMetric(BaseMetric):
         category_of_label = find_categories(classes, *categories, self.ann_file, logger)
         check_labels(results, len(category_of_label), self.ann_file)
         if not self.format_only:
-            check_images(results, ground_truth, self.ann_file, "segm" in self.metrics, logger)
+            with_masks = bool(set(MASK_METRICS) & set(self.metrics))
+            check_images(results, ground_truth, self.ann_file, with_masks, logger)
         if self.outfile_prefix:
             self._write_results(results, category_of_label)
         if self.format_only:
@@ -253,6 +283,7 @@ class LVISFastMetric(BaseMetric):
                 )
                 self.evaluations[metric] = evaluation
                 metrics.update(self._select_metrics(evaluation, metric))
+                metrics.update(self._more_metrics(ground_truth, detections, metric))
             else:
                 metrics.update(self._evaluate_proposals(ground_truth, results, metric))
         if self.evaluations:
@@ -282,6 +313,22 @@ class LVISFastMetric(BaseMetric):
                 returned[f"{metric}_{name}_precision"] = ap
         return returned
 
+    def _more_metrics(
+        self, ground_truth: LVISGroundTruth, detections: LVISDetections, metric: str
+    ) -> dict[str, float]:
+        """Fixed AP, pooled AP and intervals, where they are asked for."""
+        evaluated = ground_truth, detections, metric
+        values = best_of_category_metrics(*evaluated, self.fixed_ap, self.pooled_ap, self.iou_thrs)
+        if self.bootstrap:
+            limits = self.iou_thrs, self.max_detections
+            category_ap = resample_category_ap(*evaluated, self.bootstrap, *limits)
+            draws = frequency_means(category_ap, ground_truth.frequencies)
+            values |= interval_metrics(draws, self.evaluations[metric].metrics())
+        if values:
+            shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+            print_log(f"{metric}: {shown}", "current")
+        return {f"{metric}_{name}": value for name, value in values.items()}
+
     def _evaluate_proposals(
         self, ground_truth: LVISGroundTruth, results: list[ImagePredictions], metric: str
     ) -> dict[str, float]:
@@ -304,59 +351,21 @@ class LVISFastMetric(BaseMetric):
 
     def _load_ground_truth(self) -> LVISGroundTruth:
         if self._ground_truth is None:
-            with_masks = "segm" in self.metrics
+            with_masks = bool(set(MASK_METRICS) & set(self.metrics))
             ground_truth = read_ground_truth(self.ann_file, with_masks, self.backend_args)
             if self.train_ann_file is not None:
-                groups = self._count_groups(ground_truth.category_names)
+                names = ground_truth.category_names
+                groups = count_groups(self.train_ann_file, names, self.ann_file, self.backend_args)
                 ground_truth = replace(ground_truth, frequencies=groups)
             self._ground_truth = ground_truth
-        self._log_protocol(self._ground_truth)
-        self._warn_of_numbers(self._ground_truth)
-        return self._ground_truth
-
-    def _warn_of_numbers(self, ground_truth: LVISGroundTruth) -> None:
-        counts = np.bincount(ground_truth.image[~ground_truth.ignore], minlength=1)
-        most = counts.argmax()
-        warning = None
-        if counts[most] == 0:
-            warning = "has no annotations that count, so that AP is -1."
-        elif counts[most] > self.max_detections and set(self.metrics) & set(IOU_TYPES):
-            warning = (
-                f"image {ground_truth.image_ids[most]} has {counts[most]:,} objects, but only "
-                f"{self.max_detections} detections of an image count; set 'max_detections' of the "
-                "evaluator, and 'max_per_img' of the model's test_cfg, to more."
-            )
+        sentence = describe_protocol(self._ground_truth, self.train_ann_file)
+        if sentence is not None:
+            print_log(f"{self.ann_file}: {sentence}", "current")
+        limit = self.max_detections if set(self.metrics) & set(IOU_TYPES) else np.inf
+        warning = warn_of_numbers(self._ground_truth, limit)
         if warning is not None:
             print_log(f"{self.ann_file}: {warning}", "current", logging.WARNING)
-
-    def _count_groups(self, category_names: Sequence[str]) -> np.ndarray:
-        """'r', 'c' or 'f' of each category, from the training annotations."""
-        columns = read_annotations(self.train_ann_file, self.backend_args)
-        id_of = dict(zip(columns.category_name, columns.category_id.tolist(), strict=True))
-        unknown = [name for name in category_names if name not in id_of]
-        if unknown:
-            raise UserError(
-                f"{self.train_ann_file}: has no category {unknown[0]!r}, which {self.ann_file} "
-                "has; give the annotation file that the model is trained on."
-            )
-        category_ids = [id_of[name] for name in category_names]
-        return DatasetAnnotations(columns, category_ids).class_frequency.group
-
-    def _log_protocol(self, ground_truth: LVISGroundTruth) -> None:
-        if ground_truth.judged is not None and self.train_ann_file is None:
-            return  # LVIS's own
-        looked_for = (
-            "no image has 'neg_category_ids', so every category counts as looked for in every image"
-            if ground_truth.judged is None
-            else "categories count where they are annotated or verified absent"
-        )
-        if self.train_ann_file is not None:
-            groups = f"by the number of images in {self.train_ann_file}"
-        elif ground_truth.frequencies is not None:
-            groups = "by the field 'frequency'"
-        else:
-            groups = "left out, as neither 'frequency' nor 'train_ann_file' is given"
-        print_log(f"{self.ann_file}: {looked_for}; APr, APc and APf are {groups}.", "current")
+        return self._ground_truth
 
     def _write_results(
         self, results: list[ImagePredictions], category_of_label: np.ndarray

@@ -18,13 +18,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth, read_ground_truth
-from mmdet_eql.evaluation.lvis_evaluation import (
-    IOU_THRESHOLDS,
-    MAX_DETECTIONS,
-    LVISEvaluation,
-    check_iou_type,
-    evaluate_detections,
+from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth
+from mmdet_eql.evaluation.result_mistakes import (
+    explain_unknown_categories,
+    explain_unknown_images,
 )
 from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.files import atomic_write, write_text
@@ -33,45 +30,10 @@ from mmdet_eql.utils.json_pieces import (
     iterate_pieces,
     map_file,
     pause_garbage_collection,
+    read_file,
 )
 
 _HINT = "choose another 'outfile_prefix'"
-
-
-def evaluate_files(
-    ann_file: str,
-    results_file: str,
-    iou_type: str = "bbox",
-    iou_thresholds: Sequence[float] = IOU_THRESHOLDS,
-    max_detections: int = MAX_DETECTIONS,
-    backend_args: dict | None = None,
-) -> LVISEvaluation:
-    """Evaluate a result file of any project, as the metric does during testing.
-
-    Args:
-        ann_file (str): Annotation file in LVIS or COCO format.
-        results_file (str): Result file.
-        iou_type (str): 'bbox' or 'segm'.
-        iou_thresholds (Sequence[float]): T numbers.
-        max_detections (int): Detections per image that count.
-        backend_args (dict, optional): mmengine's file backend for ``ann_file``.
-
-    Raises:
-        UserError: If one of the files cannot be used, or they do not belong together.
-
-    Example:
-        >>> result = evaluate_files("lvis_v1_val.json", "x.segm.json", "segm")  # doctest: +SKIP
-        >>> result.metrics()["APr"], result.category_ap()  # doctest: +SKIP
-    """
-    check_iou_type(iou_type)
-    ground_truth = read_ground_truth(ann_file, iou_type == "segm", backend_args)
-    detections = read_results(results_file, ground_truth, iou_type, ann_file)
-    try:
-        return evaluate_detections(
-            ground_truth, detections, iou_type, iou_thresholds, max_detections
-        )
-    except UserError as error:
-        raise UserError(f"{results_file}: {error}") from None
 
 
 # --- writing --------------------------------------------------------------------------------------
@@ -142,7 +104,7 @@ def read_results(
     Args:
         path (str): File to read.
         ground_truth (LVISGroundTruth): Images and categories that the file may refer to.
-        iou_type (str): 'bbox' to read boxes, 'segm' to read masks.
+        iou_type (str): 'bbox' to read boxes, 'segm' or 'boundary' to read masks.
         ann_file (str): Name of the annotation file, for error messages.
 
     Returns:
@@ -153,6 +115,7 @@ def read_results(
         UserError: If the file cannot be read, is no JSON list of such records, or refers to images
             or categories that are unknown.
     """
+    iou_type = "bbox" if iou_type == "bbox" else "segm"
     with pause_garbage_collection():
         try:
             detections = _decode(path, ground_truth, iou_type)
@@ -273,10 +236,25 @@ def _read_carefully(
             shown = repr(record)
             shown = shown if len(shown) <= 150 else shown[:147] + "..."
             raise UserError(
-                f"{path}: record {number} {problem}: {shown}; correct the file, or give the one "
-                "that belongs to this annotation file and metric."
+                f"{path}: record {number} {problem}: {shown}; "
+                f"{_explain(record, field, records, ground_truth)}."
             )
     return _columns(msgspec.convert(records, list[kind]), ground_truth, iou_type)
+
+
+def _explain(record: Any, field: str, records: list, ground_truth: LVISGroundTruth) -> str:
+    """What an invalid field comes from, if the ids of all records show it, or what to do."""
+    explanation = None
+    if isinstance(record, dict) and type(record.get(field)) is int:
+        ids = [one.get(field) for one in records if isinstance(one, dict)]
+        ids = [value for value in ids if type(value) is int]
+        if field == "image_id":
+            explanation = explain_unknown_images(ids, ground_truth.image_ids)
+        elif field == "category_id":
+            explanation = explain_unknown_categories(ids, ground_truth.category_ids)
+    return explanation or (
+        "correct the file, or give the one that belongs to this annotation file and metric"
+    )
 
 
 def _is_valid(record: dict, field: str, size_of: dict, category_ids: Container[int]) -> bool:
@@ -299,11 +277,10 @@ def _is_finite(value: Any) -> bool:
         return False
 
 
-def read_beginning(path: str, number: int | None, errors: str = "strict") -> str:
-    """Return some characters of a result file, or all; raise a UserError if it cannot be read."""
+def read_beginning(path: str, limit: int = -1, errors: str = "strict") -> str:
+    """Return the first bytes of a result file as text, or all; UserError if it cannot be read."""
     try:
-        with open(path, encoding="utf-8", errors=errors) as file:
-            return file.read(number)
+        return read_file(path, limit).decode("utf-8", errors)
     except FileNotFoundError:
         raise UserError(
             f"{path}: no such result file; correct the path, or test with 'outfile_prefix' set in "
@@ -315,7 +292,7 @@ def read_beginning(path: str, number: int | None, errors: str = "strict") -> str
 
 def _load_list(path: str) -> list:
     try:
-        text = read_beginning(path, None)
+        text = read_beginning(path)
     except UnicodeDecodeError:
         raise UserError(f"{path}: is not a JSON text file; give the .json file itself.") from None
     if not text.lstrip().startswith("["):

@@ -7,6 +7,7 @@ import numpy as np
 from mmdet_eql.evaluation.lvis_evaluation import IOU_TYPES
 from mmdet_eql.utils.errors import UserError
 
+MASK_METRICS = ("segm", "boundary")
 PROPOSAL_METRICS = ("proposal", "proposal_fast")
 AP_ITEMS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
 AR_ITEMS = ("AR", "ARs", "ARm", "ARl")
@@ -52,6 +53,22 @@ def check_metrics(
         problem = _problem_of_items(items, metrics, proposal_nums, iou_thrs, max_detections)
     if problem is not None:
         raise UserError(f"LVISFastMetric: {problem}")
+
+
+def check_number(name: str, value: bool | int, default: int) -> int | None:
+    """Return the number that an option stands for: ``default`` for True, None for False.
+
+    Raises:
+        UserError: If it is neither that nor a positive whole number.
+    """
+    if isinstance(value, bool):
+        return default if value else None
+    if type(value) is int and value > 0:
+        return value
+    raise UserError(
+        f"LVISFastMetric: '{name}' is {value!r}; give True for {default:,}, a whole number above 0 "
+        "or False."
+    )
 
 
 def _problem_of_items(

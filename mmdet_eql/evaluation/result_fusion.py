@@ -30,7 +30,7 @@ from mmdet_eql.utils.json_pieces import pause_garbage_collection
 
 #: ensemble-boxes computes fused boxes in single precision, and divides by scores.
 _LOWEST_SCORE = float(np.finfo(np.float32).tiny)
-_HEAD = 1 << 16  # characters of a file that show its kind
+_HEAD = 1 << 16  # bytes of a file that show its kind
 _IMAGES_AT_ONCE = 32
 
 

@@ -1,13 +1,18 @@
-"""Metrics as tables for the log, and AP of each category as records for a file."""
+"""Metrics as tables for the log, in Markdown, CSV and JSON; AP of each category as records."""
 
+import csv
+import io
+import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from itertools import chain, zip_longest
 
 import numpy as np
 from terminaltables import AsciiTable
 
 from mmdet_eql.evaluation.columns import LVISGroundTruth
+from mmdet_eql.evaluation.file_evaluation import FileEvaluation
 from mmdet_eql.evaluation.lvis_evaluation import LVISEvaluation
 
 
@@ -62,6 +67,114 @@ def category_records(
             record[f"{name}_AP"] = None if math.isnan(values[index]) else values[index]
         records.append(record)
     return records
+
+
+def comparison_table(files: Sequence[FileEvaluation]) -> str:
+    """Return the AP metrics of result files in percent, in Markdown.
+
+    Each file has a row of AP, and one of Fixed AP, of pooled AP, of the 95 % intervals and of what
+    it gains over the first file, if these were asked for.
+    """
+    rows = []
+    for file in files:
+        metrics = {name: value for name, value in file.metrics.items() if "@" not in name}
+        for kind, prefix in (("AP", ""), ("Fixed AP", "fixed_"), ("pooled AP", "pooled_")):
+            keys = [k for k in metrics if k.startswith(prefix) and (prefix or "_" not in k)]
+            cells = {k.removeprefix(prefix): _percent(metrics[k]) for k in keys}
+            if cells:
+                rows.append((file.results, kind, cells))
+        if file.intervals is not None:
+            rows.append((file.results, "95 % interval", _interval_cells(file.intervals)))
+        if file.gain is not None:
+            wins = f"gain over {files[0].results} ({file.gain.wins} up, {file.gain.losses} down)"
+            gains = {name: f"{100 * value:+.2f}" for name, value in file.gain.metrics.items()}
+            rows.append((file.results, wins, gains))
+            rows.append((file.results, "95 % interval of it", _interval_cells(file.gain.intervals)))
+    items = dict.fromkeys(name for _, _, cells in rows for name in cells)
+    lines = [[file, kind, *(cells.get(name, "") for name in items)] for file, kind, cells in rows]
+    return _markdown([["results", "", *items], *lines])
+
+
+def _interval_cells(intervals: Mapping[str, tuple[float, float] | None]) -> dict[str, str]:
+    return {
+        name: "-" if ends is None else f"{100 * ends[0]:.2f} to {100 * ends[1]:.2f}"
+        for name, ends in intervals.items()
+    }
+
+
+def category_comparison(files: Sequence[FileEvaluation]) -> str:
+    """Return the AP of each category in percent, in Markdown: a column for each file."""
+    first = files[0].evaluation
+    groups = first.frequencies if first.frequencies is not None else [""] * len(first.category_ids)
+    columns = [file.evaluation.category_ap().tolist() for file in files]
+    rows = zip(first.category_ids.tolist(), first.category_names, groups, *columns, strict=True)
+    return _markdown(
+        [
+            ["id", "category", "frequency", *(f"AP of {file.results}" for file in files)],
+            *([str(i), name, str(group), *map(_percent, ap)] for i, name, group, *ap in rows),
+        ]
+    )
+
+
+def comparison_json(files: Sequence[FileEvaluation], classwise: bool = False) -> str:
+    """Return a JSON list of ``results`` and ``metrics`` of each file.
+
+    Metrics are fractions, -1 without ground truth. After a bootstrap there are ``intervals``, and
+    for all but the first file ``gain``, as in :class:`FileEvaluation`. With ``classwise`` there are
+    ``categories``: a list of ``id``, ``name``, ``frequency`` and ``AP``, which is null without
+    ground truth.
+    """
+    content = []
+    for file in files:
+        content.append({"results": file.results, "metrics": file.metrics})
+        if file.intervals is not None:
+            content[-1]["intervals"] = file.intervals
+        if file.gain is not None:
+            content[-1]["gain"] = asdict(file.gain)
+        if classwise:
+            content[-1]["categories"] = _category_records(file.evaluation)
+    return json.dumps(content, indent=1) + "\n"
+
+
+def comparison_csv(files: Sequence[FileEvaluation], classwise: bool = False) -> str:
+    """Return CSV with columns ``results``, ``metric`` and ``value``, a fraction or nothing.
+
+    With ``classwise`` there are rows of the metrics ``AP of {category}``, too.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["results", "metric", "value"])
+    for file in files:
+        rows = [(name, None if value == -1 else value) for name, value in file.metrics.items()]
+        for name, ends in (file.intervals or {}).items():
+            low, high = ends or (None, None)
+            rows += [(f"{name}_low", low), (f"{name}_high", high)]
+        if classwise:
+            records = _category_records(file.evaluation)
+            rows += [(f"AP of {record['name']}", record["AP"]) for record in records]
+        writer.writerows((file.results, *row) for row in rows)
+    return text.getvalue()
+
+
+def _category_records(evaluation: LVISEvaluation) -> list[dict]:
+    records = []
+    for index, ap in enumerate(evaluation.category_ap().tolist()):
+        records.append({"id": int(evaluation.category_ids[index])})
+        records[-1]["name"] = evaluation.category_names[index]
+        if evaluation.frequencies is not None:
+            records[-1]["frequency"] = str(evaluation.frequencies[index])
+        records[-1]["AP"] = None if math.isnan(ap) else ap
+    return records
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose first row is the header; all columns but the first align right."""
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
+    formats = [f"{{:{'>' if index else '<'}{width}}}" for index, width in enumerate(widths)]
+    lines = (map(str.format, formats, row) for row in rows)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _percent(fraction: float) -> str:

@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all."""
+"""Writing a file whole or not at all, and reading one that may not be local."""
 
 import contextlib
 import os
@@ -8,6 +8,32 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from mmdet_eql.utils.errors import UserError
+
+
+@contextlib.contextmanager
+def local_copy(path: str, backend_args: dict | None = None) -> Iterator[str]:
+    """Give the path of a local copy of a file: of a local file, its own.
+
+    Args:
+        path (str): Path, or URI such as ``s3://...``.
+        backend_args (dict, optional): mmengine's file backend. mmengine is needed for files that
+            are not local alone.
+
+    Raises:
+        UserError: If mmengine is needed and not installed.
+    """
+    if backend_args is None and "://" not in path:
+        yield path
+        return
+    try:
+        from mmengine.fileio import get_local_path
+    except ImportError:
+        raise UserError(
+            f"{path}: is not local, and mmengine, which fetches files, is not installed; install "
+            "it, or give a local file."
+        ) from None
+    with get_local_path(path, backend_args=backend_args) as copy:
+        yield copy
 
 
 @contextlib.contextmanager

@@ -1,32 +1,55 @@
-"""Long JSON lists of objects, piece by piece: never more than a piece exists as Python objects."""
+"""Long JSON lists of objects, piece by piece: never more than a piece exists as Python objects.
+
+Files may be compressed by gzip, whatever their name.
+"""
 
 import contextlib
+import errno
 import gc
+import gzip
 import mmap
 import re
+import zlib
 from collections.abc import Iterator
 
 import msgspec
 
 _BYTES_AT_ONCE = 1 << 22
+_GZIP = b"\x1f\x8b"
 _BEGINNING = re.compile(rb"[ \t\r\n]*\[")
 _BETWEEN_RECORDS = re.compile(rb"\}[ \t\r\n]*,[ \t\r\n]*\{")
 
 
-def map_file(path: str) -> mmap.mmap:
-    """Map a local file into memory, read-only.
+def map_file(path: str) -> mmap.mmap | bytes:
+    """Map a local file into memory, read-only; a compressed one is decompressed.
 
     Raises:
-        OSError: If it cannot be read.
+        OSError: If it cannot be read, or its compressed data is cut off or damaged.
         ValueError: If it is empty.
     """
     with open(path, "rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return read_file(path) if content[:2] == _GZIP else content
 
 
-def forget_pages(content: mmap.mmap) -> None:
+def read_file(path: str, limit: int = -1) -> bytes:
+    """Return what a local file begins with, decompressed: so many bytes, or by default all.
+
+    Raises:
+        OSError: If it cannot be read, or its compressed data is cut off or damaged.
+    """
+    with open(path, "rb") as file:
+        compressed = file.read(2) == _GZIP
+        file.seek(0)
+        try:
+            return (gzip.GzipFile(fileobj=file) if compressed else file).read(limit)
+        except (EOFError, zlib.error, gzip.BadGzipFile):
+            raise OSError(errno.EIO, "its gzip data is cut off or damaged") from None
+
+
+def forget_pages(content: mmap.mmap | bytes) -> None:
     """Take what was read of a mapped file off this process's account; it can be read again."""
-    if hasattr(mmap, "MADV_DONTNEED"):
+    if isinstance(content, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         content.madvise(mmap.MADV_DONTNEED)
 
 

@@ -7,12 +7,12 @@ import shutil
 import zlib
 from pathlib import Path
 
+import mmengine.logging
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmdet_eql.annotations import cache as cache_module
 from mmdet_eql.annotations import reader
 from mmdet_eql.annotations.cache import CACHE_VARIABLE, CacheFileError, map_cache, write_cache
 from mmdet_eql.annotations.reader import read_annotations
@@ -53,7 +53,7 @@ def said(monkeypatch):
     """What is told in the log."""
     sentences = []
     monkeypatch.setattr(
-        cache_module, "print_log", lambda sentence, **kwargs: sentences.append(sentence)
+        mmengine.logging, "print_log", lambda sentence, **kwargs: sentences.append(sentence)
     )
     return sentences
 

@@ -13,7 +13,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 
-from mmdet_eql.evaluation import evaluate_files, lvis_metric
+from mmdet_eql.evaluation import compare_files, evaluate_files, lvis_metric
 from mmdet_eql.evaluation.lvis_metric import LVISFastMetric
 from mmdet_eql.utils.errors import UserError
 from tests.evaluation.federated_sets import judge, make_federated_set, save
@@ -225,6 +225,35 @@ def test_summary_is_one_table(example, log):
     for iou_type in ("bbox", "segm"):
         (row,) = [line for line in table.splitlines() if f"| {iou_type} " in line]
         assert f"{100 * figures[f'lvis/{iou_type}_AP']:.2f}" in row
+
+
+@pytest.mark.filterwarnings("ignore:.*categories have fewer")
+def test_fixed_pooled_and_boundary_ap_and_intervals(example, tmp_path):
+    ann_file, data, records = example
+    figures, _ = evaluate(
+        make_samples(data, records),
+        ann_file=ann_file,
+        metric=["bbox", "boundary"],
+        outfile_prefix=str(tmp_path / "test"),
+        fixed_ap=40,
+        pooled_ap=True,
+        bootstrap=20,
+    )
+    for iou_type, kind in (("bbox", "bbox"), ("boundary", "segm")):
+        (file,) = compare_files(
+            ann_file,
+            [str(tmp_path / f"test.{kind}.json")],
+            iou_type,
+            fixed_ap=40,
+            pooled_ap=10_000,
+            bootstrap=20,
+        )
+        expected = {k: v for k, v in file.metrics.items() if "@" not in k}
+        for name, ends in file.intervals.items():
+            expected[f"{name}_low"], expected[f"{name}_high"] = ends
+        expected = {f"lvis/{iou_type}_{name}": value for name, value in expected.items()}
+        ours = {name: value for name, value in figures.items() if f"/{iou_type}_" in name}
+        assert ours == pytest.approx(expected, abs=1e-12)
 
 
 # --- result files ---------------------------------------------------------------------------------
@@ -555,6 +584,9 @@ def test_two_ranks_give_the_figures_of_one(example, tmp_path):
         ({"format_only": True}, "set 'outfile_prefix'"),
         ({"collect_device": "tpu"}, "'collect_device' is 'tpu'"),
         ({"file_client_args": {"backend": "disk"}}, "use 'backend_args'"),
+        ({"fixed_ap": 0}, "'fixed_ap' is 0; give True for 10,000"),
+        ({"pooled_ap": 1.5}, r"'pooled_ap' is 1\.5"),
+        ({"bootstrap": "many"}, "'bootstrap' is 'many'; give True for 1,000"),
     ],
 )
 def test_arguments_that_cannot_be_followed(arguments, sentence, example):

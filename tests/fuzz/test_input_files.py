@@ -35,7 +35,7 @@ from mmdet_eql.engine import load_checkpoint_file
 from mmdet_eql.engine.config_check import check_config
 from mmdet_eql.engine.gradient_file import GradientRecord, load_gradient_record
 from mmdet_eql.engine.launch import build_runner, load_config, read_config
-from mmdet_eql.evaluation.lvis_results import evaluate_files
+from mmdet_eql.evaluation import evaluate_files
 from mmdet_eql.frequency import ClassFrequency
 from mmdet_eql.losses import EqualizationLoss
 from mmdet_eql.utils.errors import UserError

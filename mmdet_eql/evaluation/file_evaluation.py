@@ -1,0 +1,268 @@
+"""Evaluating the result files of any project: one, or several side by side.
+
+A result *file* may be a JSON file, compressed by gzip or not, or its *shards*, the files that the
+processes of a test wrote: a folder, or a pattern such as ``out/part-*.json``.
+"""
+
+import glob
+import json
+import os
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from mmdet_eql.evaluation.bootstrap import frequency_means, intervals, resample_category_ap
+from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth, read_ground_truth
+from mmdet_eql.evaluation.fixed_ap import best_of_category_metrics
+from mmdet_eql.evaluation.lvis_evaluation import (
+    IOU_THRESHOLDS,
+    MAX_DETECTIONS,
+    LVISEvaluation,
+    check_iou_type,
+    evaluate_detections,
+)
+from mmdet_eql.evaluation.lvis_results import read_results
+from mmdet_eql.evaluation.result_mistakes import check_classes, check_detections
+from mmdet_eql.utils.errors import UserError
+from mmdet_eql.utils.json_pieces import read_file
+
+#: AP50 below which the classes of a file are compared with what its boxes cover.
+_LOW_AP50 = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class FileEvaluation:
+    """What a result file was evaluated to.
+
+    Args:
+        results (str): The file, or its shards, as they were given.
+        evaluation (LVISEvaluation): Precision and recall.
+        metrics (dict[str, float]): Those of ``evaluation.metrics()``, fractions or -1; Fixed AP and
+            pooled AP, where they were asked for, as ``fixed_AP``, ``fixed_APr``, ``pooled_AP`` and
+            so on.
+        intervals (dict, optional): Lower and upper end of the 95 % interval of AP, APr, APc and
+            APf, by name; None without ground truth.
+        gain (FileGain, optional): What the file gains over the first one.
+    """
+
+    results: str
+    evaluation: LVISEvaluation
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float] | None] | None = None
+    gain: "FileGain | None" = None
+
+
+@dataclass(frozen=True, eq=False)
+class FileGain:
+    """Metrics of a file minus those of the first one.
+
+    Args:
+        metrics (dict[str, float]): Of AP, APr, APc and APf that have ground truth.
+        intervals (dict[str, tuple[float, float]]): Their 95 % intervals, both files on the same
+            draws of images.
+        wins (int): Categories of higher AP than in the first file.
+        losses (int): Categories of lower AP.
+    """
+
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    wins: int
+    losses: int
+
+
+def evaluate_files(
+    ann_file: str,
+    results_file: str,
+    iou_type: str = "bbox",
+    iou_thresholds: Sequence[float] = IOU_THRESHOLDS,
+    max_detections: int = MAX_DETECTIONS,
+    backend_args: dict | None = None,
+) -> LVISEvaluation:
+    """Evaluate a result file of any project, as the metric does during testing.
+
+    Args:
+        ann_file (str): Annotation file in LVIS or COCO format.
+        results_file (str): Result file.
+        iou_type (str): 'bbox', 'segm' or 'boundary'.
+        iou_thresholds (Sequence[float]): T numbers.
+        max_detections (int): Detections per image that count.
+        backend_args (dict, optional): mmengine's file backend for ``ann_file``.
+
+    Raises:
+        UserError: If one of the files cannot be used, or they do not belong together.
+
+    Example:
+        >>> result = evaluate_files("lvis_v1_val.json", "x.segm.json", "segm")  # doctest: +SKIP
+        >>> result.metrics()["APr"], result.category_ap()  # doctest: +SKIP
+    """
+    check_iou_type(iou_type)
+    ground_truth = read_ground_truth(ann_file, iou_type != "bbox", backend_args)
+    detections = read_results(results_file, ground_truth, iou_type, ann_file)
+    check_detections(results_file, ground_truth, detections, ann_file)
+    try:
+        evaluation = evaluate_detections(
+            ground_truth, detections, iou_type, iou_thresholds, max_detections
+        )
+    except UserError as error:
+        raise UserError(f"{results_file}: {error}") from None
+    if 0 <= evaluation.metrics().get("AP50", -1) < _LOW_AP50:
+        check_classes(results_file, ground_truth, detections, ann_file)
+    return evaluation
+
+
+def compare_files(
+    ann_file: str,
+    results: Sequence[str],
+    iou_type: str = "bbox",
+    images: str | Sequence[int] | None = None,
+    fixed_ap: int | None = None,
+    pooled_ap: int | None = None,
+    bootstrap: int | None = None,
+) -> list[FileEvaluation]:
+    """Evaluate result files, or their shards, on one annotation file.
+
+    Args:
+        ann_file (str): Annotation file in LVIS or COCO format.
+        results (Sequence[str]): Result files, folders or patterns of shards.
+        iou_type (str): 'bbox', 'segm' or 'boundary'.
+        images (str | Sequence[int], optional): Image ids to evaluate on, such as those of LVIS
+            minival, or a file with them (:func:`read_image_list`). Defaults to all.
+        fixed_ap (int, optional): Add Fixed AP, of so many detections of each category.
+        pooled_ap (int, optional): Add pooled AP, likewise (:mod:`mmdet_eql.evaluation.fixed_ap`).
+        bootstrap (int, optional): Add intervals from so many draws of images, and what each file
+            gains over the first one (:mod:`mmdet_eql.evaluation.bootstrap`).
+
+    Returns:
+        list[FileEvaluation]: In the order of ``results``.
+
+    Raises:
+        UserError: If a file cannot be used, or does not belong to the annotation file.
+
+    Example:
+        >>> a, b = compare_files("lvis_v1_val.json", ["a.json", "b.json.gz"])  # doctest: +SKIP
+        >>> a.metrics["APr"], b.metrics["APr"]  # doctest: +SKIP
+    """
+    check_iou_type(iou_type)
+    ground_truth = read_ground_truth(ann_file, iou_type != "bbox")
+    if isinstance(images, str):
+        images = read_image_list(images)
+    if images is not None:
+        _check_images(images, ground_truth, ann_file)
+    files, first_ap = [], None
+    for one in results:
+        detections = read_shards(one, ground_truth, iou_type, ann_file)
+        check_detections(one, ground_truth, detections, ann_file)
+        truth = ground_truth
+        if images is not None:
+            truth, detections = ground_truth.select_images(images, detections)
+        try:
+            evaluation = evaluate_detections(truth, detections, iou_type)
+            metrics = evaluation.metrics()
+            metrics |= best_of_category_metrics(truth, detections, iou_type, fixed_ap, pooled_ap)
+        except UserError as error:
+            raise UserError(f"{one}: {error}") from None
+        if 0 <= metrics["AP50"] < _LOW_AP50:
+            check_classes(one, truth, detections, ann_file)
+        file = FileEvaluation(one, evaluation, metrics)
+        if bootstrap:
+            category_ap = resample_category_ap(truth, detections, iou_type, bootstrap)
+            draws = frequency_means(category_ap, truth.frequencies)
+            if files:
+                gained = frequency_means(category_ap - first_ap, truth.frequencies)
+                file = replace(file, gain=_gain(files[0], file, gained))
+            else:
+                first_ap = category_ap
+            file = replace(file, intervals=intervals(draws, metrics))
+        files.append(file)
+    return files
+
+
+def _gain(first: FileEvaluation, file: FileEvaluation, draws: dict[str, np.ndarray]) -> FileGain:
+    metrics = {name: file.metrics[name] - first.metrics[name] for name in draws}
+    ends = {name: of for name, of in intervals(draws, metrics).items() if of is not None}
+    of_category = file.evaluation.category_ap() - first.evaluation.category_ap()
+    wins, losses = int((of_category > 0).sum()), int((of_category < 0).sum())
+    return FileGain({name: metrics[name] for name in ends}, ends, wins, losses)
+
+
+def read_shards(
+    results: str, ground_truth: LVISGroundTruth, iou_type: str, ann_file: str
+) -> LVISDetections:
+    """Read a result file or its shards, in the order of their names.
+
+    Processes that test together may each predict an image, to have equally many; then the first
+    shard counts, with a warning. Errors are those of
+    :func:`mmdet_eql.evaluation.lvis_results.read_results`, and of a place without shards.
+    """
+    shards = [results]
+    if os.path.isdir(results):
+        shards = sorted(glob.glob(os.path.join(glob.escape(results), "*.json")))
+        shards += sorted(glob.glob(os.path.join(glob.escape(results), "*.json.gz")))
+    elif not os.path.exists(results) and re.search(r"[*?\[]", results):
+        shards = sorted(glob.glob(results))
+    if not shards:
+        raise UserError(f"{results}: no result files (.json, .json.gz) there; correct the path.")
+    blocks, seen, repeated = [], np.zeros(len(ground_truth.image_ids), dtype=bool), 0
+    for shard in shards:
+        block = read_results(shard, ground_truth, iou_type, ann_file)
+        again = seen[block.image]
+        repeated += len(np.unique(block.image[again]))
+        block = block.take(~again)
+        seen[block.image] = True
+        if len(block.score) or not blocks:
+            blocks.append(block)
+    if repeated:
+        warnings.warn(
+            f"{results}: {repeated:,} images are in more than one shard; the first one counts.",
+            stacklevel=2,
+        )
+    if len(blocks) > 1 and not len(blocks[0].score):
+        del blocks[0]
+    if iou_type == "segm" and any(block.boxes is None for block in blocks):
+        blocks = [replace(block, boxes=None) for block in blocks]
+    return LVISDetections.concatenate(blocks)
+
+
+def read_image_list(path: str) -> list[int]:
+    """Read which images to evaluate on.
+
+    The file is a JSON list of image ids, an annotation file with ``images``, or a text file with an
+    id, or a file name with COCO's id in it (``val2017/000000397133.jpg``), on each line.
+
+    Raises:
+        UserError: If the file cannot be read or is none of these.
+    """
+    try:
+        text = read_file(path).decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise UserError(f"{path}: the list of images cannot be read ({reason}).") from None
+    try:
+        content = json.loads(text)
+        if isinstance(content, dict):
+            content = [image["id"] for image in content["images"]]
+        ids = content if isinstance(content, list) else [content]
+    except (ValueError, KeyError, TypeError):
+        ids = [Path(line.strip()).stem for line in text.splitlines() if line.strip()]
+        ids = [int(stem) if stem.isdecimal() else stem for stem in ids]
+    wrong = [value for value in ids if type(value) is not int]
+    if wrong or not ids:
+        shown = f"{str(wrong[0])[:60]!r} is no image id" if wrong else "it is empty"
+        raise UserError(
+            f"{path}: {shown}; give a JSON list of image ids, an annotation file, or a text file "
+            "with an id or COCO file name on each line."
+        )
+    return ids
+
+
+def _check_images(images: Sequence[int], ground_truth: LVISGroundTruth, ann_file: str) -> None:
+    unknown = set(images).difference(ground_truth.image_ids.tolist())
+    if unknown:
+        raise UserError(
+            f"{ann_file}: has no image {min(unknown)}, nor {len(unknown) - 1:,} others of the list "
+            "of images; give the annotation file that the list is made for."
+        )

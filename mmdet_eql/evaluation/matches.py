@@ -1,0 +1,199 @@
+"""Which detections are right: the decision on each of them, by the rules of lvis-api.
+
+hotcoco (:mod:`mmdet_eql.evaluation.matching`) gives the precision and recall of each category. What
+it does not have needs the decisions themselves: IoU of boundaries, curves of pooled categories,
+resampled images.
+
+Glossary, besides those of :mod:`mmdet_eql.evaluation.columns` and ``lvis_evaluation``:
+    D: detections, by category and within a category from the highest score to the lowest, equal
+        scores by image.
+    G: annotations, in the order of the ground truth.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pycocotools.mask as mask_utils
+from tqdm import tqdm
+
+from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth
+from mmdet_eql.evaluation.matching import AREA_RANGES
+
+RECALL_THRESHOLDS = np.linspace(0, 1, 101)
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """Detections and what became of them.
+
+    Args:
+        image (np.ndarray): int64 of shape (D,).
+        category (np.ndarray): int64 of shape (D,), sorted.
+        score (np.ndarray): float64 of shape (D,).
+        right (np.ndarray): Matched with an annotation that counts, bool of shape (A, T, D).
+        ignored (np.ndarray): Neither right nor wrong, bool of shape (A, T, D).
+        object_image (np.ndarray): int64 of shape (G,).
+        object_category (np.ndarray): int64 of shape (G,).
+        object_counts (np.ndarray): Whether an annotation is to be found, bool of shape (A, G).
+    """
+
+    image: np.ndarray
+    category: np.ndarray
+    score: np.ndarray
+    right: np.ndarray
+    ignored: np.ndarray
+    object_image: np.ndarray
+    object_category: np.ndarray
+    object_counts: np.ndarray
+
+
+def match_detections(
+    ground_truth: LVISGroundTruth,
+    detections: LVISDetections,
+    area: np.ndarray,
+    iou: Callable[[int, np.ndarray, np.ndarray], np.ndarray],
+    iou_thresholds: np.ndarray,
+    area_ranges: Sequence[tuple[float, float]] = (AREA_RANGES["all"],),
+) -> Matches:
+    """Match detections with annotations.
+
+    Args:
+        ground_truth (LVISGroundTruth): Annotations.
+        detections (LVISDetections): Detections that count, in images that judge their category.
+        area (np.ndarray): Area of each detection in square pixels, float64.
+        iou (Callable): Of an image, indices of N detections and of M annotations, gives the IoU,
+            float64 of shape (N, M).
+        iou_thresholds (np.ndarray): float64 of shape (T,).
+        area_ranges (Sequence[tuple[float, float]]): A pairs of inclusive limits.
+    """
+    thresholds = np.minimum(iou_thresholds, 1 - 1e-10)
+    num_images = len(ground_truth.image_ids)
+    order = np.lexsort((-detections.score, detections.image, detections.category))
+    image, category = detections.image[order], detections.category[order]
+    group = category * num_images + image
+    object_group = ground_truth.category * num_images + ground_truth.image
+    object_order = np.argsort(object_group, kind="stable")
+    object_group = object_group[object_order]
+
+    low, high = np.array(area_ranges).T[:, :, None]
+    counts = ~(ground_truth.ignore | (ground_truth.area < low) | (ground_truth.area > high))
+    shape = len(area_ranges), len(thresholds), len(order)
+    matched, right = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
+    both = np.intersect1d(group, object_group)
+    sides = ((of, side) for of in (group, object_group) for side in ("left", "right"))
+    bounds = [np.searchsorted(of, both, side).tolist() for of, side in sides]
+    rows = tqdm(zip(both.tolist(), *bounds, strict=True), "matching", len(both), disable=None)
+    for one, start, end, first, last in rows:
+        objects = object_order[first:last]
+        overlap = iou(one % num_images, order[start:end], objects)
+        here = slice(start, end)
+        _match_group(overlap, thresholds, counts[:, objects], matched[..., here], right[..., here])
+    outside = (area[order] < low) | (area[order] > high)
+    loose = image * len(ground_truth.category_ids) + category
+    loose = np.isin(loose, ground_truth.not_exhaustive)
+    ignored = np.where(matched, ~right, (outside | loose)[:, None, :])
+
+    ranked = np.lexsort((-detections.score[order], category))
+    return Matches(
+        image[ranked],
+        category[ranked],
+        detections.score[order][ranked],
+        right[..., ranked],
+        ignored[..., ranked],
+        ground_truth.image,
+        ground_truth.category,
+        counts,
+    )
+
+
+def _match_group(
+    iou: np.ndarray,
+    thresholds: np.ndarray,
+    counts: np.ndarray,
+    matched: np.ndarray,
+    right: np.ndarray,
+) -> None:
+    """Match N detections, best first, with M annotations; fills in ``matched`` and ``right``."""
+    number = iou.shape[1]
+    free = np.ones((len(counts), len(thresholds), number), dtype=bool)
+    counts = counts[:, None, :]
+    area, threshold = np.ix_(range(len(counts)), range(len(thresholds)))
+    for row in np.flatnonzero(iou.max(axis=1) >= thresholds.min()):
+        allowed = free & (iou[row] >= thresholds[:, None])
+        wanted = allowed & counts
+        is_right = wanted.any(axis=-1)
+        # What is to be found goes before what is to be ignored; of equal IoUs the last is taken.
+        allowed = np.where(is_right[..., None], wanted, allowed)
+        best = number - 1 - np.where(allowed, iou[row], -1)[..., ::-1].argmax(axis=-1)
+        is_matched = allowed.any(axis=-1)
+        matched[..., row], right[..., row] = is_matched, is_right
+        free[area, threshold, best] &= ~is_matched
+
+
+def box_iou(ground_truth: LVISGroundTruth, detections: LVISDetections) -> Callable:
+    """Return the IoU of boxes for :func:`match_detections`."""
+
+    def iou(image: int, found: np.ndarray, objects: np.ndarray) -> np.ndarray:
+        crowd = np.zeros(len(objects), dtype=np.uint8)
+        return mask_utils.iou(detections.boxes[found], ground_truth.boxes[objects], crowd)
+
+    return iou
+
+
+def mask_iou(ground_truth: LVISGroundTruth, detections: LVISDetections) -> Callable:
+    """Return the IoU of masks for :func:`match_detections`."""
+
+    def iou(image: int, found: np.ndarray, objects: np.ndarray) -> np.ndarray:
+        size = ground_truth.image_sizes[image].tolist()
+        rles = (
+            [{"size": size, "counts": counts} for counts in masks]
+            for masks in (detections.masks[found], ground_truth.masks[objects])
+        )
+        return mask_utils.iou(*rles, np.zeros(len(objects), dtype=np.uint8))
+
+    return iou
+
+
+def interpolate_precision(
+    right: np.ndarray, ignored: np.ndarray, num_objects: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return precision at each recall threshold, and the recall of all detections.
+
+    Args:
+        right (np.ndarray): bool of shape (T, N), from the highest score to the lowest.
+        ignored (np.ndarray): bool of shape (T, N).
+        num_objects (int): Number of annotations to be found, at least 1.
+
+    Returns:
+        tuple: float64 of shape (T, R) and (T,).
+    """
+    number = right.shape[1]
+    true = np.cumsum(right, axis=1)
+    recall = true / num_objects
+    precision = true / (np.cumsum(~ignored, axis=1) + np.spacing(1))
+    precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    padded = np.concatenate([precision, np.zeros((len(right), 1))], axis=1)
+    at = [np.searchsorted(row, RECALL_THRESHOLDS, side="left") for row in recall]
+    curves = np.take_along_axis(padded, np.array(at).reshape(len(right), -1), axis=1)
+    return curves, recall[:, -1] if number else np.zeros(len(right))
+
+
+def accumulate(matches: Matches, num_categories: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return precision of shape (T, R, C, A) and recall of shape (T, C, A) of each category.
+
+    -1 for a category without ground truth in the area range.
+    """
+    num_areas, num_thresholds, _ = matches.right.shape
+    shape = (num_thresholds, len(RECALL_THRESHOLDS), num_categories, num_areas)
+    precision, recall = np.full(shape, -1.0), np.full((shape[0], *shape[2:]), -1.0)
+    bounds = np.searchsorted(matches.category, np.arange(num_categories + 1)).tolist()
+    for area in range(num_areas):
+        counted = matches.object_category[matches.object_counts[area]]
+        num_objects = np.bincount(counted, minlength=num_categories)
+        for category in np.flatnonzero(num_objects).tolist():
+            here = slice(*bounds[category : category + 2])
+            right, ignored = matches.right[area, :, here], matches.ignored[area, :, here]
+            curves, of_all = interpolate_precision(right, ignored, num_objects[category])
+            precision[:, :, category, area], recall[:, category, area] = curves, of_all
+    return precision, recall

@@ -1,0 +1,365 @@
+"""Result files of any framework: layouts, shards, lists of images; what wrong ones look like."""
+
+import csv
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pycocotools.mask as mask_utils
+import pytest
+
+from mmdet_eql.evaluation import compare_files, evaluate_files
+from mmdet_eql.evaluation.tables import category_comparison, comparison_csv, comparison_json
+from mmdet_eql.utils.errors import UserError
+from tests.evaluation.federated_sets import make_federated_set, save
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def boxes():
+    return make_federated_set(3)
+
+
+@pytest.fixture(scope="module")
+def masks():
+    return make_federated_set(3, masks=True)
+
+
+@pytest.fixture
+def files(boxes, tmp_path):
+    return save(tmp_path, *boxes)
+
+
+@pytest.fixture
+def expected(files):
+    return evaluate_files(*files).metrics()
+
+
+def write(path, records):
+    text = json.dumps(records)
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    return str(path)
+
+
+def mmdetection(record, index):
+    return {key: record[key] for key in ("image_id", "bbox", "score", "category_id")}
+
+
+def yolo_world(record, index):
+    return {**record, "file_name": f"{record['image_id']:012}.jpg"}
+
+
+def grounding_dino(record, index):
+    return {**record, "bbox": [float(value) for value in record["bbox"]]}
+
+
+def detectron2(record, index):
+    return {**record, "keypoints": [1.0, 2.0, 0.5], "id": index}
+
+
+@pytest.mark.parametrize("layout", [mmdetection, yolo_world, grounding_dino, detectron2])
+def test_layouts_of_boxes(layout, boxes, files, expected, tmp_path):
+    results = [layout(record, index) for index, record in enumerate(boxes[1])]
+    (file,) = compare_files(files[0], [write(tmp_path / "a.json", results)])
+    assert file.metrics == expected
+
+
+@pytest.mark.parametrize("with_boxes", [True, False])
+def test_layouts_of_masks(with_boxes, masks, tmp_path):
+    """detectron2 and MMDetection write boxes beside masks; lvis-api measures them by the boxes."""
+    data, results = masks
+    ann_file, path = save(tmp_path, data, results)
+    expected = evaluate_files(ann_file, path, "segm").metrics()
+    if with_boxes:
+        boxes = [mask_utils.toBbox(record["segmentation"]).tolist() for record in results]
+        results = [{**r, "bbox": box} for r, box in zip(results, boxes, strict=True)]
+        with pytest.warns(UserWarning, match="go by the areas of the boxes"):
+            (file,) = compare_files(ann_file, [write(tmp_path / "a.json", results)], "segm")
+    else:
+        (file,) = compare_files(ann_file, [path], "segm")
+    for name in ("AP", "AP50", "AP75", "APr", "APc", "APf"):
+        assert file.metrics[name] == expected[name]
+
+
+def test_several_files_side_by_side(boxes, files, tmp_path):
+    other = write(tmp_path / "b.json", boxes[1][::2])
+    both = compare_files(files[0], [files[1], other])
+    assert [file.results for file in both] == [files[1], other]
+    for file in both:
+        assert file.metrics == evaluate_files(files[0], file.results).metrics()
+    content = json.loads(comparison_json(both, classwise=True))
+    assert [one["metrics"] for one in content] == [file.metrics for file in both]
+    rows = list(csv.DictReader(comparison_csv(both, classwise=True).splitlines()))
+    category_ap = both[1].evaluation.category_ap()
+    for category, ap in zip(content[1]["categories"], category_ap, strict=True):
+        assert category["AP"] == (None if np.isnan(ap) else ap)
+        of_category = f"AP of {category['name']}"
+        (value,) = (
+            r["value"] for r in rows if r["results"] == other and r["metric"] == of_category
+        )
+        assert value == ("" if np.isnan(ap) else repr(ap.item()))
+    lines = category_comparison(both).splitlines()
+    assert len(lines) == 2 + len(category_ap)
+    assert len({len(line) for line in lines}) == 1
+
+
+# --- shards, gzip, lists of images ----------------------------------------------------------------
+
+
+def test_compressed_files(boxes, files, expected, tmp_path):
+    truth = write(tmp_path / "truth.json.gz", boxes[0])
+    results = write(tmp_path / "results.json.gz", boxes[1])
+    assert evaluate_files(truth, results).metrics() == expected
+    (tmp_path / "cut.json.gz").write_bytes(Path(results).read_bytes()[:-200])
+    for args in ((truth, str(tmp_path / "cut.json.gz")), (str(tmp_path / "cut.json.gz"), results)):
+        with pytest.raises(
+            UserError, match=r"cut\.json\.gz: cannot be read \(its gzip data is cut"
+        ):
+            evaluate_files(*args)
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_shards(kind, boxes, masks, tmp_path):
+    data, results = boxes if kind == "bbox" else masks
+    ann_file, path = save(tmp_path, data, results)
+    expected = evaluate_files(ann_file, path, kind).metrics()
+    folder = tmp_path / "[shards]"
+    folder.mkdir()
+    for rank in range(3):
+        of_rank = [record for record in results if record["image_id"] % 3 == rank]
+        write(folder / f"part-{rank}.json{'.gz' if rank == 1 else ''}", of_rank)
+    write(folder / "part-3.json", [])
+    for place in (str(folder), str(tmp_path / "[[]shards]" / "part-*.json*")):
+        (file,) = compare_files(ann_file, [place], kind)
+        assert file.metrics == pytest.approx(expected, abs=1e-12)
+    # A sampler that pads the last batches has an image predicted twice.
+    repeated = results[0]["image_id"]
+    write(folder / "part-4.json", [r for r in results if r["image_id"] == repeated])
+    with pytest.warns(UserWarning, match="1 images are in more than one shard"):
+        (file,) = compare_files(ann_file, [str(folder)], kind)
+    assert file.metrics == pytest.approx(expected, abs=1e-12)
+
+
+def test_no_shards(files, tmp_path):
+    for place in (tmp_path / "*.nothing", tmp_path / "empty"):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        with pytest.raises(UserError, match="no result files"):
+            compare_files(files[0], [str(place)])
+
+
+@pytest.mark.parametrize(
+    ("layout", "federated"),
+    [("ids", True), ("annotations", True), ("lines", True), ("names", True), ("ids", False)],
+)
+def test_a_list_of_images(layout, federated, tmp_path):
+    """As if annotation file and results had no other images."""
+    data, results = make_federated_set(5, num_images=6, masks=True)
+    if not federated:
+        for image in data["images"]:
+            del image["neg_category_ids"], image["not_exhaustive_category_ids"]
+    images = data["images"][::2]
+    ids = [image["id"] for image in images]
+    content = {
+        "ids": json.dumps(ids),
+        "annotations": json.dumps({"images": images}),
+        "lines": "\n".join(map(str, ids)) + "\n",
+        "names": "\n".join(f"./val2017/{image_id:012}.jpg" for image_id in ids),
+    }
+    (tmp_path / "list").write_text(content[layout])
+    files = save(tmp_path, data, results)
+    (chosen,) = compare_files(files[0], [files[1]], "segm", str(tmp_path / "list"))
+    small = {
+        **data,
+        "images": images,
+        "annotations": [a for a in data["annotations"] if a["image_id"] in ids],
+    }
+    files = save(tmp_path, small, [r for r in results if r["image_id"] in ids])
+    assert chosen.metrics == evaluate_files(*files, "segm").metrics()
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("[1, 10000000]", "has no image 10000000, nor 0 others"),
+        ("cat.jpg", "'cat' is no image id"),
+        ("[]", "it is empty"),
+        ('{"images": 5}', "is no image id"),
+    ],
+)
+def test_bad_lists_of_images(content, problem, boxes, files, tmp_path):
+    (tmp_path / "list").write_text(content.replace("[1,", f"[{boxes[0]['images'][0]['id']},"))
+    with pytest.raises(UserError, match=problem):
+        compare_files(files[0], [files[1]], images=str(tmp_path / "list"))
+
+
+# --- wrong files ----------------------------------------------------------------------------------
+
+
+def many_categories(data, number):
+    """The same annotations in a file with as many categories as LVIS, from 1 on."""
+    used = {category["id"] for category in data["categories"]}
+    more = [{"id": i, "name": f"more {i}"} for i in range(1, number + 1) if i not in used]
+    more = [{**category, "frequency": "r"} for category in more]
+    return {**data, "categories": [*data["categories"], *more]}
+
+
+def percent(data, results):
+    return data, [{**r, "score": 100 * r["score"]} for r in results]
+
+
+def corners(data, results):
+    boxes = [r["bbox"] for r in results]
+    boxes = [[x, y, x + width, y + height] for x, y, width, height in boxes]
+    return data, [{**r, "bbox": box} for r, box in zip(results, boxes, strict=True)]
+
+
+def centres(data, results):
+    boxes = [r["bbox"] for r in results]
+    boxes = [[x + width / 2, y + height / 2, width, height] for x, y, width, height in boxes]
+    return data, [{**r, "bbox": box} for r, box in zip(results, boxes, strict=True)]
+
+
+def relative(data, results):
+    return data, [{**r, "bbox": [value / 400 for value in r["bbox"]]} for r in results]
+
+
+def resized(data, results):
+    return data, [{**r, "bbox": [5 * value for value in r["bbox"]]} for r in results]
+
+
+def version_05(data, results):
+    results = [{**r, "category_id": i % 1230 + 1} for i, r in enumerate(3 * results)]
+    return many_categories(data, 1203), results
+
+
+COCO_IDS = [i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
+
+
+def coco_ids(data, results):
+    results = [{**r, "category_id": COCO_IDS[i % 80]} for i, r in enumerate(results)]
+    return many_categories(data, 1203), results
+
+
+def coco_ids_unknown(data, results):
+    return data, [{**r, "category_id": COCO_IDS[i % 80]} for i, r in enumerate(results)]
+
+
+def labels(data, results):
+    results = [{**r, "category_id": r["category_id"] - 1} for r in results]
+    return many_categories(data, 1203), [{**results[0], "category_id": 0}, *results]
+
+
+def another_order(data, results):
+    ids = sorted(category["id"] for category in data["categories"])
+    other = dict(zip(ids, [*ids[1:], ids[0]], strict=True))
+    return data, [{**r, "category_id": other[r["category_id"]]} for r in results]
+
+
+def another_split(data, results):
+    return data, [{**r, "image_id": r["image_id"] + 1000} for r in results]
+
+
+def larger_set(data, results):
+    return data, [*results, {**results[0], "image_id": 1000}]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (percent, "its scores reach .* look like percent; divide them by 100"),
+        (corners, "leave their image; they look like corners x1, y1, x2, y2"),
+        (centres, "leave their image; they look like centres"),
+        (relative, "between 0 and 1 and look relative"),
+        (resized, "look like boxes of images of another size"),
+        (version_05, r"ids up to 1,230 look like LVIS v0\.5"),
+        (coco_ids, "only ids up to 90 occur, which look like the 80 categories of COCO"),
+        (coco_ids_unknown, "they look like the ids of the 80 COCO categories"),
+        (labels, "they begin at 0 and look like labels"),
+        (another_order, "classes look to be in another order, or of another LVIS version"),
+        (another_split, "none of its images is, so that it looks like results of another split"),
+        (larger_set, "1 of its .* images are not"),
+    ],
+)
+def test_a_wrong_file_is_named(spoil, sentence, tmp_path):
+    files = save(tmp_path, *spoil(*make_federated_set(4, num_images=30)))
+    for evaluate in (lambda: evaluate_files(*files), lambda: compare_files(files[0], [files[1]])):
+        with pytest.raises(UserError, match=f"{files[1]}: .*{sentence}") as error:
+            evaluate()
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_right_files_are_not_suspected(seed, tmp_path):
+    rng = np.random.default_rng(seed)
+    data, results = make_federated_set(seed, num_images=20)
+    evaluate_files(*save(tmp_path, data, results))
+    # A poor model has low AP, and no mistake.
+    ids = [category["id"] for category in data["categories"]]
+    poor = [{**r, "category_id": int(rng.choice(ids))} for r in results]
+    evaluate_files(*save(tmp_path, data, poor))
+    constant = [{**r, "category_id": ids[0]} for r in results]
+    evaluate_files(*save(tmp_path, data, constant))
+
+
+def test_masks_in_another_order(masks, tmp_path):
+    data, results = another_order(*make_federated_set(4, num_images=30, masks=True))
+    with pytest.raises(UserError, match="in another order"):
+        evaluate_files(*save(tmp_path, data, results), "segm")
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+BLOCKED = """
+import runpy, sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "mmdet", "mmcv", "mmengine"):
+            raise ModuleNotFoundError(name, name=name)
+sys.meta_path.insert(0, Blocker())
+import mmdet_eql.evaluation  # as a library, too
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_the_command_where_no_framework_is_installed(files, expected, tmp_path):
+    out = tmp_path / "out.json"
+    script = REPOSITORY / "tools" / "evaluate.py"
+    options = ["--fixed-ap", "--pooled-ap", "50", "--bootstrap", "10", "--classwise"]
+    options += ["--json", out, "--csv", tmp_path / "new" / "out.csv"]
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCKED, script, *files, files[1], *options],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    content = json.loads(out.read_text())
+    assert [one["results"] for one in content] == [files[1]] * 2
+    for one in content:
+        assert {name: one["metrics"][name] for name in expected} == expected
+        assert {"fixed_APr", "pooled_APf"} <= set(one["metrics"])
+        low, high = one["intervals"]["AP"]
+        assert low < expected["AP"] < high
+    assert content[1]["gain"]["intervals"]["APr"] == [0, 0]
+    assert f"{100 * expected['AP']:.2f}" in done.stdout
+    assert "warning: 9 of the 9 categories have fewer than 10,000 detections" in done.stderr
+    assert (tmp_path / "new" / "out.csv").read_text().startswith("results,metric,value\n")
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "many"])
+def test_numbers_of_the_command(number, files):
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / "tools" / "evaluate.py", *files, "--fixed-ap", number],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert f"--fixed-ap: invalid positive value: '{number}'" in done.stderr

@@ -1,0 +1,94 @@
+"""Evaluate result files of any framework by the LVIS protocol, side by side.
+
+    python tools/evaluate.py lvis_v1_val.json work_dirs/a.bbox.json ../other/predictions.json
+
+Prints a Markdown table of metrics in percent. Neither PyTorch nor MMDetection is needed.
+"""
+
+import argparse
+import os
+import sys
+import warnings
+from pathlib import Path
+
+# What is registered for configs is not needed here and takes seconds to import.
+os.environ["MMDET_EQL_REGISTER"] = "off"
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from mmdet_eql.utils.errors import exit_on_user_error
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("ground_truth", help="annotation file in LVIS or COCO format (.json, .gz)")
+    parser.add_argument(
+        "results",
+        nargs="+",
+        help="result file (.json, .gz), or folder or quoted pattern of the shards of one",
+    )
+    parser.add_argument("--iou-type", choices=["bbox", "segm", "boundary"], default="bbox")
+    for name, of in (("--fixed-ap", "Fixed AP"), ("--pooled-ap", "pooled AP")):
+        parser.add_argument(
+            name,
+            metavar="N",
+            nargs="?",
+            type=positive,
+            const=10_000,
+            help=f"add {of}, of the N best detections of each category (default: 10,000)",
+        )
+    parser.add_argument(
+        "--bootstrap",
+        metavar="N",
+        nargs="?",
+        type=positive,
+        const=1000,
+        help="add 95 %% intervals from N draws of images (default: 1,000), and what the files gain "
+        "over the first one",
+    )
+    parser.add_argument(
+        "--images", help="evaluate on these images alone: a list of ids, or an annotation file"
+    )
+    parser.add_argument("--classwise", action="store_true", help="add the AP of each category")
+    parser.add_argument("--json", help="write metrics, as fractions, to this JSON file")
+    parser.add_argument("--csv", help="write metrics, as fractions, to this CSV file")
+    return parser.parse_args()
+
+
+@exit_on_user_error
+def main() -> None:
+    args = parse_args()
+    # A warning is for the user here: a sentence, not a place in the code.
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+
+    from mmdet_eql.evaluation import compare_files, tables
+    from mmdet_eql.utils.files import write_text
+
+    files = compare_files(
+        args.ground_truth,
+        args.results,
+        args.iou_type,
+        args.images,
+        args.fixed_ap,
+        args.pooled_ap,
+        args.bootstrap,
+    )
+    print(tables.comparison_table(files))
+    if args.classwise:
+        print("\n" + tables.category_comparison(files))
+    if args.json:
+        write_text(args.json, tables.comparison_json(files, args.classwise))
+    if args.csv:
+        write_text(args.csv, tables.comparison_csv(files, args.classwise))
+
+
+if __name__ == "__main__":
+    main()
