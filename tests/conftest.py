@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -20,6 +21,20 @@ from mmdet_eql.minilvis.conversion import write_as_coco, write_as_open_images
 REPOSITORY = Path(__file__).parents[1]
 CONFIGS = REPOSITORY / "configs"
 TINY = MiniLVISConfig(num_categories=12, num_train_images=60, num_val_images=24, image_size=96)
+#: A model whose step and checkpoint take a fraction of MiniLVIS's.
+NARROW = {
+    "model.backbone.base_channels": 8,
+    "model.neck.in_channels": [8, 16, 32, 64],
+    "model.neck.out_channels": 16,
+    "model.rpn_head.in_channels": 16,
+    "model.rpn_head.feat_channels": 16,
+    "model.roi_head.bbox_roi_extractor.out_channels": 16,
+    "model.roi_head.bbox_head.in_channels": 16,
+    "model.roi_head.bbox_head.fc_out_channels": 32,
+    "model.roi_head.mask_roi_extractor.out_channels": 16,
+    "model.roi_head.mask_head.in_channels": 16,
+    "model.roi_head.mask_head.conv_out_channels": 16,
+}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -32,23 +47,18 @@ def one_thread():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def formatted_once():
-    """mmengine formats the config anew for each checkpoint, half the time of a tiny run."""
+def configs_without_yapf():
+    """mmengine formats a config anew for each checkpoint, half the time of a tiny run."""
     from mmengine.config import config
     from yapf.yapflib import yapf_api
 
-    format_code, known = yapf_api.FormatCode, {}
-
-    def format_once(text, **options):
-        key = text, str(options)
-        if key not in known:
-            known[key] = format_code(text, **options)
-        return known[key]
+    def as_it_is(text, **options):
+        return text, False
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(yapf_api, "FormatCode", format_once)
+        patch.setattr(yapf_api, "FormatCode", as_it_is)
         # OpenMMLab's mmengine has taken it by name.
-        patch.setattr(config, "FormatCode", format_once, raising=False)
+        patch.setattr(config, "FormatCode", as_it_is, raising=False)
         yield
 
 
@@ -116,6 +126,7 @@ def tiny_options(
         "test_dataloader.num_workers": 0,
         "test_dataloader.persistent_workers": False,
         "train_dataloader.batch_size": 2,
+        **NARROW,
         "model.roi_head.bbox_head.num_classes": TINY.num_categories,
         "model.roi_head.mask_head.num_classes": TINY.num_categories,
         "randomness.seed": 0,
@@ -186,6 +197,31 @@ def run_tool(tmp_path):
         return result
 
     return run
+
+
+@pytest.fixture
+def call_tool(tmp_path, monkeypatch, capsys):
+    """As ``run_tool``, but a Python tool, in this process, which saves seconds of imports."""
+    # mmengine's loggers outlive the test, and so write to streams that are closed by then.
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    monkeypatch.syspath_prepend(REPOSITORY / "tools")
+
+    def call(tool: str, *args, check: bool = False) -> subprocess.CompletedProcess:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [tool, *map(str, args)])
+        DetLocalVisualizer._instance_dict.clear()
+        capsys.readouterr()
+        status = 0
+        try:
+            runpy.run_path(str(REPOSITORY / "tools" / tool), run_name="__main__")
+        except SystemExit as exit_:
+            status = exit_.code or 0
+        result = subprocess.CompletedProcess(sys.argv, status, *capsys.readouterr())
+        if check:
+            assert status == 0, result.stdout + result.stderr
+        return result
+
+    return call
 
 
 def as_arguments(options: dict) -> list[str]:

@@ -41,9 +41,9 @@ LINES = {
 }
 
 
-def test_a_line_says_what_is_trained(run_tool):
+def test_a_line_says_what_is_trained(call_tool):
     paths = [CONFIGS / name for name in LINES]
-    output = run_tool("misc/list_configs.py", *paths, CONFIGS / "custom", check=True).stdout
+    output = call_tool("misc/list_configs.py", *paths, CONFIGS / "custom", check=True).stdout
     lines = [line for line in output.splitlines() if " | " in line]
     names = [*LINES, *(f"custom/{path.name}" for path in sorted((CONFIGS / "custom").glob("*.py")))]
     assert [line.split(" | ")[0] for line in lines] == names
@@ -51,7 +51,7 @@ def test_a_line_says_what_is_trained(run_tool):
         assert tuple(line.split(" | ")[1:]) == LINES[name]
 
 
-def test_a_folder_without_configs_is_refused(run_tool, tmp_path):
-    result = run_tool("misc/list_configs.py", tmp_path)
+def test_a_folder_without_configs_is_refused(call_tool, tmp_path):
+    result = call_tool("misc/list_configs.py", tmp_path)
     assert result.returncode == 2
     assert "holds no configs" in result.stderr

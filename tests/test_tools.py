@@ -1,9 +1,7 @@
 """The command-line tools as a user runs them: training, testing, several ranks, mistakes."""
 
 import json
-import logging
 import os
-import runpy
 import shutil
 import subprocess
 import sys
@@ -48,28 +46,6 @@ def config_file(tiny_config, tmp_path):
     return make
 
 
-@pytest.fixture
-def tool(monkeypatch, capsys):
-    """Run a tool in this process: ``tool("train.py", *args)`` gives status, stdout and stderr."""
-
-    # mmengine's loggers outlive the test, and so write to streams that are closed by then.
-    monkeypatch.setattr(logging, "raiseExceptions", False)
-
-    monkeypatch.syspath_prepend(REPOSITORY / "tools")
-
-    def run(name, *args):
-        monkeypatch.setattr(sys, "argv", [name, *map(str, args)])
-        status = 0
-        try:
-            runpy.run_path(str(REPOSITORY / "tools" / name), run_name="__main__")
-        except SystemExit as exit_:
-            status = exit_.code
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return run
-
-
 def copy_of(minilvis, tmp_path):
     folder = tmp_path / "minilvis"
     shutil.copytree(minilvis, folder)
@@ -81,16 +57,15 @@ def train_on(data_root, **options):
 
 
 def assert_one_sentence(result, *words):
-    status, _, err = result
-    errors = [line for line in err.splitlines() if line.startswith("error")]
-    assert status == 2, err
-    assert "Traceback" not in err
-    assert len(errors) == 1, err
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error")]
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(errors) == 1, result.stderr
     for word in words:
         assert str(word) in errors[0]
 
 
-def test_train_resume_and_test_from_another_folder(run_tool, minilvis, tmp_path):
+def test_train_resume_and_test_from_another_folder(run_tool, call_tool, minilvis, tmp_path):
     options = as_arguments(tiny_options(minilvis, 2))
     result = run_tool("train.py", minilvis_config("eql"), *options, check=True)
     work_dir = tmp_path / "work_dirs" / minilvis_config("eql").stem
@@ -101,42 +76,17 @@ def test_train_resume_and_test_from_another_folder(run_tool, minilvis, tmp_path)
     assert "faster_coco_eval" not in result.stdout + result.stderr
 
     options = as_arguments(tiny_options(minilvis, 4))
-    result = run_tool("train.py", minilvis_config("eql"), "--resume", *options, check=True)
+    result = call_tool("train.py", minilvis_config("eql"), "--resume", *options, check=True)
     assert "resumed epoch: 0, iter: 2" in result.stdout + result.stderr
     assert (work_dir / "iter_4.pth").is_file()
 
-    result = run_tool(
+    result = call_tool(
         "test.py", minilvis_config("eql"), work_dir / "iter_4.pth",
         "--out", tmp_path / "predictions.pkl", "--show-dir", "painted", *options, check=True,
     )  # fmt: skip
     assert "lvis/segm_AP" in result.stdout + result.stderr
     assert (tmp_path / "predictions.pkl").is_file()
     assert len(list(work_dir.glob("*/painted/*.jpg"))) == 24
-
-
-def test_two_ranks_end_with_the_same_weights(run_tool, config_file, tmp_path):
-    (tmp_path / "rank_dump.py").write_text(RANK_DUMP)
-
-    def add_dump(cfg):
-        cfg.custom_imports.imports.append("rank_dump")
-        cfg.custom_hooks.append(dict(type="RankDump"))
-
-    config = config_file(add_dump, max_iters=4)
-    env = {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
-    run_tool("dist_train.sh", config, 2, env=env, check=True)
-    first, second = (torch.load(tmp_path / "work_dir" / f"rank_{rank}.pth") for rank in (0, 1))
-    assert first.keys() == second.keys()
-    own = "running_", "num_batches_tracked"  # batch statistics are each rank's own
-    shared = [key for key in first if not any(word in key for word in own)]
-    assert "roi_head.bbox_head.loss_cls.class_frequency" in shared
-    for key in shared:
-        assert torch.equal(first[key], second[key]), key
-    result = run_tool(
-        "dist_test.sh", config, tmp_path / "work_dir" / "iter_4.pth", 2, env=env, check=True
-    )
-    two_ranks = figures(tmp_path)
-    run_tool("test.py", config, tmp_path / "work_dir" / "iter_4.pth", env=env, check=True)
-    assert figures(tmp_path) == two_ranks, result.stdout
 
 
 def figures(tmp_path) -> dict:
@@ -148,9 +98,16 @@ def figures(tmp_path) -> dict:
     return {key: value for key, value in values.items() if key.startswith("lvis/")}
 
 
-def test_a_rank_that_dies_alone_ends_the_job_which_goes_on(run_tool, config_file, tmp_path):
-    config = config_file(max_iters=30)
+def test_two_ranks_of_which_one_dies(run_tool, call_tool, config_file, tmp_path, monkeypatch):
+    (tmp_path / "rank_dump.py").write_text(RANK_DUMP)
+
+    def add_dump(cfg):
+        cfg.custom_imports.imports.append("rank_dump")
+        cfg.custom_hooks.append(dict(type="RankDump"))
+
+    config = config_file(add_dump, max_iters=30)
     work_dir = tmp_path / "work_dir"
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
     process = subprocess.Popen(
         ["bash", REPOSITORY / "tools" / "dist_train.sh", config, "2"],
         cwd=tmp_path,
@@ -177,37 +134,55 @@ def test_a_rank_that_dies_alone_ends_the_job_which_goes_on(run_tool, config_file
             for rank in [*parent.children(recursive=True), parent]:
                 rank.kill()
     assert not (work_dir / "iter_30.pth").is_file()
+
+    # The job goes on, and both ranks end with the same weights.
     last = (work_dir / "last_checkpoint").read_text().strip()
     result = run_tool("dist_train.sh", config, 2, "--resume", check=True)
     iteration = last.rpartition("iter_")[2].removesuffix(".pth")
     assert f"resumed epoch: 0, iter: {iteration}" in result.stdout + result.stderr
-    assert (work_dir / "iter_30.pth").is_file()
+    first, second = (torch.load(work_dir / f"rank_{rank}.pth") for rank in (0, 1))
+    assert first.keys() == second.keys()
+    own = "running_", "num_batches_tracked"  # batch statistics are each rank's own
+    shared = [key for key in first if not any(word in key for word in own)]
+    assert "roi_head.bbox_head.loss_cls.class_frequency" in shared
+    for key in shared:
+        assert torch.equal(first[key], second[key]), key
+
+    # Two ranks evaluate like one.
+    result = run_tool("dist_test.sh", config, work_dir / "iter_30.pth", 2, check=True)
+    two_ranks = figures(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    call_tool("test.py", config, work_dir / "iter_30.pth", check=True)
+    assert figures(tmp_path) == two_ranks, result.stdout
 
 
 # --- mistakes -------------------------------------------------------------------------------------
 
 
-def test_no_such_config(tool, run_tool):
-    assert_one_sentence(tool("train.py", "nothing.py"), "nothing.py", "no such config")
+def test_no_such_config(call_tool, run_tool):
+    assert_one_sentence(call_tool("train.py", "nothing.py"), "nothing.py", "no such config")
     result = run_tool("dist_train.sh", "nothing.py", 2)
-    assert_one_sentence((result.returncode, result.stdout, result.stderr), "no such config")
+    assert_one_sentence(result, "no such config")
 
 
-def test_a_config_that_is_not_python(tool, tmp_path):
+def test_a_config_that_is_not_python(call_tool, tmp_path):
     (tmp_path / "broken.py").write_text("model = dict(\n")
-    assert_one_sentence(tool("train.py", tmp_path / "broken.py"), "broken.py", "is not Python")
+    assert_one_sentence(call_tool("train.py", tmp_path / "broken.py"), "broken.py", "is not Python")
     (tmp_path / "broken.py").write_text("_base_ = './gone.py'\n")
-    assert_one_sentence(tool("train.py", tmp_path / "broken.py"), "gone.py", "'_base_'")
+    assert_one_sentence(call_tool("train.py", tmp_path / "broken.py"), "gone.py", "'_base_'")
 
 
-def test_missing_annotations_and_images(tool, minilvis, tmp_path):
+def test_missing_annotations_and_images(call_tool, minilvis, tmp_path):
     assert_one_sentence(
-        tool("train.py", *train_on(tmp_path / "nowhere")), "nowhere", "ann_file", "does not exist"
+        call_tool("train.py", *train_on(tmp_path / "nowhere")),
+        "nowhere",
+        "ann_file",
+        "does not exist",
     )
     folder = copy_of(minilvis, tmp_path)
     shutil.rmtree(folder / "train")
     assert_one_sentence(
-        tool("train.py", *train_on(folder)), folder / "train", "no such image folder"
+        call_tool("train.py", *train_on(folder)), folder / "train", "no such image folder"
     )
 
 
@@ -219,81 +194,82 @@ def test_missing_annotations_and_images(tool, minilvis, tmp_path):
         (lambda text: text.replace("neg_category_ids", "negatives"), ["'neg_category_ids'"]),
     ],
 )
-def test_spoilt_annotations(tool, minilvis, tmp_path, spoil, words):
+def test_spoilt_annotations(call_tool, minilvis, tmp_path, spoil, words):
     folder = copy_of(minilvis, tmp_path)
     path = folder / "annotations" / "minilvis_train.json"
     path.write_text(spoil(path.read_text()))
-    assert_one_sentence(tool("train.py", *train_on(folder)), path, *words)
+    assert_one_sentence(call_tool("train.py", *train_on(folder)), path, *words)
 
 
-def test_a_wrong_number_of_classes(tool, minilvis):
+def test_a_wrong_number_of_classes(call_tool, minilvis):
     args = train_on(minilvis, **{"model.roi_head.bbox_head.num_classes": 80})
-    assert_one_sentence(tool("train.py", *args), "bbox_head.num_classes is 80", "12 categories")
+    assert_one_sentence(
+        call_tool("train.py", *args), "bbox_head.num_classes is 80", "12 categories"
+    )
 
 
-def test_a_corrupted_image_is_named(tool, minilvis, tmp_path):
+def test_a_corrupted_image_is_named(call_tool, minilvis, tmp_path):
     folder = copy_of(minilvis, tmp_path)
     for path in (folder / "train").iterdir():
         path.write_bytes(path.read_bytes()[:-100])
     for workers in (0, 1):
         options = {"train_dataloader.num_workers": workers}
-        result = tool("train.py", *train_on(folder, **options))
+        result = call_tool("train.py", *train_on(folder, **options))
         assert_one_sentence(result, folder / "train", ".jpg: the image is corrupted")
     for path in (folder / "train").iterdir():
         cv2.imwrite(str(path), cv2.imread(str(path))[:50])
-    assert_one_sentence(tool("train.py", *train_on(folder)), ".jpg: the image has 96x50 pixels")
+    assert_one_sentence(
+        call_tool("train.py", *train_on(folder)), ".jpg: the image has 96x50 pixels"
+    )
 
 
-def test_an_unsafe_checkpoint_is_refused(tool, minilvis, tmp_path):
+def test_an_unsafe_checkpoint_is_refused(call_tool, minilvis, tmp_path):
     path = tmp_path / "unsafe.pth"
     torch.save(dict(state_dict={}, trainer=time.sleep), path)
     args = [minilvis_config("eql"), path, *as_arguments(tiny_options(minilvis))]
-    assert_one_sentence(tool("test.py", *args), path, "time.sleep", "convert_checkpoint.py")
+    assert_one_sentence(call_tool("test.py", *args), path, "time.sleep", "convert_checkpoint.py")
     resumed = [*train_on(minilvis), "--resume", path]
-    assert_one_sentence(tool("train.py", *resumed), path, "time.sleep")
-    status, out, _ = tool("misc/convert_checkpoint.py", path, tmp_path / "clean.pth")
-    assert status == 2  # an empty state_dict is no model
+    assert_one_sentence(call_tool("train.py", *resumed), path, "time.sleep")
+    result = call_tool("misc/convert_checkpoint.py", path, tmp_path / "clean.pth")
+    assert result.returncode == 2  # an empty state_dict is no model
     torch.save(dict(state_dict=dict(a=torch.ones(1)), trainer=time.sleep), path)
-    status, out, _ = tool("misc/convert_checkpoint.py", path, tmp_path / "clean.pth")
-    assert status == 0
-    assert "left out: trainer" in out
+    result = call_tool("misc/convert_checkpoint.py", path, tmp_path / "clean.pth", check=True)
+    assert "left out: trainer" in result.stdout
     assert torch.load(tmp_path / "clean.pth", weights_only=True) == dict(
         state_dict=dict(a=torch.ones(1))
     )
 
 
-def test_missing_checkpoints(tool, minilvis):
+def test_missing_checkpoints(call_tool, minilvis):
     options = as_arguments(tiny_options(minilvis))
     config = minilvis_config("eql")
-    assert_one_sentence(tool("test.py", config, "gone.pth", *options), "gone.pth: no such")
+    assert_one_sentence(call_tool("test.py", config, "gone.pth", *options), "gone.pth: no such")
     assert_one_sentence(
-        tool("train.py", config, "--resume", "gone.pth", *options), "gone.pth: no such"
+        call_tool("train.py", config, "--resume", "gone.pth", *options), "gone.pth: no such"
     )
 
 
-def test_options_that_cannot_be_followed(tool, minilvis):
+def test_options_that_cannot_be_followed(call_tool, minilvis):
     if not torch.cuda.is_available():
         args = [*train_on(minilvis), "--amp", "--amp-dtype", "float16"]
-        assert_one_sentence(tool("train.py", *args), "--amp-dtype float16", "GPU")
+        assert_one_sentence(call_tool("train.py", *args), "--amp-dtype float16", "GPU")
     args = [*train_on(minilvis), "--amp-dtype", "bfloat16"]
-    assert_one_sentence(tool("train.py", *args), "--amp-dtype", "--amp")
+    assert_one_sentence(call_tool("train.py", *args), "--amp-dtype", "--amp")
     args = [minilvis_config("eql"), "--cfg-options", "model.type.x=1"]
-    assert_one_sentence(tool("train.py", *args), "--cfg-options does not fit")
+    assert_one_sentence(call_tool("train.py", *args), "--cfg-options does not fit")
 
 
-def test_auto_scale_lr(tool, minilvis, tmp_path):
+def test_auto_scale_lr(call_tool, minilvis, tmp_path):
     args = train_on(minilvis, **{"auto_scale_lr.base_batch_size": 8})
-    status, _, err = tool("train.py", *args, "--auto-scale-lr", "--work-dir", tmp_path / "work")
-    assert status == 0, err
+    options = ["--auto-scale-lr", "--work-dir", tmp_path / "work"]
+    call_tool("train.py", *args, *options, check=True)
     log = next((tmp_path / "work").glob("*/*.log")).read_text()
     assert "Scaling the original LR by 0.25" in log
 
 
-def test_print_config(tool):
-    status, out, _ = tool(
-        "misc/print_config.py", minilvis_config("eql"), "--cfg-options", "train_cfg.max_iters=7"
-    )
-    assert status == 0
+def test_print_config(call_tool):
+    options = ["--cfg-options", "train_cfg.max_iters=7"]
+    out = call_tool("misc/print_config.py", minilvis_config("eql"), *options, check=True).stdout
     assert "type='EqualizationLoss'" in out
     assert "max_iters=7" in out
 

@@ -37,7 +37,7 @@ def read_config(path: str) -> Config:
     if not osp.isfile(path):
         raise UserError(f"{path}: no such config; correct the path (see configs/).")
     try:
-        return Config.fromfile(path)
+        cfg = Config.fromfile(path)
     except FileNotFoundError as error:
         raise UserError(f"{path}: its base is missing ({error}); correct '_base_'.") from None
     except SyntaxError as error:
@@ -51,6 +51,15 @@ def read_config(path: str) -> Config:
     except Exception as error:  # a config is a program and can raise anything
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: is not a valid config ({reason}); correct it.") from None
+    # mmengine prints a config three times a start and once a checkpoint, which takes yapf a second
+    # each; the text is indented without it.
+    return Config(
+        cfg.to_dict(),
+        cfg_text=cfg.text,
+        filename=cfg.filename,
+        env_variables=cfg.env_variables,
+        format_python_code=False,
+    )
 
 
 def merge_options(cfg: Config, options: dict | None) -> None:

@@ -152,7 +152,7 @@ def test_an_unknown_category_gets_a_hint():
         find_category(truth, "zeppelin")
 
 
-def test_the_page_of_a_result_file(minilvis, train_annotations, tmp_path, run_tool):
+def test_the_page_of_a_result_file(minilvis, train_annotations, tmp_path, call_tool):
     annotation = train_annotations["annotations"][0]
     category = next(
         one for one in train_annotations["categories"] if one["id"] == annotation["category_id"]
@@ -171,7 +171,7 @@ def test_the_page_of_a_result_file(minilvis, train_annotations, tmp_path, run_to
     write_results(str(tmp_path / "r.bbox.json"), [records])
     arguments = [tmp_path / "r.bbox.json", minilvis / "annotations" / "minilvis_train.json"]
     options = ["--images", minilvis, "--category", category["name"], "--max-cases", 5]
-    result = run_tool("analysis/browse_errors.py", *arguments, *options, check=True)
+    result = call_tool("analysis/browse_errors.py", *arguments, *options, check=True)
     assert f"{len(of_category):,} annotations, 1 found" in result.stdout
 
     page = (tmp_path / "errors.html").read_text(encoding="utf-8")
@@ -185,6 +185,6 @@ def test_the_page_of_a_result_file(minilvis, train_annotations, tmp_path, run_to
     assert picture.shape == (224, 224, 3)
 
     options[1] = tmp_path
-    result = run_tool("analysis/browse_errors.py", *arguments, *options)
+    result = call_tool("analysis/browse_errors.py", *arguments, *options)
     assert result.returncode == 2
     assert "the image cannot be read" in result.stderr and "--images" in result.stderr

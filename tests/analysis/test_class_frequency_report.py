@@ -27,11 +27,11 @@ def test_labels_are_those_of_the_file(minilvis, train_annotations):
     )
 
 
-def test_report_and_figure(minilvis, run_tool, tmp_path):
+def test_report_and_figure(minilvis, call_tool, tmp_path):
     ann_file = minilvis / "annotations" / "minilvis_train.json"
     figure = tmp_path / "figures" / "frequency.png"
     options = ("--lambda", 0.1, "--repeat-threshold", 0.3, "--out", figure)
-    report = run_tool("analysis/class_frequency.py", ann_file, *options, check=True).stdout
+    report = call_tool("analysis/class_frequency.py", ann_file, *options, check=True).stdout
     images = read_annotated_images(ann_file)
     frequency = images.class_frequency
     assert f"{len(images)} images, {frequency.instance_count.sum()} instances" in report

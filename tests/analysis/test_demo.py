@@ -46,7 +46,7 @@ def test_images_and_folders_are_found(tmp_path):
         find_images([tmp_path / "gone"])
 
 
-def test_demo_and_inferencers(trained, minilvis, tmp_path, run_tool):
+def test_demo_and_inferencers(trained, minilvis, tmp_path, call_tool):
     config, checkpoint = trained
     meta = load_checkpoint_file(str(checkpoint))["meta"]["dataset_meta"]
     dataset = build_dataset(minilvis)
@@ -64,7 +64,7 @@ def test_demo_and_inferencers(trained, minilvis, tmp_path, run_tool):
         shutil.copy(source, folder)
     image = next(folder.iterdir())
     options = ["--config", config, "--checkpoint", checkpoint, "--score-thr", 0]
-    result = run_tool("demo.py", image, folder, *options, "--max-instances", 8, check=True)
+    result = call_tool("demo.py", image, folder, *options, "--max-instances", 8, check=True)
     pictures = [tmp_path / line for line in result.stdout.splitlines() if line.endswith(".png")]
     assert sorted(pictures) == sorted((tmp_path / "work_dirs" / "demo").iterdir())
     # The image that is given twice has two pictures.

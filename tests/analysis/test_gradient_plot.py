@@ -85,10 +85,10 @@ def test_groups_have_their_medians():
     assert "| eql | 0.16 |" in format_ratios({"eql": make_record()})
 
 
-def test_the_picture_shows_every_run(tmp_path, run_tool):
+def test_the_picture_shows_every_run(tmp_path, call_tool):
     for name, factor in (("sigmoid_seed=0", 1), ("eql_seed=0", 4)):
         make_record(factor).save(tmp_path / name / "gradient_record.npz")
-    result = run_tool(
+    result = call_tool(
         "analysis/plot_gradients.py",
         "sigmoid_seed=0",
         "EQL=eql_seed=0/gradient_record.npz",

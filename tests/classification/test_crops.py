@@ -72,16 +72,16 @@ def test_a_missing_or_damaged_file_is_one_sentence(crops, tmp_path):
         MiniLVISCrops(str(crops / "minilvis_crops.npz"), "test")
 
 
-def test_the_tool_replaces_nothing_unasked(run_tool, tmp_path):
+def test_the_tool_replaces_nothing_unasked(call_tool, tmp_path):
     options = ["--num-classes", 6, "--train-per-class", 10, "--val-per-class", 10]
     tool = "datasets/make_minilvis_crops.py"
-    run_tool(tool, "crops.npz", *options, check=True)
+    call_tool(tool, "crops.npz", *options, check=True)
     before = (tmp_path / "crops.npz").read_bytes()
-    result = run_tool(tool, "crops.npz", *options)
+    result = call_tool(tool, "crops.npz", *options)
     assert result.returncode == 2
     assert "--force" in result.stderr
     assert "Traceback" not in result.stderr
     assert before == (tmp_path / "crops.npz").read_bytes()
-    result = run_tool(tool, "small.npz", "--val-per-class", 3)
+    result = call_tool(tool, "small.npz", "--val-per-class", 3)
     assert result.returncode == 2
     assert "val_per_class=3" in result.stderr

@@ -43,16 +43,16 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(tiny_config, tmp_path, me
         assert torch.equal(value, resumed[name]), name
 
 
-def test_train_and_test_from_the_command_line(crops, run_tool, tmp_path):
+def test_train_and_test_from_the_command_line(crops, call_tool, tmp_path):
     options = as_arguments(tiny_options(crops))
     work_dir = tmp_path / "run"
-    run_tool("train.py", crops_config("softmax"), "--work-dir", work_dir, *options, check=True)
+    call_tool("train.py", crops_config("softmax"), "--work-dir", work_dir, *options, check=True)
     trained = figures(work_dir)
     assert {"accuracy/top1", "accuracy/top5", "accuracy/medium", "accuracy/few"} <= trained.keys()
     assert "accuracy/many" not in trained  # no class has more than 100 images
 
     # The checkpoint knows the training counts: the training set need not be there.
-    test = run_tool(
+    test = call_tool(
         "test.py",
         crops_config("tau-norm"),
         work_dir / "epoch_2.pth",
@@ -71,16 +71,15 @@ def test_train_and_test_from_the_command_line(crops, run_tool, tmp_path):
     assert sum(name.endswith("_accuracy") for name in tested) == 6
 
 
-def test_two_ranks_evaluate_like_one(crops, run_tool, tmp_path):
+def test_two_ranks_evaluate_like_one(crops, run_tool, call_tool, tmp_path):
     options = as_arguments(tiny_options(crops, epochs=1))
     config, work_dir = crops_config("balanced-softmax"), tmp_path / "run"
-    run_tool("train.py", config, "--work-dir", work_dir, *options, check=True)
+    call_tool("train.py", config, "--work-dir", work_dir, *options, check=True)
     checkpoint = work_dir / "epoch_1.pth"
     results = []
-    for tool, more in (("test.py", []), ("dist_test.sh", [2])):
+    for run, tool, more in ((call_tool, "test.py", []), (run_tool, "dist_test.sh", [2])):
         out = tmp_path / tool
-        arguments = [config, checkpoint, *more, "--work-dir", out, *options]
-        run_tool(tool, *arguments, check=True, env={"PORT": "29731"})
+        run(tool, config, checkpoint, *more, "--work-dir", out, *options, check=True)
         results.append(json.loads(next(out.glob("*/*.json")).read_text()))
     names = [name for name in results[0] if name.startswith("accuracy/")]
     assert len(names) >= 4

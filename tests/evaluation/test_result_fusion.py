@@ -225,10 +225,10 @@ def test_lvis_api_takes_merged_boxes(federated, tmp_path):
     assert abs(merged["AP50"] - alone["AP50"]) < 0.2
 
 
-def test_the_tool_merges_masks_for_lvis_api(federated, run_tool, tmp_path):
+def test_the_tool_merges_masks_for_lvis_api(federated, call_tool, tmp_path):
     ann_file, paths = federated(True)
     out = tmp_path / "new" / "merged.json"
-    result = run_tool(
+    result = call_tool(
         "misc/merge_results.py", *paths, "--ann-file", ann_file, "-o", out,
         "--max-per-image", 20, "--num-workers", 2, check=True,
     )  # fmt: skip

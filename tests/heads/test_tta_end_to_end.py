@@ -35,10 +35,10 @@ def trained(minilvis, tmp_path_factory):
     return work_dir / "htc.py", work_dir / "iter_4.pth", work_dir / "plain.segm.json"
 
 
-def test_one_submission_of_augmented_and_plain_results(trained, run_tool, minilvis, tmp_path):
+def test_one_submission_of_augmented_and_plain_results(trained, call_tool, minilvis, tmp_path):
     config, checkpoint, plain = trained
     prefix = tmp_path / "augmented"
-    run_tool(
+    call_tool(
         "test.py", config, checkpoint, "--tta", "--work-dir", tmp_path / "work_dir",
         "--cfg-options", f"test_evaluator.outfile_prefix={prefix}", check=True,
     )  # fmt: skip
@@ -46,7 +46,7 @@ def test_one_submission_of_augmented_and_plain_results(trained, run_tool, minilv
     assert_same_figures(figures(tmp_path), prefix, ann_file)
 
     augmented, merged = tmp_path / "augmented.segm.json", tmp_path / "merged.segm.json"
-    run_tool(
+    call_tool(
         "misc/merge_results.py", augmented, plain, "--ann-file", ann_file, "-o", merged, check=True
     )
     sizes = [len(json.loads(path.read_text())) for path in (augmented, plain, merged)]

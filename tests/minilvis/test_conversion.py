@@ -69,10 +69,12 @@ def test_open_images_has_the_same_boxes_and_verified_labels(split, minilvis, min
         }
 
 
-def test_the_tool_writes_what_the_configs_read(minilvis, minilvis_openimages, run_tool, tmp_path):
+def test_the_tool_writes_what_the_configs_read(
+    minilvis, minilvis_openimages, call_tool, tmp_path, monkeypatch
+):
     (tmp_path / "minilvis").symlink_to(minilvis)
-    env = {"MMDET_EQL_DATA": str(tmp_path)}
-    result = run_tool("datasets/convert_minilvis.py", "openimages", env=env, check=True)
+    monkeypatch.setenv("MMDET_EQL_DATA", str(tmp_path))
+    result = call_tool("datasets/convert_minilvis.py", "openimages", check=True)
     assert "minilvis_openimages: written" in result.stdout
     assert contents(tmp_path / "minilvis_openimages") == contents(minilvis_openimages)
     with open(

@@ -115,19 +115,19 @@ def test_the_page_needs_nothing_else(groups):
     assert format_page(groups, groups[1], "welch", title="a <b> & c") == text
 
 
-def test_the_tool_writes_all_of_them(run_tool, tmp_path, groups):
+def test_the_tool_writes_all_of_them(call_tool, tmp_path, groups):
     options = ["--baseline", "sigmoid", "--test", "paired", "--markdown", "a.md", "--csv", "a.csv"]
-    done = run_tool("analysis/compare_runs.py", RESULTS, *options, "--html", "a.html", check=True)
+    done = call_tool("analysis/compare_runs.py", RESULTS, *options, "--html", "a.html", check=True)
     ordered = [groups[1], groups[0]]
     report = format_report(ordered, groups[1], "paired")
     assert done.stdout == (tmp_path / "a.md").read_text() == report + "\n"
     assert (tmp_path / "a.csv").read_text() == format_csv(ordered, groups[1], "paired")
     assert (tmp_path / "a.html").read_text() == format_page(ordered, groups[1], "paired")
     assert "by training images" not in report
-    binned = run_tool("analysis/compare_runs.py", RESULTS, "--image-bins", "10,20", check=True)
+    binned = call_tool("analysis/compare_runs.py", RESULTS, "--image-bins", "10,20", check=True)
     assert "| box AP by training images (%) | n |" in re.sub(" +", " ", binned.stdout)
     assert "mask AP by training images minus eql" in binned.stdout
-    wrong = run_tool("analysis/compare_runs.py", RESULTS, "--baseline", "softmax")
+    wrong = call_tool("analysis/compare_runs.py", RESULTS, "--baseline", "softmax")
     assert wrong.returncode == 2
     assert "give one of eql, sigmoid" in wrong.stderr
 

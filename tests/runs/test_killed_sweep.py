@@ -23,12 +23,12 @@ from tests.conftest import REPOSITORY
 
 __all__ = ["crops"]  # the fixture
 GAMMA = "model.head.loss_cls.gamma"
-NAMES = ["crt_seed=0", "seql_gamma=0.5_seed=0", "seql_gamma=0.9_seed=0", "softmax_seed=0"]
+NAMES = ["crt_seed=0", "seql_gamma=0.5_seed=0", "softmax_seed=0"]
 
 
 @pytest.fixture
 def command(crops, tmp_path) -> list[str]:
-    options = tiny_options(crops, epochs=4)
+    options = tiny_options(crops, epochs=3)
     del options["randomness.seed"]
     options |= {"train_cfg.val_interval": 1, "val_evaluator.classwise": True}
     seql = {"config": str(crops_config("seql")), "name": "seql"}
@@ -37,7 +37,7 @@ def command(crops, tmp_path) -> list[str]:
         "seeds": [0],
         "runs": [
             {"config": str(crops_config("softmax")), "name": "softmax"},
-            {**seql, "grid": {GAMMA: [0.5, 0.9]}},
+            {**seql, "grid": {GAMMA: [0.5]}},
             {**seql, "options": {GAMMA: "much"}},
             {"config": str(crops_config("crt")), "name": "crt", "load_from": "softmax"},
         ],
@@ -89,7 +89,7 @@ def test_a_sweep_that_is_killed_twice_ends_as_one_that_is_not(command, tmp_path,
     last = subprocess.run(command, capture_output=True, text=True, timeout=250)
     assert last.returncode == 1, last.stdout + last.stderr  # for the one that is broken
     assert "invalid, left out: seql_gamma=much_seed=0" in out
-    assert "4 of 4 runs are done" in last.stdout
+    assert "3 of 3 runs are done" in last.stdout
     assert sorted(path.parent.name for path in work_dir.glob("*/result.json")) == NAMES
     for name in NAMES:
         check_against_unbroken(work_dir / name, tmp_path / "unbroken" / name)
@@ -97,8 +97,8 @@ def test_a_sweep_that_is_killed_twice_ends_as_one_that_is_not(command, tmp_path,
     # Once more: nothing is left to do.
     before = {path: path.stat().st_mtime_ns for path in work_dir.rglob("*") if path.is_file()}
     assert not same_sweep(command)  # for the one that is broken
-    assert "4 runs in" in (out := capsys.readouterr().out)
-    assert "4 are done already" in out
+    assert "3 runs in" in (out := capsys.readouterr().out)
+    assert "3 are done already" in out
     after = {path: path.stat().st_mtime_ns for path in work_dir.rglob("*") if path.is_file()}
     assert {path for path in after if after[path] != before.get(path)} <= {work_dir / ".lock"}
 
@@ -119,12 +119,12 @@ def check_against_unbroken(broken: Path, unbroken: Path) -> None:
     build_runner(cfg).train()
     shutil.copy(broken / "sweep_run.json", unbroken)
     weights = [
-        torch.load(folder / "epoch_4.pth", weights_only=False)["state_dict"]
+        torch.load(folder / "epoch_3.pth", weights_only=False)["state_dict"]
         for folder in (broken, unbroken)
     ]
     assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
     recorded, expected = load_record(broken), make_record(unbroken)
     assert recorded == expected
-    assert len(recorded.learning_curve) == 4
+    assert len(recorded.learning_curve) == 3
     assert len(recorded.category_figures["accuracy"]) == 6
     assert list(recorded.image_count.values()) == [24, 15, 10, 6, 4, 3]
