@@ -67,7 +67,8 @@ def shrink_model(model: ConfigDict) -> None:
     if "neck" in model:
         model.neck.in_channels = [32, 64, 128, 256]
         if model.backbone.type == "ResNet":
-            model.backbone.base_channels = 32
+            model.backbone.base_channels = 8
+            model.neck.in_channels = [8, 16, 32, 64]
     else:  # C4: a quarter of a ResNet-50's channels are those of a ResNet-18.
         model.roi_head.shared_head.update(depth=18, init_cfg=None)
     for head in stages(model.roi_head.bbox_head):
@@ -78,11 +79,11 @@ def shrink_model(model: ConfigDict) -> None:
             head.loss_cls.lambda_ = 0.1  # the tiny set has no category below the config's
     for head in stages(model.roi_head.get("mask_head") or []):
         head.num_classes = TINY.num_categories
-    model.train_cfg.rpn_proposal.update(nms_pre=500, max_per_img=250)
+    model.train_cfg.rpn_proposal.update(nms_pre=200, max_per_img=100)
     for stage in stages(model.train_cfg.rcnn):
-        stage.sampler.num = 64 if "neck" in model else 16
-    model.test_cfg.rpn.update(nms_pre=500, max_per_img=100)
-    model.test_cfg.rcnn.update(score_thr=1e-3, max_per_img=60)
+        stage.sampler.num = 32 if "neck" in model else 16
+    model.test_cfg.rpn.update(nms_pre=200, max_per_img=50)
+    model.test_cfg.rcnn.update(score_thr=1e-3, max_per_img=30)
 
 
 def stages(part) -> list:

@@ -237,7 +237,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(make_config):
 
 
 FILL_A_DISK = """
-mount -t tmpfs -o size=45m disk "$0" || exit 77
+mount -t tmpfs -o size=3m disk "$0" || exit 77
 "$@"
 status=$?
 cp -r "$0/." "$0.after"
@@ -252,7 +252,7 @@ def test_a_disk_that_is_full_indeed(make_config, tmp_path):
     cfg.dump(tmp_path / "config.py")
     disk, after = tmp_path / "disk", tmp_path / "disk.after"
     disk.mkdir()
-    # There is room for one checkpoint of 32 MB.
+    # There is room for one checkpoint of 2 MB.
     result = subprocess.run(
         [
             *("unshare", "--mount", "--map-root-user", "bash", "-c", FILL_A_DISK, disk),
