@@ -34,6 +34,8 @@ TOP_LEVEL_KEYS = {
 TAKEN_OUT = {
     r".*norm_cfg": {"requires_grad"},
     r".*\.dcn": {"fallback_on_stride"},
+    r".*\.init_cfg": {"override"},
+    r".*\.init_cfg\.override": {"name"},
     r"param_scheduler\.\d+": {"convert_to_iter_based"},
 }
 _RPN = {"assigner", "sampler", "allowed_border", "pos_weight", "debug"}
@@ -43,11 +45,12 @@ _PROPOSALS = {"nms_pre", "max_per_img", "nms", "min_bbox_size"}
 PASSED_ON = {"RandomResize": "Resize", "RandomChoiceResize": "Resize"}
 #: The keys that are read of a dict without a type, by a pattern of its place; first match.
 PLAIN_DICTS = {
-    r"model\.train_cfg": {"rpn", "rpn_proposal", "rcnn"},
+    r"model\.train_cfg": {"rpn", "rpn_proposal", "rcnn", *_RPN},  # those of one stage
     r"model\.train_cfg\.rpn": _RPN,
     r"model\.train_cfg\.rcnn(\.\d)?": _RCNN,
     r"model\.(train_cfg\.rpn_proposal|test_cfg\.rpn)": _PROPOSALS,
-    r"model\.test_cfg": {"rpn", "rcnn"},
+    r"model\.test_cfg": {"rpn", "rcnn", "score_thr", *_PROPOSALS},
+    r"tta_model\.tta_cfg": {"nms", "max_per_img"},
     r"model\.test_cfg\.rcnn": {"score_thr", "nms", "max_per_img", "mask_thr_binary"},
     r"(train|val|test)_dataloader": {
         *("batch_size", "num_workers", "persistent_workers", "drop_last", "pin_memory"),

@@ -68,7 +68,9 @@ def build(cfg: Config):
     runner = SimpleNamespace(
         model=model, train_dataloader=SimpleNamespace(dataset=dataset), iter=0, logger=None
     )
-    ClassFrequencyHook().before_train(runner)
+    hook = ClassFrequencyHook()
+    hook.before_run(runner)
+    hook.before_train(runner)
     return model, dataset
 
 

@@ -1,0 +1,64 @@
+"""The configs of one-stage detectors build, are what their names say, and train a step."""
+
+import re
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.registry import init_default_scope
+
+from mmdet_eql.losses import connect_losses
+from tests.config_checks import read
+from tests.conftest import CONFIGS, TINY
+from tests.heads.test_detectors import batch_of, build
+from tests.shrinking import move_to_tiny_set
+
+NAME = re.compile(
+    r"atss_(?P<backbone>r\d+)_fpn_(?P<loss>focal|efl)(-(?P<sampler>rfs))?_(ms-)?"
+    r"(?P<gpus>\d+)xb(?P<batch>\d+)(-2x)?_(?P<data>minilvis|lvis-v1)"
+)
+EXPERIMENTS = sorted(
+    path for path in CONFIGS.rglob("atss*.py") if path.parent.name in ("efl", "minilvis")
+)
+LOSSES = {"focal": "SigmoidFocalLoss", "efl": "EqualizedFocalLoss"}
+
+
+@pytest.fixture(autouse=True)
+def scope():
+    init_default_scope("mmdet")
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_it_is_what_the_name_says(path):
+    name, cfg = NAME.fullmatch(path.stem).groupdict(), read(path)
+    with torch.device("meta"):
+        model = MODELS.build(cfg.model)
+    connect_losses(model)
+    head = model.bbox_head
+    num_classes = {"minilvis": 200, "lvis-v1": 1203}[name["data"]]
+    assert f"r{model.backbone.depth}" == name["backbone"]
+    assert head.num_classes == head.loss_cls.num_classes == head.cls_out_channels == num_classes
+    assert type(head.loss_cls).__name__ == LOSSES[name["loss"]]
+    assert head.num_base_priors == 2
+    batch_size = int(name["gpus"]) * int(name["batch"])
+    assert cfg.auto_scale_lr.base_batch_size == batch_size
+    assert cfg.train_dataloader.batch_size == int(name["batch"])
+    repeats = cfg.train_dataloader.sampler.type == "RepeatFactorSampler"
+    assert repeats == (name["sampler"] == "rfs")
+    assert cfg.val_evaluator.metric == "bbox"
+    assert cfg.train_cfg.val_interval in (cfg.train_cfg.get("max_epochs"), cfg.get("max_iters"))
+
+
+def test_a_step_on_minilvis(minilvis):
+    cfg = read(CONFIGS / "minilvis" / "atss_r18_fpn_efl_1xb4_minilvis.py").copy()
+    cfg.model.bbox_head.num_classes = TINY.num_categories
+    move_to_tiny_set(cfg.train_dataloader.dataset, minilvis)
+    model, dataset = build(cfg)
+    model.init_weights()
+    total, _ = model.parse_losses(model.train()(**batch_of(model, dataset), mode="loss"))
+    total.backward()
+    assert torch.isfinite(total)
+    assert model.bbox_head.atss_cls.weight.grad.any()
+    assert model.bbox_head.loss_cls.neg_grad.all()
+    # Every output starts at the prior.
+    assert model.bbox_head.atss_cls.bias.sigmoid().max() < 0.002
