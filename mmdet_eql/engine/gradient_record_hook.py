@@ -21,20 +21,24 @@ from mmdet_eql.engine.gradient_file import (
     load_gradient_record,
 )
 from mmdet_eql.frequency import GROUP_NAMES, class_frequency_of
+from mmdet_eql.losses import split_target
 from mmdet_eql.utils.errors import UserError
 
 #: The classifier of mmdet's box heads, and that of our classification head.
 _CLASSIFIERS = ("fc_cls", "classifier")
+#: Numbers of a gradient that are taken at a time: a dense head has a hundred million.
+_BLOCK = 2**24
 
 
 @HOOKS.register_module()
 class GradientRecordHook(Hook):
     """Record how strongly each category is pushed up by its positives and down by its negatives.
 
-    :mod:`mmdet_eql.engine.gradient_file` defines what is recorded, for every box head and loss; the
-    training is not changed. Logits beyond the C categories (background, the groups of BAGS) are
-    left out. With automatic mixed precision the gradients are those before the scaling, and a step
-    that overflows does not count.
+    :mod:`mmdet_eql.engine.gradient_file` defines what is recorded, for every head and loss; the
+    training is not changed. Dense and query heads, whose classifiers are convolutions or shared by
+    queries, need ``quantity="logits"``; the levels or layers of a head are one sum. Logits beyond
+    the C categories (background, the groups of BAGS) are left out. With automatic mixed precision
+    the gradients are those before the scaling, and a step that overflows does not count.
 
     The sums are averaged over the ranks, saved in the checkpoints and written to
     ``gradient_record.npz`` in the work_dir. The median of pos_j / neg_j of each group since the
@@ -72,11 +76,11 @@ class GradientRecordHook(Hook):
         """
         model = bare_model(runner)
         frequency = class_frequency_of(runner.train_dataloader.dataset)
-        heads = _heads(model)
+        heads = _heads(model, len(frequency))
         if not heads:
             raise UserError(
-                "GradientRecordHook: the model has no head with 'loss_cls' and one of "
-                f"{', '.join(map(repr, _CLASSIFIERS))}; remove the hook from the config."
+                "GradientRecordHook: the model has no head with 'loss_cls' and the dataset's "
+                "number of categories; remove the hook from the config."
             )
         self.record = empty_record(self.quantity, tuple(heads), frequency)
         device = next(model.parameters()).device
@@ -88,17 +92,17 @@ class GradientRecordHook(Hook):
             self._resume(runner)
         self._handles = []
         for (name, (classifier, loss)), step in zip(heads.items(), self._step, strict=True):
-            probe = _Probe(step, self.quantity == "weights")
-            if self.quantity == "weights" and type(classifier).forward is not nn.Linear.forward:
+            probe, forward = _Probe(step), getattr(type(classifier), "forward", None)
+            if self.quantity == "weights" and forward is not nn.Linear.forward:
+                kind = "convolution" if classifier is None else type(classifier).__name__
                 raise UserError(
-                    f"GradientRecordHook: the classifier of model.{name} is a "
-                    f"{type(classifier).__name__}, whose gradients on the weights are not those of "
-                    "a linear one; set quantity='logits' for the hook."
+                    f"GradientRecordHook: the classifier of model.{name} is a {kind}, whose "
+                    "gradients on the weights are not those of a linear one; set quantity='logits' "
+                    "for the hook."
                 )
-            self._handles += [
-                classifier.register_forward_pre_hook(probe.see_features),
-                loss.register_forward_pre_hook(probe.see_logits),
-            ]
+            self._handles.append(loss.register_forward_pre_hook(probe.see_logits))
+            if self.quantity == "weights":
+                self._handles.append(classifier.register_forward_pre_hook(probe.see_features))
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Note by what automatic mixed precision multiplies the gradients of this iteration."""
@@ -170,29 +174,41 @@ class GradientRecordHook(Hook):
 
 
 class _Probe:
-    """Adds the gradients on one classifier to ``step``, float64 of shape (2, C); with ``weigh``
-    they are multiplied by ||x_i||."""
+    """Adds the gradients on one classifier to ``step``, float64 of shape (2, C), multiplied by
+    ||x_i|| if it saw the features."""
 
-    def __init__(self, step: Tensor, weigh: bool) -> None:
+    def __init__(self, step: Tensor) -> None:
         self.step = step
-        self.weigh = weigh
         self.norms: Tensor | None = None
 
     def see_features(self, classifier: nn.Module, inputs: tuple) -> None:
         """Before the classifier: x of shape (N, D)."""
-        if self.weigh and torch.is_grad_enabled():
+        if inputs[0].ndim != 2:
+            raise UserError(
+                "GradientRecordHook: the classifier of a query head has no rows of its own for the "
+                "samples of the loss; set quantity='logits' for the hook."
+            )
+        if torch.is_grad_enabled():
             self.norms = inputs[0].detach().float().norm(dim=1)
 
     def see_logits(self, loss: nn.Module, inputs: tuple) -> None:
-        """Before the loss: logits of shape (N, K) and labels of shape (N,)."""
-        cls_score, labels = inputs[:2]
-        if torch.is_grad_enabled() and cls_score.requires_grad:
-            norms = self.norms
+        """Before the loss: logits of shape (N, K) and its target."""
+        cls_score, num_classes = inputs[0], self.step.shape[1]
+        labels, _ = split_target(inputs[1], num_classes)
+        if not torch.is_grad_enabled() or not cls_score.requires_grad:
+            return
+        norms = cls_score.new_ones(len(labels)) if self.norms is None else self.norms
+        # TOOD hands over p: dL/dz = dL/dp p (1 - p).
+        p = cls_score.detach() if getattr(loss, "activated", False) else None
 
-            def add(gradient: Tensor) -> None:
-                self.step += gradient_sums(gradient, labels, self.step.shape[1], norms)
+        def add(gradient: Tensor) -> None:
+            size = max(_BLOCK // max(gradient.shape[1], 1), 1)
+            for start in range(0, len(gradient), size):
+                rows = slice(start, start + size)
+                part = gradient[rows] if p is None else gradient[rows] * p[rows] * (1 - p[rows])
+                self.step += gradient_sums(part, labels[rows], num_classes, norms[rows])
 
-            cls_score.register_hook(add)
+        cls_score.register_hook(add)
 
 
 @torch.no_grad()
@@ -219,13 +235,14 @@ def gradient_sums(
     return torch.stack([positive, norms @ size])
 
 
-def _heads(model: nn.Module) -> dict[str, tuple[nn.Module, nn.Module]]:
-    """The classifier and the loss of each module that has both, by name."""
+def _heads(model: nn.Module, num_classes: int) -> dict[str, tuple[nn.Module | None, nn.Module]]:
+    """The classifier, None of a dense head, and the loss of each head of categories, by name."""
     heads = {}
     for name, module in model.named_modules():
         loss = getattr(module, "loss_cls", None)
         layers = [getattr(module, attribute, None) for attribute in _CLASSIFIERS]
         layers = [layer for layer in layers if isinstance(layer, nn.Module)]
-        if isinstance(loss, nn.Module) and layers:
-            heads[name] = (layers[0], loss)
+        is_dense = getattr(module, "num_classes", None) == num_classes and "rpn_head" not in name
+        if isinstance(loss, nn.Module) and (layers or is_dense):
+            heads[name] = (layers[0] if layers else None, loss)
     return heads

@@ -28,12 +28,14 @@ class TailStatisticsHook(Hook):
 
     - ``train/tail_size``: sum over the categories of T(f_j), for a threshold the number of
       categories in the tail.
-    - ``train/ignored_negatives``: of all pairs of a proposal and a category that is not its own,
-      the share whose gradient is left out; those ignored in part or with a probability (gamma of
-      softmax EQL) count accordingly.
+    - ``train/ignored_negatives``: of all pairs of a sample (proposal, anchor, query) and a category
+      that is not its own, the share whose gradient is left out; those ignored in part or with a
+      probability (gamma of softmax EQL) count accordingly. Most anchors are background, and E(r)
+      keeps their gradients: in a dense head the share is small.
 
-    In a cascade they are the means over the stages. With EQL v2, T(f_j) is 1 - r_j, the part of the
-    negative gradients of category j that is taken away, which follows the training.
+    In a cascade they are the means over the stages; the levels of a dense head and the layers of a
+    query head count together. Nothing of shape (N, C) is made. With EQL v2, T(f_j) is 1 - r_j, the
+    part of the negative gradients of category j that is taken away, which follows the training.
 
     Example, in a config::
 
@@ -45,7 +47,7 @@ class TailStatisticsHook(Hook):
             raise UserError(f"TailStatisticsHook: interval is {interval}; it must be at least 1.")
         self.interval = interval
         self._looks = False
-        self._seen: list[tuple[Tensor, Tensor]] = []
+        self._seen: dict[nn.Module, list[Tensor]] = {}
 
     def before_train(self, runner: Runner) -> None:
         """Put a hook on each loss with a tail; a UserError if there is none."""
@@ -69,8 +71,10 @@ class TailStatisticsHook(Hook):
         """Hand the statistics to the log."""
         if not self._seen:
             return
-        sizes, shares = map(torch.stack, zip(*self._seen, strict=True))
-        self._seen = []
+        counts = torch.stack([torch.stack(calls).sum(dim=0) for calls in self._seen.values()])
+        calls = torch.tensor([len(calls) for calls in self._seen.values()], device=counts.device)
+        sizes, shares = counts[:, 0] / calls, counts[:, 1] / counts[:, 2].clamp(min=1)
+        self._seen = {}
         for name, values in (("tail_size", sizes), ("ignored_negatives", shares)):
             runner.message_hub.update_scalar(f"train/{name}", values.mean().item(), resumed=False)
 
@@ -82,14 +86,23 @@ class TailStatisticsHook(Hook):
     def _look(self, loss: nn.Module, inputs: tuple, options: dict) -> None:
         if self._looks:
             labels, _ = split_target(inputs[1], loss.num_classes)
-            self._seen.append(ignored_negatives(loss, labels, options.get("verified")))
+            counts = count_ignored(loss, labels, options.get("verified"))
+            self._seen.setdefault(loss, []).append(counts)
 
 
-@torch.no_grad()
 def ignored_negatives(
     loss: nn.Module, labels: Tensor, verified: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return the size of the tail and the share of negatives ignored in a batch, both scalars.
+    """Return the size of the tail and the share of negatives ignored in a batch, both scalars; the
+    arguments are those of :func:`count_ignored`."""
+    size, ignored, negatives = count_ignored(loss, labels, verified)
+    return size, ignored / negatives.clamp(min=1)
+
+
+@torch.no_grad()
+def count_ignored(loss: nn.Module, labels: Tensor, verified: Tensor | None = None) -> Tensor:
+    """Return the size of the tail, the number of ignored negatives and that of negatives in a
+    batch, float64 of shape (3,).
 
     Args:
         loss (nn.Module): EQL, softmax EQL or EQL v2.
@@ -100,15 +113,15 @@ def ignored_negatives(
         tail = 1 - loss.class_weights()[1][: loss.num_classes]
     else:
         tail = loss.tail_weights()
-    num_classes = len(tail)
-    is_foreground = labels < num_classes
-    negative = torch.ones(len(labels), num_classes, dtype=torch.bool, device=labels.device)
-    negative.scatter_(1, labels.clamp(max=num_classes - 1)[:, None], ~is_foreground[:, None])
-    ignored = negative * tail
+    is_foreground = labels < len(tail)
+    of_label = torch.cat([tail, tail.new_zeros(1)])[labels]
+    ignored = tail.sum() - of_label
+    if verified is not None and getattr(loss, "image_level_labels", False):
+        own = labels.clamp(max=len(tail) - 1)[:, None]
+        ignored = ignored - verified.to(tail) @ tail + of_label * verified.gather(1, own)[:, 0]
     if isinstance(loss, SoftmaxEqualizationLoss):
         ignored = ignored * loss.gamma
     if getattr(loss, "exclude_background", False):
-        ignored = ignored * is_foreground[:, None]
-    if verified is not None and getattr(loss, "image_level_labels", False):
-        ignored = ignored.masked_fill(verified, 0)
-    return tail.sum(), ignored.sum() / negative.sum().clamp(min=1)
+        ignored = ignored * is_foreground
+    negatives = len(labels) * len(tail) - is_foreground.sum()
+    return torch.stack([tail.sum(), ignored.sum(), negatives.to(tail.dtype)])

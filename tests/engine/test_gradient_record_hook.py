@@ -1,5 +1,6 @@
 """The recorded gradients are those that autograd gives the classifier, whatever head and loss."""
 
+import runpy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmdet.registry import MODELS
+from mmengine.registry import init_default_scope
 from torch import nn
 
 from mmdet_eql.engine import GradientRecordHook
@@ -18,6 +20,7 @@ from mmdet_eql.engine.gradient_record_hook import gradient_sums
 from mmdet_eql.engine.launch import build_runner, set_resume
 from mmdet_eql.frequency import ClassFrequency
 from mmdet_eql.utils.errors import UserError
+from tests.conftest import REPOSITORY
 from tests.heads.test_detectors import batch_of, build, make_config, stages
 
 C, D = 5, 4
@@ -132,6 +135,45 @@ def check_against_autograd(detector, method, minilvis, tmp_path):
             both = records["weights"].positive[0, index] + records["weights"].negative[0, index]
             norm = head.fc_cls.weight.grad[:num_classes].norm(dim=1)
             assert (norm.numpy() <= both * (1 + 1e-4) + 1e-7).all()
+
+
+@pytest.mark.parametrize(
+    ("head", "loss"), [("RetinaNet", "EFL"), ("FCOS", "EQL"), ("TOOD", "EQL"), ("DAB-DETR", "EFL")]
+)
+def test_dense_and_query_heads(head, loss, tmp_path, monkeypatch):
+    """Of all levels, or of all layers of the decoder; taken in blocks."""
+    tool = runpy.run_path(str(REPOSITORY / "tools" / "dev" / "loss_table.py"))
+    init_default_scope("mmdet")
+    torch.manual_seed(0)
+    model = tool["build"](head, loss)
+    model.init_weights()
+    tool["hand_over"](model)
+    monkeypatch.setattr("mmdet_eql.engine.gradient_record_hook._BLOCK", 7 * tool["C"])
+    counts = tool["COUNTS"].numpy()
+    frequency = ClassFrequency(counts, counts, 1000, tuple("abcd"))
+    runner, hook = runner_of(model, frequency, tmp_path), GradientRecordHook(quantity="logits")
+    with pytest.raises(UserError, match=r"bbox_head|query head"):
+        refused = GradientRecordHook()
+        refused.before_train(runner)
+        data = model.data_preprocessor(tool["batch"](False), True)
+        model.loss(data["inputs"], data["data_samples"])
+    for module in model.modules():
+        module._forward_pre_hooks.clear()
+    hook.before_train(runner)
+    data = model.data_preprocessor(tool["batch"](False), True)
+    losses = model.train().loss(data["inputs"], data["data_samples"])
+    values = [value for name, value in losses.items() if "loss_cls" in name]
+    total = sum(sum(value) if isinstance(value, list) else value for value in values)
+    step(hook, runner, total.backward)
+    hook.after_train(runner)
+
+    record = load_gradient_record(tmp_path)
+    assert record.heads == ("bbox_head",)
+    layers = tool["classifiers"](model, tuple(n * tool["C"] for n in range(1, 10)))
+    bias = sum(layer.bias.grad.view(-1, tool["C"]).sum(dim=0) for layer in layers)
+    found = record.negative[0, 0] - record.positive[0, 0]
+    np.testing.assert_allclose(found, bias.numpy(), rtol=1e-3, atol=1e-6)
+    assert record.positive[0, 0, -1] > 0
 
 
 @pytest.mark.parametrize("method", LOSSES)

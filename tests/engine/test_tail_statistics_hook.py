@@ -1,6 +1,7 @@
 """What is logged of the tail agrees with the gradients that the losses give."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from mmdet_eql.engine import TailStatisticsHook
 from mmdet_eql.engine.launch import build_runner
 from mmdet_eql.engine.tail_statistics_hook import ignored_negatives
+from mmdet_eql.losses import EqualizationLoss
 from mmdet_eql.utils.errors import UserError
 from tests.engine.test_gradient_record_hook import FREQUENCY, runner_of
 
@@ -79,6 +81,29 @@ def test_eql_v2_takes_away_what_its_weights_say():
     torch.testing.assert_close(size, away.sum())
     negative = torch.arange(C) != LABELS[:, None]
     torch.testing.assert_close(share, (negative * away).sum() / negative.sum())
+
+
+def test_levels_of_a_dense_head_count_together():
+    """Not as the mean of their shares: a level without objects would count like one with many."""
+    loss = EqualizationLoss(num_classes=4, lambda_=0.1)
+    loss.set_class_frequency(torch.tensor([0.5, 0.2, 0.01, 0.001]))
+    hook, logged = TailStatisticsHook(interval=1), {}
+    runner = SimpleNamespace(
+        model=loss,
+        iter=0,
+        message_hub=SimpleNamespace(
+            update_scalar=lambda name, value, **_: logged.update({name: value})
+        ),
+    )
+    hook.before_train(runner)
+    hook.before_train_iter(runner, 0)
+    levels = [torch.full((50,), 4), torch.tensor([0, 3])]
+    for labels in levels:
+        loss(torch.zeros(len(labels), 4), (labels, torch.ones(len(labels))))
+    hook.after_train_iter(runner, 0)
+    # 200 negatives of background, 3 + 3 of the foreground, of which those in the tail: 2 + 1.
+    assert logged["train/ignored_negatives"] == pytest.approx(3 / 206)
+    assert logged["train/tail_size"] == 2
 
 
 def test_figures_reach_the_log(tiny_config, tmp_path):
