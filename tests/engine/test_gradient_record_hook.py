@@ -138,7 +138,7 @@ def check_against_autograd(detector, method, minilvis, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("head", "loss"), [("RetinaNet", "EFL"), ("FCOS", "EQL"), ("TOOD", "EQL"), ("DAB-DETR", "EFL")]
+    ("head", "loss"), [("RetinaNet", "EFL"), ("FCOS", "EQL"), ("DAB-DETR", "EFL")]
 )
 def test_dense_and_query_heads(head, loss, tmp_path, monkeypatch):
     """Of all levels, or of all layers of the decoder; taken in blocks."""
