@@ -19,6 +19,8 @@ from mmdet_eql.frequency import ClassFrequency
 _MOST = 0.5
 #: Names that a line shows.
 _NAMES = 5
+CUT_POLYGONS = "some polygons left out, with fewer than three points"
+UNUSABLE_MASKS = "segmentation cannot be used"
 _CROWD = "ignored: 'iscrowd' is 1"
 _HINTS = {
     "dropped: narrower than a pixel": "'bbox' must be [x, y, width, height] in pixels",
@@ -96,20 +98,12 @@ def report_data(
     is_used = np.zeros(columns.num_images, dtype=bool)
     is_used[images] = True
     lost = _lost(annotations, training)
-    remarks = {
-        "area is width x height, as the file has none": columns.area_filled,
-        "some polygons left out, with fewer than three points": columns.segmentation_state
-        == PARTLY,
-        "segmentation cannot be used": columns.segmentation_state == UNUSABLE,
-        "box leaves its image": leaving_boxes(columns),
-    }
     num_known = int(np.count_nonzero(known))
     findings = _findings_of_images(annotations, is_used)
-    for what, those in {**lost, **remarks}.items():
-        chosen = known & those
-        if chosen.any():
-            count = int(np.count_nonzero(chosen))
-            findings.append(Finding(what, count, num_known, _example(columns, chosen)))
+    for what, those in {**lost, **_remarks(annotations)}.items():
+        if those.any():
+            count = int(np.count_nonzero(those))
+            findings.append(Finding(what, count, num_known, _example(columns, those)))
     left = known & ~np.logical_or.reduce([*lost.values()])
     findings += _findings_of_categories(annotations, left)
     return DataReport(
@@ -123,15 +117,33 @@ def report_data(
     )
 
 
+def what_happens(annotations: DatasetAnnotations, training: bool) -> dict[str, np.ndarray]:
+    """What happens to which annotations of the labels: bool of shape (A,) each."""
+    return {**_lost(annotations, training), **_remarks(annotations)}
+
+
+def _remarks(annotations: DatasetAnnotations) -> dict[str, np.ndarray]:
+    columns, known = annotations.columns, annotations.known
+    return {
+        "area is width x height, as the file has none": known & columns.area_filled,
+        CUT_POLYGONS: known & (columns.segmentation_state == PARTLY),
+        UNUSABLE_MASKS: known & (columns.segmentation_state == UNUSABLE),
+        "box leaves its image": known & leaving_boxes(columns),
+    }
+
+
 def _lost(annotations: DatasetAnnotations, training: bool) -> dict[str, np.ndarray]:
     """Which annotations are neither trained on nor evaluated, bool of shape (A,), by reason."""
-    columns = annotations.columns
+    columns, known = annotations.columns, annotations.known
     if training:
         dropped = annotations.drop_reasons()
         lost = {f"dropped: {reason}": those for reason, those in dropped.items()}
         return {**lost, _CROWD: columns.crowd & annotations.is_instance}
-    counted = columns.is_object()
-    lost = {"left out: no area": ~counted, "ignored: marked 'ignore'": columns.ignored & counted}
+    counted = columns.is_object() & known
+    lost = {
+        "left out: no area": known & ~counted,
+        "ignored: marked 'ignore'": columns.ignored & counted,
+    }
     if not columns.federated:
         lost[_CROWD] = columns.crowd & counted & ~columns.ignored
     return lost

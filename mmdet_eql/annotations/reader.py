@@ -216,9 +216,8 @@ def _build(
     )
     start = parts.take_starts("segmentation")
     order = np.argsort(image, kind="stable")
-    segmentation_range = np.stack([start[:-1], start[1:]], axis=1)[order]
-    text = memoryview(parts.texts["segmentation"])
-    texts = (text[start:end] for start, end in segmentation_range.tolist())
+    segmentation_text = np.frombuffer(parts.texts["segmentation"], dtype=np.uint8)
+    states = segmentation_states(segmentation_text, start, image_size[image])
     return AnnotationColumns(
         federated=federated,
         category_name=tuple(category.name for category in categories),
@@ -243,9 +242,9 @@ def _build(
         area_filled=area_filled[order],
         crowd=parts.take("crowd", bool)[order],
         ignored=parts.take("ignored", bool)[order],
-        segmentation_range=segmentation_range,
-        segmentation_text=np.frombuffer(parts.texts["segmentation"], dtype=np.uint8),
-        segmentation_state=segmentation_states(texts, image_size[image[order]]),
+        segmentation_range=np.stack([start[:-1], start[1:]], axis=1)[order],
+        segmentation_text=segmentation_text,
+        segmentation_state=states[order],
     )
 
 

@@ -134,14 +134,10 @@ class LVISFormatDataset(BaseDetDataset):
         self.full_init()
         annotations, image = self._annotations, int(self.data_list[idx])
         columns = annotations.columns
-        path = self._path(image)
-        seg_map_path = None
-        if self.data_prefix.get("seg"):
-            stem = osp.splitext(path)[0]
-            seg_map_path = osp.join(self.data_prefix["seg"], stem + self.seg_map_suffix)
         height, width = columns.image_size[image].tolist()
+        img_path, seg_map_path = self.files(image)
         info = {
-            "img_path": osp.join(self.data_prefix["img"], path),
+            "img_path": img_path,
             "img_id": int(columns.image_id[image]),
             "seg_map_path": seg_map_path,
             "height": height,
@@ -184,6 +180,20 @@ class LVISFormatDataset(BaseDetDataset):
         return report_data(
             self._annotations, self.ann_file, np.asarray(self.data_list), not self.test_mode
         )
+
+    @property
+    def annotations(self) -> DatasetAnnotations:
+        """The content of the annotation file under the labels of the dataset."""
+        self.full_init()
+        return self._annotations
+
+    def files(self, image: int) -> tuple[str, str | None]:
+        """The files of the image at a position in the annotation file, and of its semantic map."""
+        path, seg_map_path = self._path(image), None
+        if self.data_prefix.get("seg"):
+            stem = osp.splitext(path)[0]
+            seg_map_path = osp.join(self.data_prefix["seg"], stem + self.seg_map_suffix)
+        return osp.join(self.data_prefix["img"], path), seg_map_path
 
     def _path(self, image: int) -> str:
         # A remote backend has no folders to look into.

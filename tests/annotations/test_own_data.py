@@ -4,7 +4,6 @@ import copy
 import json
 from types import SimpleNamespace
 
-import cv2
 import numpy as np
 import pytest
 from mmengine.logging import MMLogger
@@ -16,52 +15,21 @@ from mmdet_eql.datasets import DataReportHook, LVISFormatDataset
 from mmdet_eql.evaluation import evaluate_files
 from mmdet_eql.evaluation.lvis_metric import LVISFastMetric
 from mmdet_eql.utils.errors import UserError
+from tests.annotations.own_files import HEIGHT, NAMES, WIDTH, by_script, write_images
 from tests.conftest import log_of
-
-HEIGHT, WIDTH = 48, 64
-NAMES = ("cat", "dog", "emu")
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     """A folder of four images."""
     folder = tmp_path_factory.mktemp("own") / "train"
-    folder.mkdir()
-    for index in range(4):
-        image = np.full((HEIGHT, WIDTH, 3), 40 * index, dtype=np.uint8)
-        cv2.imwrite(str(folder / f"{index}.png"), image)
+    write_images(folder)
     return folder
 
 
-def good(num_per_image: int = 5) -> dict:
-    """A COCO file as a careful script writes it, with a square polygon for each object."""
-    data = {"images": [], "annotations": [], "categories": []}
-    for index, name in enumerate(NAMES):
-        data["categories"].append({"id": index + 1, "name": name, "supercategory": "animal"})
-    for index in range(4):
-        record = {"id": index + 1, "height": HEIGHT, "width": WIDTH, "file_name": f"{index}.png"}
-        data["images"].append(record)
-        for number in range(num_per_image):
-            # Most of them in the right half, where x + x2 is beyond the image.
-            x, y, width, height = 30 + 3 * number, 2 + 6 * number, 9 + number, 8 + index
-            corners = [x, y, x + width, y, x + width, y + height, x, y + height]
-            data["annotations"].append(
-                {
-                    "id": len(data["annotations"]) + 1,
-                    "image_id": index + 1,
-                    "category_id": number % 3 + 1,
-                    "bbox": [x, y, width, height],
-                    "area": width * height,
-                    "iscrowd": 0,
-                    "segmentation": [corners],
-                }
-            )
-    return data
-
-
 def edited(edit) -> dict:
-    """The good file, with a function called on each annotation."""
-    data = good()
+    """The file of a careful script, with a function called on each annotation."""
+    data = by_script()
     for annotation in data["annotations"]:
         edit(annotation)
     return data
@@ -138,7 +106,7 @@ def test_boxes_of_another_kind_are_refused(write, images, edit, words):
 
 
 def test_boxes_that_leave_their_images_are_reported(write, images):
-    data = good()
+    data = by_script()
     for annotation in data["annotations"]:
         annotation["bbox"][0] += 20
     report = dataset_of(write(data), images).data_report
@@ -194,9 +162,11 @@ def test_an_area_that_is_not_there_is_width_times_height(write, images, area, tm
     )
     records = as_detections(data, shift=3)
     ours = evaluate_files(path, write(records, "results.json")).metrics()
-    assert ours["AP"] == pytest.approx(judged(good(), records, tmp_path), abs=1e-9)
+    assert ours["AP"] == pytest.approx(judged(by_script(), records, tmp_path), abs=1e-9)
     assert 0.2 < ours["AP"] < 0.9
-    whole = evaluate_files(write(good(), "good.json"), write(records, "results.json")).metrics()
+    whole = evaluate_files(
+        write(by_script(), "good.json"), write(records, "results.json")
+    ).metrics()
     assert ours == whole
 
 
@@ -216,7 +186,7 @@ def test_nothing_to_train_on_stops(write, images):
     narrow = edited(lambda annotation: annotation.update(bbox=[2, 3, 0.5, 9]))
     with pytest.raises(UserError, match="20 dropped: narrower than a pixel, as annotation 1 of"):
         dataset_of(write(narrow), images)
-    empty = dataset_of(write({**good(), "annotations": []}, "empty.json"), images)
+    empty = dataset_of(write({**by_script(), "annotations": []}, "empty.json"), images)
     with pytest.raises(UserError, match=r"empty.json: has no annotations of the classes"):
         DataReportHook().before_train(runner_of(empty))
 
@@ -232,9 +202,9 @@ def runner_of(train, val=None, work_dir="."):
 
 
 def test_validation_without_annotations_says_so(write, images, tmp_path):
-    path = write({**good(), "annotations": []}, "val.json")
+    path = write({**by_script(), "annotations": []}, "val.json")
     val = dataset_of(path, images, test_mode=True)
-    runner = runner_of(dataset_of(write(good()), images), val, tmp_path)
+    runner = runner_of(dataset_of(write(by_script()), images), val, tmp_path)
     assert "val.json: validation has no annotations that count" in log_of(
         lambda: DataReportHook().before_train(runner)
     )
@@ -246,7 +216,7 @@ def test_validation_without_annotations_says_so(write, images, tmp_path):
 @pytest.mark.parametrize("name", ["animal", "cat"])
 def test_a_root_category_is_no_class(write, images, name):
     """Roboflow's category 0 is the supercategory of all others, and may have a class's name."""
-    data = good()
+    data = by_script()
     data["categories"].insert(0, {"id": 0, "name": name, "supercategory": "none"})
     for category in data["categories"][1:]:
         category["supercategory"] = name
@@ -260,13 +230,13 @@ def test_a_root_category_is_no_class(write, images, name):
     # A supercategory that has annotations is a class, and so is one's own.
     data["annotations"][0]["category_id"] = 0
     assert read_annotations(write(data, "used.json")).category_id.tolist() == [0, 1, 2, 3]
-    own = good()
+    own = by_script()
     own["categories"].append({"id": 9, "name": "person", "supercategory": "person"})
     assert read_annotations(write(own, "own.json")).category_name[-1] == "person"
 
 
 def test_more_objects_than_detections_count(write):
-    data = good()
+    data = by_script()
     data["annotations"] = [
         {
             **data["annotations"][0],
@@ -299,7 +269,7 @@ def test_more_objects_than_detections_count(write):
 
 
 def test_the_report_counts_what_happens(write, images, tmp_path):
-    data = good()
+    data = by_script()
     annotations = data["annotations"]
     annotations[0]["bbox"] = [3, 4, 0.5, 9]
     annotations[1]["bbox"] = [-30, 4, 20, 9]

@@ -92,6 +92,39 @@ def test_states():
         json.dumps({"size": [6, 8], "counts": "\u00ff"}): UNUSABLE,
         json.dumps({"size": [6, 8], "counts": ""}): UNUSABLE,
     }
-    sizes = np.array([[6, 8]] * len(texts))
-    states = segmentation_states([text.encode() for text in texts], sizes)
-    assert dict(zip(texts, states.tolist(), strict=True)) == texts
+    assert dict(zip(texts, states_of([*texts], (6, 8)), strict=True)) == texts
+
+
+def states_of(texts: list[str], size) -> list[int]:
+    joined = np.frombuffer("".join(texts).encode(), np.uint8)
+    starts = np.cumsum([0, *(len(text.encode()) for text in texts)])
+    return segmentation_states(joined, starts, np.array([size] * len(texts))).tolist()
+
+
+def test_plain_polygons_are_told_without_decoding():
+    """Alone or among others, in an image of any size, with any spaces."""
+    texts = {
+        "[[1, 2, 5, 2, 5, 5]]": WHOLE,
+        "[[1,2,5,2,5,5.25],[-0.5,2,5,2.12345678,555.5,5,7,8]]": WHOLE,
+        "[[1, 2, 5, 2, 5, 1000]]": WHOLE,
+        "[[1, 2, 5, 2, 5, 2000.5]]": UNUSABLE,
+        "[[1, 2, 5, 2, 5, 1e1]]": WHOLE,
+        "[[1, 2, 5, 2, 5, 1E3], [4, 5]]": PARTLY,
+        "[ [1, 2, 5, 2, 5, 5 ] ]": WHOLE,
+        "[[1, 2, 5, 2, 5, 5], []]": PARTLY,
+        "[[], [1, 2, 5, 2, 5, 5]]": PARTLY,
+        "[[1, 2, 5, 2, 5, 5, 6]]": UNUSABLE,
+        "[[[1, 2, 5, 2, 5, 5]]]": UNUSABLE,
+        "[1, 2, 5, 2, 5, 5]": WHOLE,
+        "[[1, 2, 5, 2, 5, null]]": UNUSABLE,
+        '[[1, 2, 5, 2, 5, 5], "[1, 2"]': UNUSABLE,
+        '"[[1, 2, 5, 2, 5, 5]]"': UNUSABLE,
+        "[]": NONE,
+        "null": NONE,
+    }
+    rng = np.random.default_rng(0)
+    expected = [*texts.items()]
+    chosen = [expected[index] for index in rng.integers(0, len(expected), 500)]
+    for some in (*([one] for one in expected), expected, chosen, expected[:2] * 50):
+        names = [text for text, _ in some]
+        assert states_of(names, (100, 60)) == [state for _, state in some]

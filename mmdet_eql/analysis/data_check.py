@@ -1,0 +1,217 @@
+"""All that can be wrong with a data set, images included, found in one pass over its files."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+from hotcoco import COCO
+
+from mmdet_eql.annotations import AnnotationColumns
+from mmdet_eql.annotations.data_report import DataReport, report_data, what_happens
+from mmdet_eql.datasets import LVISFormatDataset
+from mmdet_eql.datasets.image_file import decode_whole, exif_orientation, size_hint
+from mmdet_eql.utils.errors import UserError
+
+#: Images that a process takes at once.
+_CHUNK = 16
+#: The label of a semantic map that stands for none, as in MMDetection.
+_NO_LABEL = 255
+#: What happens to annotations without a loss.
+_HARMLESS = ("ignored", "area is", "box leaves")
+
+
+@dataclass
+class CheckFinding:
+    """What was found at some places.
+
+    Args:
+        what (str): What was found.
+        stops (bool): Whether training or evaluation would stop at it, or silently lose something.
+        places (list[str]): Each with what is wrong there.
+    """
+
+    what: str
+    stops: bool
+    places: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ImageJob:
+    """An image to check.
+
+    Args:
+        path (str): Its file.
+        size (tuple[int, int]): Annotated height and width in pixels.
+        turns (bool): Whether the pipeline obeys EXIF data.
+        semantic_path (str, optional): Its semantic map.
+        num_semantic (int, optional): Labels of semantic maps.
+    """
+
+    path: str
+    size: tuple[int, int]
+    turns: bool = True
+    semantic_path: str | None = None
+    num_semantic: int | None = None
+
+
+class _UncheckedDataset(LVISFormatDataset):
+    """Its images are looked for one by one."""
+
+    def _check_image_folder(self) -> None:
+        pass
+
+
+def check_data_set(
+    options: dict,
+    training: bool,
+    seen: dict[bytes, str],
+    num_semantic: int | None = None,
+    turns: bool = True,
+    num_workers: int | None = None,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> tuple[DataReport | None, list[CheckFinding]]:
+    """Check a data set: its annotation file, and each image and semantic map.
+
+    Args:
+        options (dict): Arguments of its :class:`LVISFormatDataset`.
+        training (bool): Whether it is trained on; else it is evaluated on.
+        seen (dict[bytes, str]): Images of the data sets checked before, by a hash of their files;
+            those of this one are added.
+        num_semantic (int, optional): Labels of semantic maps.
+        turns (bool): Whether the pipeline turns images as their EXIF data say.
+        num_workers (int, optional): Processes. Defaults to one for each core.
+        progress (Callable): Wraps the results of all images, for a progress bar.
+
+    Returns:
+        tuple: The report of the annotation file, None if that cannot be read, and what was found.
+    """
+    findings: dict[str, CheckFinding] = {}
+
+    def add(what: str, place: str, stops: bool = True) -> None:
+        findings.setdefault(what, CheckFinding(what, stops)).places.append(place)
+
+    try:
+        LVISFormatDataset(**options)
+    except UserError as error:
+        add("training would stop" if training else "evaluation would stop", str(error))
+    try:
+        dataset = _UncheckedDataset(**{**options, "test_mode": True, "pipeline": []})
+    except UserError:
+        return None, [*findings.values()]
+    annotations = dataset.annotations
+    columns = annotations.columns
+    images = np.arange(columns.num_images)
+    report = report_data(annotations, dataset.ann_file, images, training)
+    for what, those in what_happens(annotations, training).items():
+        for annotation in np.flatnonzero(those).tolist():
+            add(
+                what,
+                f"annotation {columns.annotation_id[annotation]}",
+                not what.startswith(_HARMLESS),
+            )
+    for warning in report.warnings:
+        add("nearly all of a kind is affected", warning)
+    for annotation_id in _near_duplicates(columns):
+        add("annotated twice: same class, IoU above 0.95", f"annotation {annotation_id}", False)
+
+    jobs = []
+    for image, size in enumerate(columns.image_size.tolist()):
+        path, semantic_path = dataset.files(image)
+        jobs.append(ImageJob(path, tuple(size), turns, semantic_path, num_semantic))
+    own: dict[bytes, str] = {}
+    with ProcessPoolExecutor(num_workers, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
+        results = progress(pool.map(check_image, jobs, chunksize=_CHUNK))
+        for job, (digest, problems) in zip(jobs, results, strict=True):
+            for what, detail, stops in problems:
+                add(what, f"{job.path}: {detail}", stops)
+            if digest is None:
+                continue
+            if digest in seen:
+                add("in two data sets", f"{job.path}: is the same file as {seen[digest]}")
+            elif own.setdefault(digest, job.path) != job.path:
+                add("one file under two names", f"{job.path}: is {own[digest]}", False)
+    seen |= own
+    return report, [*findings.values()]
+
+
+def check_image(job: ImageJob) -> tuple[bytes | None, list[tuple[str, str, bool]]]:
+    """Check an image and its semantic map.
+
+    Returns:
+        tuple: A hash of the image file, None if it cannot be read, and what was found: what it is,
+        the details, and whether it stops a training or silently loses something.
+    """
+    problems = []
+    try:
+        content = Path(job.path).read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        return None, [("missing image", f"cannot be read ({reason})", True)]
+    image = decode_whole(content, _decode)
+    if image is None:
+        problems.append(("damaged image", f"{len(content):,} bytes cannot be decoded whole", True))
+    else:
+        orientation = exif_orientation(content)
+        size = image.shape[:2]
+        if job.turns and orientation >= 5:
+            size = size[::-1]
+        if size != job.size:
+            detail = (
+                f"has {size[1]}x{size[0]} pixels, but its annotation says {job.size[1]}x"
+                f"{job.size[0]}; {size_hint(content, size, job.size)}"
+            )
+            problems.append(("image of another size than annotated", detail, True))
+        elif orientation > 1:
+            detail = f"orientation {orientation}; see whether its boxes fit, turned or not"
+            problems.append(("image that EXIF data turn or mirror", detail, False))
+        if image.dtype != np.uint8:
+            detail = f"pixels are {image.dtype}, of which the highest 8 bits are read"
+            problems.append(("image of more than 8 bits", detail, True))
+        if job.semantic_path is not None:
+            problems += _problems_of_map(job, size)
+    return hashlib.blake2b(content, digest_size=16).digest(), problems
+
+
+def _problems_of_map(job: ImageJob, size: Sequence[int]) -> list[tuple[str, str, bool]]:
+    path = job.semantic_path
+    try:
+        labels = _decode(Path(path).read_bytes())
+    except (OSError, ValueError, cv2.error):
+        labels = None
+    if labels is None:
+        return [("semantic map missing or damaged", f"{path} cannot be read", True)]
+    if labels.ndim > 2:
+        return [("semantic map in colors", f"{path} has {labels.shape[2]} channels, not 1", True)]
+    if labels.shape != tuple(size):
+        detail = f"{path} has {labels.shape[1]}x{labels.shape[0]} pixels"
+        return [("semantic map of another size than its image", detail, True)]
+    largest = labels[labels != _NO_LABEL].max(initial=0)
+    if job.num_semantic is not None and largest >= job.num_semantic:
+        detail = f"{path} has the label {largest}, but the model {job.num_semantic} classes"
+        return [("semantic map with labels out of range", detail, True)]
+    return []
+
+
+def _decode(content: bytes) -> np.ndarray | None:
+    return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+
+
+def _near_duplicates(columns: AnnotationColumns) -> list[int]:
+    """Ids of annotations that hotcoco finds twice."""
+    names = zip(columns.category_id.tolist(), columns.category_name, strict=True)
+    sizes = zip(columns.image_id.tolist(), columns.image_size.tolist(), strict=True)
+    coco = COCO.from_arrays(
+        [{"id": image, "height": size[0], "width": size[1]} for image, size in sizes],
+        [{"id": category, "name": name} for category, name in names],
+        columns.image_id[columns.annotation_image],
+        columns.category_id[columns.category],
+        columns.box,
+        ids=columns.annotation_id,
+        area=columns.area,
+    )
+    warnings = coco.healthcheck()["warnings"]
+    return [i for one in warnings if one["code"] == "near_duplicate" for i in one["affected_ids"]]
