@@ -6,11 +6,11 @@ The images stay where they are; the new folder links to them.
 import json
 import os
 import pickle
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 
-from mmdet_eql.annotations import AnnotationColumns
 from mmdet_eql.minilvis.folder import read_minilvis
 from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.files import atomic_write, write_text
@@ -25,31 +25,14 @@ def write_as_coco(source: str | os.PathLike, out: str | os.PathLike) -> None:
     Raises:
         UserError: If ``source`` holds no MiniLVIS set, or ``out`` cannot be written.
     """
-    for split, columns in read_minilvis(source).items():
-        image_ids, category_ids = columns.image_id.tolist(), columns.category_id.tolist()
+    for split, lvis in read_minilvis(source).items():
         content = {
             "images": [
-                {"id": image_id, "height": height, "width": width, "file_name": name}
-                for image_id, (height, width), name in zip(
-                    image_ids, columns.image_size.tolist(), _names(columns), strict=True
-                )
+                {key: image[key] for key in ("id", "height", "width")} | {"file_name": _name(image)}
+                for image in lvis["images"]
             ],
-            "annotations": [
-                {
-                    "id": int(columns.annotation_id[number]),
-                    "image_id": image_ids[image],
-                    "category_id": category_ids[columns.category[number]],
-                    "bbox": columns.box[number].tolist(),
-                    "area": float(columns.area[number]),
-                    "segmentation": columns.segmentation(number),
-                    "iscrowd": 0,
-                }
-                for number, image in enumerate(columns.annotation_image.tolist())
-            ],
-            "categories": [
-                {"id": category_id, "name": name}
-                for category_id, name in zip(category_ids, columns.category_name, strict=True)
-            ],
+            "annotations": [annotation | {"iscrowd": 0} for annotation in lvis["annotations"]],
+            "categories": [{"id": c["id"], "name": c["name"]} for c in lvis["categories"]],
         }
         write_text(Path(out) / "annotations" / f"{split}.json", json.dumps(content))
         _link(Path(source) / split, Path(out) / split)
@@ -65,33 +48,33 @@ def write_as_open_images(source: str | os.PathLike, out: str | os.PathLike) -> N
         UserError: If ``source`` holds no MiniLVIS set, or ``out`` cannot be written.
     """
     out = Path(out)
-    for split, columns in read_minilvis(source).items():
+    for split, lvis in read_minilvis(source).items():
         folder = _CHALLENGE_SPLITS[split]
+        annotations = defaultdict(list)
+        for annotation in lvis["annotations"]:
+            annotations[annotation["image_id"]].append(annotation)
         lines, shapes, verified = [], [], [("ImageID", "LabelName", "Confidence")]
-        for image, name in enumerate(_names(columns)):
+        for image in lvis["images"]:
             # As in the challenge's files, images for validation are named with their folder.
-            path = name if split == "train" else f"{folder}/{name}"
-            here = columns.annotations(image)
-            height, width = columns.image_size[image].tolist()
-            # Labels count from 1.
-            labels = (columns.category[here] + 1).tolist()
-            corners = columns.box[here].copy()
-            corners[:, 2:] += corners[:, :2]
-            corners /= (width, height, width, height)
-            lines += [path, "#", str(len(labels))]
-            for label, box in zip(labels, corners.tolist(), strict=True):
-                lines.append(f"{label} {' '.join(f'{value:.6f}' for value in box)} 0")
-            shapes.append({"filename": path, "ori_shape": (height, width, 3)})
-            absent = (columns.negatives(image) + 1).tolist()
-            verified += [(Path(path).stem, _mid(label), 1) for label in sorted(set(labels))]
-            verified += [(Path(path).stem, _mid(label), 0) for label in sorted(absent)]
+            path = _name(image) if split == "train" else f"{folder}/{_name(image)}"
+            here = annotations[image["id"]]
+            lines += [path, "#", str(len(here))]
+            for annotation in here:
+                x, y, w, h = annotation["bbox"]
+                # Images are square. Category ids and labels both count from 1.
+                box = (f"{value / image['width']:.6f}" for value in (x, y, x + w, y + h))
+                lines.append(f"{annotation['category_id']} {' '.join(box)} 0")
+            shapes.append({"filename": path, "ori_shape": (image["height"], image["width"], 3)})
+            present = sorted({annotation["category_id"] for annotation in here})
+            for labels, known in ((present, 1), (image["neg_category_ids"], 0)):
+                verified += [(Path(path).stem, _mid(label), known) for label in labels]
         write_text(out / f"{_CHALLENGE}-{folder}-detection-bbox.txt", "\n".join(lines) + "\n")
         write_text(out / f"{_CHALLENGE}-{folder}-detection-human-imagelabels.csv", _csv(verified))
         with atomic_write(out / f"{_CHALLENGE}-{folder}-metas.pkl") as unfinished:
             unfinished.write_bytes(pickle.dumps(shapes))
         _link(Path(source) / split, out / "OpenImages" / folder)
 
-    rows = [(_mid(label), name, label) for label, name in enumerate(columns.category_name, start=1)]
+    rows = [(_mid(item["id"]), item["name"], item["id"]) for item in lvis["categories"]]
     write_text(out / "challenge2019" / "cls-label-description.csv", _csv(rows))
     with (
         atomic_write(out / "challenge2019" / "class_label_tree.np") as unfinished,
@@ -100,8 +83,8 @@ def write_as_open_images(source: str | os.PathLike, out: str | os.PathLike) -> N
         np.save(file, np.eye(len(rows) + 1))
 
 
-def _names(columns: AnnotationColumns) -> list[str]:
-    return [Path(columns.path(image)).name for image in range(columns.num_images)]
+def _name(image: dict) -> str:
+    return Path(image["file_name"]).name
 
 
 def _mid(label: int) -> str:

@@ -1,5 +1,6 @@
 """Writing a MiniLVIS folder: all of it, or nothing."""
 
+import contextlib
 import dataclasses
 import json
 import multiprocessing
@@ -9,14 +10,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 import cv2
 from tqdm import tqdm
 
-from mmdet_eql.annotations import AnnotationColumns, read_annotations
 from mmdet_eql.annotations.cache import CACHE_FOLDER
 from mmdet_eql.minilvis.annotation import (
     annotation_file,
@@ -106,16 +105,15 @@ def annotation_path(split: str) -> str:
     return f"annotations/minilvis_{split}.json"
 
 
-def read_minilvis(folder: str | os.PathLike) -> dict[str, AnnotationColumns]:
-    """Read the annotations by split; a UserError if the folder holds no finished set."""
-    if read_marker(folder) is None:
-        raise UserError(
-            f"{folder}: holds no MiniLVIS set; make one with tools/datasets/make_minilvis.py first."
-        )
-    return {
-        split: read_annotations(str(Path(folder) / annotation_path(split)), cache=False)
-        for split in SPLITS
-    }
+def read_minilvis(folder: str | os.PathLike) -> dict[str, dict]:
+    """Read the annotation files by split, as they are; a UserError if the set is not finished."""
+    with contextlib.suppress(OSError, ValueError):
+        if read_marker(folder) is not None:
+            paths = {split: Path(folder) / annotation_path(split) for split in SPLITS}
+            return {split: json.loads(path.read_bytes()) for split, path in paths.items()}
+    raise UserError(
+        f"{folder}: holds no MiniLVIS set; make one with tools/datasets/make_minilvis.py first."
+    )
 
 
 def read_marker(folder: str | os.PathLike) -> dict | None:
@@ -207,7 +205,7 @@ def _write_files(
     annotations = {split: [] for split in SPLITS}
     # Closed at once when interrupted: no worker may write on while the folder is removed.
     with (
-        closing(_run(draw, plans, num_workers)) as results,
+        contextlib.closing(_run(draw, plans, num_workers)) as results,
         tqdm(total=len(plans), desc="MiniLVIS", unit="image", disable=not progress) as bar,
     ):
         for plan, records in zip(plans, results, strict=True):

@@ -9,14 +9,13 @@ Glossary:
 """
 
 import math
-from functools import lru_cache
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from mmdet_eql.minilvis.config import MiniLVISConfig
-from mmdet_eql.minilvis.vocabulary import ANGLES, SHAPE_FAMILIES, Category, shape_outline
+from mmdet_eql.minilvis.vocabulary import ANGLES, Category, shape_outline
 
 SUPERSAMPLING = 4
 #: Every object keeps at least this share of its area in view, so that it can be recognized.
@@ -118,14 +117,6 @@ def lay_out(
     return Layout(objects, owner)
 
 
-@lru_cache(maxsize=8)
-def outline_table(confusability: float) -> dict[str, np.ndarray]:
-    """Outlines of all shapes by name (cached); see :func:`vocabulary.shape_outline`."""
-    return {
-        shape: shape_outline(shape, confusability) for family in SHAPE_FAMILIES for shape in family
-    }
-
-
 def to_fixed_point(outline: np.ndarray, scale: int = 1) -> np.ndarray:
     """Convert points in px, shape (P, 2), to those that cv2 draws with ``shift=FIXED_POINT_BITS``.
 
@@ -139,7 +130,7 @@ def _instance_outline(
     category: Category, config: MiniLVISConfig, rng: np.random.Generator
 ) -> np.ndarray:
     """Outline of one object, turned and a little out of shape, at unit equivalent diameter."""
-    radius = outline_table(config.confusability)[category.shape] * np.sqrt(np.pi) / 2
+    radius = shape_outline(category.shape, config.confusability) * np.sqrt(np.pi) / 2
     phase = rng.uniform(0, 2 * np.pi, 3)
     amplitude = rng.normal(0, 0.018, 3)
     for harmonic in range(3):

@@ -15,15 +15,16 @@ from mmdet_eql.minilvis.layout import (
     SUPERSAMPLING,
     PlacedObject,
     lay_out,
-    outline_table,
     to_fixed_point,
 )
 from mmdet_eql.minilvis.planning import ImagePlan
 from mmdet_eql.minilvis.vocabulary import (
     ANGLES,
     NUM_ANGLES,
+    SHAPES,
     Category,
     hue_angle,
+    shape_outline,
     texture_contrast,
 )
 from mmdet_eql.utils.errors import UserError
@@ -155,7 +156,6 @@ def _paint_clutter(image: np.ndarray, config: MiniLVISConfig, rng: np.random.Gen
     size = config.image_size
     share = (size / 160) ** 2
     smallest, largest = config.object_diameter
-    shapes = list(outline_table(config.confusability).values())
 
     for _ in range(rng.poisson(3 * share)):
         # Irregular blobs as large as objects; most are duller than any object, some are not.
@@ -168,7 +168,7 @@ def _paint_clutter(image: np.ndarray, config: MiniLVISConfig, rng: np.random.Gen
         cv2.fillPoly(image, [outline], colour.tolist(), cv2.LINE_AA, FIXED_POINT_BITS)
     for _ in range(rng.poisson(3.5 * share)):
         # Outlines of shapes, whole or in part, in the objects' own colours.
-        radius = shapes[rng.integers(len(shapes))]
+        radius = shape_outline(SHAPES[rng.integers(len(SHAPES))], config.confusability)
         outline = _polar(rng, size, rng.uniform(smallest, largest) * np.sqrt(np.pi) / 2, radius)
         closed = bool(rng.random() < 0.5)
         if not closed:

@@ -6,8 +6,9 @@ one another. As many of the most frequent categories as there are blocks are spr
 one in each, so that every category of the tail has a far more frequent look-alike.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -98,13 +99,13 @@ _OUTLINES = {
 }
 
 
-def _pairs(names: Iterable[str]) -> tuple[tuple[str, str], ...]:
-    names = list(names)
+def _pairs(names: Sequence[str]) -> tuple[tuple[str, str], ...]:
     return tuple(zip(names[::2], names[1::2], strict=True))
 
 
+SHAPES = tuple(_OUTLINES)
 #: Families of two shapes; an outline is one radius per angle, so that look-alikes interpolate.
-SHAPE_FAMILIES = _pairs(_OUTLINES)
+SHAPE_FAMILIES = _pairs(SHAPES)
 _HUES = ["rose", "orange", "gold", "lime", "green", "teal", "azure", "blue", "violet", "magenta"]
 #: Families of two neighbouring hues.
 HUE_FAMILIES = _pairs(_HUES)
@@ -173,9 +174,10 @@ def hue_angle(hue: str, confusability: float) -> float:
     return _HUE_CENTRES[family] + (member - 0.5) * spacing
 
 
+@lru_cache(maxsize=100)
 def shape_outline(shape: str, confusability: float) -> np.ndarray:
     """Radius of a shape of unit area at each of :data:`ANGLES`, float64 of shape (NUM_ANGLES,)."""
-    family, member = divmod(list(_OUTLINES).index(shape), 2)
+    family, member = divmod(SHAPES.index(shape), 2)
     radius = _unit_area(_OUTLINES[shape]())
     if member:
         # The more confusable, the closer it comes to the first shape of its family.

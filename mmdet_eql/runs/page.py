@@ -106,7 +106,7 @@ def _section(
         caption = f"Each category over its training images; {lines}"
         drawn.append((caption, plots.plot_categories(groups, kind)))
         caption = f"Gain over {baseline.label} by category; {lines}"
-        drawn.append((caption, plots.plot_gains(groups, baseline, kind)))
+        drawn.append((caption, plots.plot_categories(groups, kind, baseline)))
         for metric in ("AP", "APr") if "AP" in metrics else ("top1", "few"):
             caption = f"Learning curves of {metric}; mean and standard deviation over the runs."
             drawn.append((caption, plots.plot_learning_curves(groups, kind, metric)))

@@ -53,25 +53,26 @@ def plot_metrics(groups: Sequence[RunGroup], kind: str) -> str:
     return _svg(lambda axes: _draw_metrics(axes, groups, kind), len(groups))
 
 
-def plot_categories(groups: Sequence[RunGroup], kind: str) -> str | None:
-    """Plot each category over its training images, and means over similar frequencies."""
-    image_count = image_count_of(groups)
-    values = _category_values(groups, kind, image_count)
-    return _svg_over_frequency(values, image_count, f"{TITLES[kind]} (%)")
+def plot_categories(
+    groups: Sequence[RunGroup], kind: str, baseline: RunGroup | None = None
+) -> str | None:
+    """Plot each category over its training images, and means over similar frequencies.
 
-
-def plot_gains(groups: Sequence[RunGroup], baseline: RunGroup, kind: str) -> str | None:
-    """As :func:`plot_categories`, but the difference of each group to the baseline."""
+    With a baseline, the differences of the other groups to it.
+    """
     image_count = image_count_of(groups)
-    base = baseline.category_values(kind, list(image_count))
-    values = {
-        index: (label, found - base)
-        for index, (label, found) in _category_values(groups, kind, image_count).items()
-        if groups[index] is not baseline and not np.isnan(base).all()
-    }
-    return _svg_over_frequency(
-        values, image_count, f"{TITLES[kind]} minus {baseline.label} (points)"
-    )
+    values, label = _category_values(groups, kind, image_count), f"{TITLES[kind]} (%)"
+    if baseline is not None:
+        base = baseline.category_values(kind, list(image_count))
+        label = f"{TITLES[kind]} minus {baseline.label} (points)"
+        values = {
+            index: (name, found - base)
+            for index, (name, found) in values.items()
+            if groups[index] is not baseline and not np.isnan(base).all()
+        }
+    if not values:
+        return None
+    return _svg(lambda axes: _draw_over_frequency(axes, values, image_count, label), len(values))
 
 
 def plot_learning_curves(groups: Sequence[RunGroup], kind: str, metric: str) -> str | None:
@@ -237,14 +238,6 @@ def _label_frequency_axis(axes: Axes, with_zero: bool) -> None:
 def _on_log_axis(image_count: np.ndarray) -> np.ndarray:
     """Where counts are drawn: as they are, and 0 below 1."""
     return np.where(image_count > 0, image_count, _NO_IMAGES).astype(np.float64)
-
-
-def _svg_over_frequency(
-    values: _CategoryValues, image_count: Mapping[str, int], label: str
-) -> str | None:
-    if not values:
-        return None
-    return _svg(lambda axes: _draw_over_frequency(axes, values, image_count, label), len(values))
 
 
 def _svg(draw: Callable[[Axes], None], entries: int) -> str:

@@ -15,7 +15,6 @@ from mmdet_eql.runs.groups import RunGroup, group_runs
 from mmdet_eql.runs.plots import (
     mean_over_frequency,
     plot_categories,
-    plot_gains,
     plot_learning_curves,
     save_overview,
 )
@@ -81,7 +80,7 @@ def test_what_cannot_be_drawn_is_an_error(tmp_path):
         with pytest.raises(UserError, match="classwise=True"):
             save_overview(wrong, path)
         assert plot_categories(wrong, "bbox") is None
-        assert plot_gains(wrong, wrong[0], "bbox") is None
+        assert plot_categories(wrong, "bbox", wrong[0]) is None
     assert plot_learning_curves(groups(a=0.1), "bbox", "AP") is None
     assert not path.exists()
     (tmp_path / "file").touch()

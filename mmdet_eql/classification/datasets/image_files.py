@@ -2,9 +2,9 @@
 
 import os
 import os.path as osp
-from collections.abc import Iterator
 
 from mmdet.registry import DATASETS
+from mmengine.utils import scandir
 
 from mmdet_eql.classification.datasets.base import LabelledImages
 from mmdet_eql.utils.errors import UserError
@@ -119,17 +119,11 @@ class ImageFolderDataset(LabelledImages):
                 "add it there, or move the folder away."
             )
         self._metainfo["classes"] = tuple(classes)
-        data_list = [
-            dict(img_path=path, gt_label=label)
-            for label, name in enumerate(classes)
-            for path in sorted(_image_paths(osp.join(self.data_root, name)))
-        ]
+        data_list = []
+        for label, name in enumerate(classes):
+            folder = osp.join(self.data_root, name)
+            files = scandir(folder, _IMAGE_SUFFIXES, recursive=True, case_sensitive=False)
+            for file in sorted(files) if name in folders else []:
+                data_list.append(dict(img_path=osp.join(folder, file), gt_label=label))
         self._check_labels([info["gt_label"] for info in data_list], self.data_root)
         return data_list
-
-
-def _image_paths(folder: str) -> Iterator[str]:
-    for parent, _, names in os.walk(folder, followlinks=True):
-        for name in names:
-            if name.lower().endswith(_IMAGE_SUFFIXES):
-                yield osp.join(parent, name)
