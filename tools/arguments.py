@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 
@@ -35,8 +36,14 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
 
 
-def import_quietly() -> None:
-    """Import mmdet, which prints and warns which optional packages it does not find."""
+def run_tool(tool: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
+    """Import mmdet, without its output about optional packages, then run a tool with its arguments.
+
+    A UserError ends it with one sentence.
+    """
     with contextlib.redirect_stdout(None), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import mmdet.evaluation  # noqa: F401
+    from mmdet_eql.utils.errors import exit_on_user_error
+
+    exit_on_user_error(lambda: tool(args))()

@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from arguments import Options, import_quietly
+from arguments import Options, run_tool
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 STUDY = "configs/studies/quickstart.yaml"
@@ -92,17 +92,8 @@ def compare(runs: list, work_dir: Path) -> None:
         print(work_dir / name)
 
 
-def main() -> None:
-    args = parse_args()
+if __name__ == "__main__":
     try:
-        # Late, so that --help needs no environment.
-        import_quietly()
-        from mmdet_eql.utils.errors import exit_on_user_error
-
-        exit_on_user_error(lambda: train_and_compare(args))()
+        run_tool(train_and_compare, parse_args())
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-if __name__ == "__main__":
-    main()

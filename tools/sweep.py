@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-from arguments import Options, import_quietly
+from arguments import Options, run_tool
 
 TOOLS = Path(__file__).resolve().parent
 FLAGS = {
@@ -113,13 +113,5 @@ def sweep(args: argparse.Namespace) -> None:
     sys.exit(0 if finished else 1)
 
 
-def main() -> None:
-    args = parse_args()
-    import_quietly()
-    from mmdet_eql.utils.errors import exit_on_user_error
-
-    exit_on_user_error(lambda: sweep(args))()
-
-
 if __name__ == "__main__":
-    main()
+    run_tool(sweep, parse_args())

@@ -1,10 +1,9 @@
 """Test and evaluate a detector; the interface is MMDetection's."""
 
 import argparse
-import functools
 import os.path as osp
 
-from arguments import add_common_arguments, import_quietly
+from arguments import add_common_arguments, run_tool
 
 
 def parse_args() -> argparse.Namespace:
@@ -41,13 +40,5 @@ def test(args: argparse.Namespace) -> None:
     runner.test()
 
 
-def main() -> None:
-    args = parse_args()
-    import_quietly()
-    from mmdet_eql.utils.errors import exit_on_user_error
-
-    exit_on_user_error(functools.partial(test, args))()
-
-
 if __name__ == "__main__":
-    main()
+    run_tool(test, parse_args())

@@ -1,9 +1,8 @@
 """Train a detector; the interface is MMDetection's."""
 
 import argparse
-import functools
 
-from arguments import add_common_arguments, import_quietly
+from arguments import add_common_arguments, run_tool
 
 
 def parse_args() -> argparse.Namespace:
@@ -53,13 +52,5 @@ def train(args: argparse.Namespace) -> None:
     launch.build_runner(cfg, "train", "val").train()
 
 
-def main() -> None:
-    args = parse_args()
-    import_quietly()
-    from mmdet_eql.utils.errors import exit_on_user_error
-
-    exit_on_user_error(functools.partial(train, args))()
-
-
 if __name__ == "__main__":
-    main()
+    run_tool(train, parse_args())
