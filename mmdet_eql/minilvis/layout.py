@@ -35,46 +35,24 @@ class PlacedObject(NamedTuple):
 
     Args:
         outline (np.ndarray): Its outline.
-        left, top (int): First column and row of its box of whole pixels inside the image.
+        pixels (tuple[slice, slice]): Rows and columns of its box of whole pixels in the image.
         mask (np.ndarray): The object in that box of h x w px, hidden or not: 1 inside, else 0;
             uint8 of shape (F * h, F * w).
     """
 
     outline: np.ndarray
-    left: int
-    top: int
+    pixels: tuple[slice, slice]
     mask: np.ndarray
-
-    @property
-    def points(self) -> tuple[slice, slice]:
-        """Rows and columns of the box on the grid of F points per pixel."""
-        top, left = SUPERSAMPLING * self.top, SUPERSAMPLING * self.left
-        height, width = self.mask.shape
-        return slice(top, top + height), slice(left, left + width)
-
-    @property
-    def pixels(self) -> tuple[slice, slice]:
-        """Rows and columns of the box in px."""
-        height, width = (length // SUPERSAMPLING for length in self.mask.shape)
-        return slice(self.top, self.top + height), slice(self.left, self.left + width)
-
-
-class Layout(NamedTuple):
-    """The objects of an image, from the backmost to the frontmost, and which of them is seen.
-
-    ``owner`` is uint8 of shape (F * S, F * S): 0 for none, else 1 + the index of the object.
-    """
-
-    objects: list[PlacedObject]
-    owner: np.ndarray
 
 
 def lay_out(
     shown: list[Category], config: MiniLVISConfig, rng: np.random.Generator
-) -> Layout | None:
+) -> tuple[list[PlacedObject], np.ndarray] | None:
     """Place objects, from the backmost to the frontmost, so that each stays in view.
 
     An object that finds no place shrinks; None if it finds none at the smallest size either.
+    Returns the objects, and which of them is seen: uint8 of shape (F * S, F * S), 0 for none, else
+    1 + the index of the object.
     """
     size = config.image_size
     smallest, largest = config.object_diameter
@@ -97,7 +75,8 @@ def lay_out(
                 distance = rng.uniform(0.6, 1.1) * (its_diameter + diameter) / 2
                 centre = near + distance * np.array([np.cos(angle), np.sin(angle)])
             item = _place(centre + diameter * outline, size)
-            beneath = owner[item.points]
+            ends = ((SUPERSAMPLING * s.start, SUPERSAMPLING * s.stop) for s in item.pixels)
+            beneath = owner[tuple(slice(*pair) for pair in ends)]
             # cv2's histogram is several times as fast as NumPy's.
             bins = len(visible)
             behind = cv2.calcHist([beneath], [0], item.mask, [bins], [0, bins]).reshape(-1)
@@ -114,7 +93,7 @@ def lay_out(
         needed[number] = MIN_VISIBLE_SHARE * area * diameter**2
         objects.append(item)
         discs.append((centre, diameter))
-    return Layout(objects, owner)
+    return objects, owner
 
 
 def to_fixed_point(outline: np.ndarray, scale: int = 1) -> np.ndarray:
@@ -154,4 +133,4 @@ def _place(outline: np.ndarray, size: int) -> PlacedObject:
     mask = np.zeros((SUPERSAMPLING * (bottom - top), SUPERSAMPLING * (right - left)), np.uint8)
     points = to_fixed_point(outline - [left, top], SUPERSAMPLING)
     cv2.fillPoly(mask, [points], 1, lineType=cv2.LINE_8, shift=FIXED_POINT_BITS)
-    return PlacedObject(outline, left, top, mask)
+    return PlacedObject(outline, (slice(top, bottom), slice(left, right)), mask)

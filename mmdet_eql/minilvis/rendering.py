@@ -39,7 +39,7 @@ class Scene(NamedTuple):
     Args:
         image (np.ndarray): BGR, uint8 of shape (S, S, 3).
         semantic (np.ndarray): Background regions, see :data:`BACKGROUND_KINDS`; uint8 (S, S).
-        owner (np.ndarray): As in :class:`Layout`.
+        owner (np.ndarray): As :func:`lay_out` returns it.
     """
 
     image: np.ndarray
@@ -62,14 +62,15 @@ def render_scene(
         layout = lay_out(shown, config, rng)
         if layout is None:
             continue
+        objects, owner = layout
         image, semantic = _paint_background(config.image_size, rng)
         _paint_clutter(image, config, rng)
         image = image.astype(np.float32)
-        for category, item in zip(shown, layout.objects, strict=True):
+        for category, item in zip(shown, objects, strict=True):
             _paint_object(image, category, item, config, rng)
         centre = SUPERSAMPLING // 2
-        semantic[layout.owner[centre::SUPERSAMPLING, centre::SUPERSAMPLING] > 0] = 0
-        return Scene(_expose(image, rng), semantic, layout.owner)
+        semantic[owner[centre::SUPERSAMPLING, centre::SUPERSAMPLING] > 0] = 0
+        return Scene(_expose(image, rng), semantic, owner)
     raise UserError(
         f"MiniLVIS: {len(shown)} objects do not fit into an image of {config.image_size} px; ask "
         "for fewer objects (max_objects) or a larger image_size."

@@ -61,6 +61,11 @@ class RunStatus:
         return self.stage in ("done", "failed")
 
     @property
+    def is_running(self) -> bool:
+        """Whether it has begun and not ended."""
+        return not self.has_ended and self.stage != "waiting"
+
+    @property
     def seconds_left(self) -> float:
         """Estimate until the stage is over, or NaN while unknown."""
         return (self.total - self.done) * self.seconds_per_step
@@ -190,11 +195,10 @@ class _Schedule:
 
     def seconds_left(self, statuses: Sequence[RunStatus]) -> float:
         """Estimate until all have ended: runs that wait take as long as the others on average."""
-        running = [each for each in statuses if not each.has_ended and each.stage != "waiting"]
         waiting = sum(status.stage == "waiting" for status in statuses)
-        left = [status.seconds_left for status in running]
+        left = [status.seconds_left for status in statuses if status.is_running]
         # Evaluations come on top; how many is not known.
-        training = [each for each in running if each.stage == "training"]
+        training = [each for each in statuses if each.stage == "training"]
         whole = self._durations + [each.total * each.seconds_per_step for each in training]
         if any(map(math.isnan, left)) or (waiting and not whole):
             return math.nan

@@ -231,11 +231,9 @@ def digest_of(content: Any) -> str:
 def without_seed(cfg: Config) -> Config:
     """Return a copy of a config without its seed."""
     cfg = copy.deepcopy(cfg)
-    randomness = cfg.get("randomness")
-    if randomness is not None:
-        randomness.pop("seed", None)
-        if not randomness:
-            cfg.pop("randomness")
+    (cfg.get("randomness") or {}).pop("seed", None)
+    if cfg.get("randomness") == {}:
+        cfg.pop("randomness")
     return cfg
 
 

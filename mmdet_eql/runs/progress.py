@@ -37,7 +37,7 @@ class LineDisplay:
         # A run that validates often gets no line each time.
         stages = [s.stage.replace("evaluating", "training") for s in statuses]
         now = time.monotonic()
-        running = _running(statuses)
+        running = [status for status in statuses if status.is_running]
         if (stages == self._stages and now < self._shown_at + _LINE_INTERVAL) or not running:
             return
         self._shown_at, self._stages = now, stages
@@ -61,7 +61,7 @@ class BarDisplay(Progress):
         """Show all runs; ``seconds_left`` until all end is NaN while unknown."""
         for line in _newly_ended(statuses, self._ended):
             self.console.print(escape(line), highlight=False)
-        bars = {s.name: (s.done, s.total, _step_of(s, " ")) for s in _running(statuses)}
+        bars = {s.name: (s.done, s.total, _step_of(s, " ")) for s in statuses if s.is_running}
         if len(statuses) > 1:
             ended = sum(status.has_ended for status in statuses)
             text = ", ".join(filter(None, [_counts(statuses), time_left(seconds_left)]))
@@ -85,10 +85,6 @@ def time_left(seconds: float) -> str:
     if seconds < 3 * 3600:
         return f"about {round(seconds / 60)} min left"
     return f"about {round(seconds / 3600)} h left"
-
-
-def _running(statuses: Sequence[RunStatus]) -> list[RunStatus]:
-    return [each for each in statuses if not each.has_ended and each.stage != "waiting"]
 
 
 def _newly_ended(statuses: Sequence[RunStatus], known: set[str]) -> list[str]:

@@ -193,12 +193,8 @@ def _entries_of_run(run: Mapping[str, Any], common: Mapping[str, Any], where: st
             raise UserError(f"{where}: grid.{key} is {values!r}; give a list of values.")
     seeds = run.get("seeds", common.get("seeds"))
     if seeds is not None:
-        if (
-            not isinstance(seeds, Sequence)
-            or not seeds
-            or not all(isinstance(seed, int) and not isinstance(seed, bool) for seed in seeds)
-            or not all(0 <= seed < 2**32 for seed in seeds)
-        ):
+        whole = isinstance(seeds, Sequence) and all(type(seed) is int for seed in seeds)
+        if not whole or not seeds or not all(0 <= seed < 2**32 for seed in seeds):
             raise UserError(f"{where}: seeds is {seeds!r}; give a list of whole numbers from 0 on.")
         if SEED_KEY in {*shared, *own, *grid}:
             raise UserError(f"{where}: gives both seeds and {SEED_KEY}; leave one out.")
