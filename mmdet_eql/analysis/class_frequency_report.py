@@ -30,6 +30,12 @@ class AnnotatedImages:
     def __len__(self) -> int:
         return len(self.image_ids)
 
+    def category_draws(self, epoch: np.ndarray) -> np.ndarray:
+        """Return the draws of an image with each category, int64 of shape (C,)."""
+        image, label = self.instance_labels.pairs()
+        drawn = np.bincount(label, epoch[image], minlength=len(self.class_frequency))
+        return drawn.astype(np.int64)
+
 
 def read_annotated_images(path: str | os.PathLike) -> AnnotatedImages:
     """Read the labels from a file in COCO or LVIS format, in the order of the category ids.
@@ -45,34 +51,18 @@ def read_annotated_images(path: str | os.PathLike) -> AnnotatedImages:
     return AnnotatedImages(columns.image_id, labels, frequency)
 
 
-@dataclass(frozen=True, eq=False)
-class DrawnEpoch:
-    """What a sampler draws in its first epoch.
-
-    Args:
-        of_image (np.ndarray): Draws of each image, int64 of shape (M,).
-        of_category (np.ndarray): Draws of an image with each category, int64 of shape (C,).
-    """
-
-    of_image: np.ndarray
-    of_category: np.ndarray
-
-
 def draw_epochs(
     images: AnnotatedImages, samplers: Mapping[str, StreamSampler]
-) -> dict[str, DrawnEpoch]:
-    """Draw the first epoch of samplers of these images, by name."""
-    image, label = images.instance_labels.pairs()
-    epochs = {}
-    for name, sampler in samplers.items():
-        of_image = np.bincount(sampler.epoch_indices(0), minlength=len(images))
-        drawn = np.bincount(label, of_image[image], minlength=len(images.class_frequency))
-        epochs[name] = DrawnEpoch(of_image, drawn.astype(np.int64))
-    return epochs
+) -> dict[str, np.ndarray]:
+    """Return how often each image is drawn in the first epoch of samplers, int64 of shape (M,)."""
+    return {
+        name: np.bincount(sampler.epoch_indices(0), minlength=len(images))
+        for name, sampler in samplers.items()
+    }
 
 
 def format_report(
-    images: AnnotatedImages, lambdas: list[float], epochs: Mapping[str, DrawnEpoch]
+    images: AnnotatedImages, lambdas: list[float], epochs: Mapping[str, np.ndarray]
 ) -> str:
     """Lay out groups, tail ratios and samplers as Markdown; the first lambda is the chosen one."""
     frequency = images.class_frequency
@@ -101,20 +91,20 @@ def format_report(
     lines += ["", "| sampler | epoch | rare | common | frequent | most drawn images (id: times) |"]
     lines += ["|---|---|---|---|---|---|"]
     for name, epoch in epochs.items():
-        counts = epoch.of_category
+        counts = images.category_draws(epoch)
         shares = [
             f"{100 * counts[frequency.group == letter].sum() / max(counts.sum(), 1):.1f} %"
             for letter in GROUP_NAMES
         ]
-        most = np.argsort(-epoch.of_image, kind="stable")[:3]
-        top = ", ".join(f"{images.image_ids[i]}: {epoch.of_image[i]:,}" for i in most)
-        lines.append(f"| {name} | {epoch.of_image.sum():,} | {' | '.join(shares)} | {top} |")
+        most = np.argsort(-epoch, kind="stable")[:3]
+        top = ", ".join(f"{images.image_ids[i]}: {epoch[i]:,}" for i in most)
+        lines.append(f"| {name} | {epoch.sum():,} | {' | '.join(shares)} | {top} |")
     lines += ["", "The shares are of all (drawn image, category in it) pairs of one epoch."]
     return "\n".join(lines)
 
 
 def plot_report(
-    images: AnnotatedImages, lambda_: float, epochs: Mapping[str, DrawnEpoch], path: str
+    images: AnnotatedImages, lambda_: float, epochs: Mapping[str, np.ndarray], path: str
 ) -> None:
     """Draw counts per category, tail ratio against lambda, and what samplers draw, as PNG.
 
@@ -150,7 +140,8 @@ def plot_report(
     tail_axes.set(xscale="log", xlabel="lambda", ylabel="tail ratio (%)")
 
     for (name, epoch), colour in zip(epochs.items(), _SAMPLER_COLOURS, strict=False):
-        draws_axes.plot(rank, epoch.of_category[order], lw=1, color=colour, label=name)
+        drawn = images.category_draws(epoch)[order]
+        draws_axes.plot(rank, drawn, lw=1, color=colour, label=name)
     draws_axes.set(
         yscale="symlog",
         xlabel="category, by number of images",

@@ -23,7 +23,8 @@ def test_labels_are_those_of_the_file(minilvis, train_annotations):
         assert sorted(images.instance_labels[index].tolist()) == labels
     once = RepeatFactorSampler(images, 0, seed=0)
     np.testing.assert_array_equal(
-        draw_epochs(images, {"once": once})["once"].of_category, images.class_frequency.image_count
+        images.category_draws(draw_epochs(images, {"once": once})["once"]),
+        images.class_frequency.image_count,
     )
 
 
