@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from mmdet.registry import METRICS
-from mmengine.evaluator import BaseMetric
 
 from mmdet_eql.utils.errors import UserError
+from mmdet_eql.utils.gathered_metric import GatheredMetric
 
 
 def shot_groups(counts: np.ndarray) -> dict[str, np.ndarray]:
@@ -23,7 +23,7 @@ def shot_groups(counts: np.ndarray) -> dict[str, np.ndarray]:
 
 
 @METRICS.register_module()
-class LongTailAccuracy(BaseMetric):
+class LongTailAccuracy(GatheredMetric):
     """Top-k accuracy in percent, over all images and by training count.
 
     ``top1``, ``top5``, ... are over all images; ``many``, ``medium`` and ``few`` are means of the
@@ -53,6 +53,11 @@ class LongTailAccuracy(BaseMetric):
     def set_class_counts(self, counts: np.ndarray) -> None:
         """Set n_j, shape (C,)."""
         self.class_counts = np.asarray(counts)
+
+    def metric_names(self) -> list[str]:
+        """Return what :meth:`compute_metrics` may return; ``*`` stands for a class."""
+        names = [*(f"top{k}" for k in self.topk), "many", "medium", "few"]
+        return names + ["*_accuracy"] * self.classwise
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Store the label of each image and its rank, from 0 on."""

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from mmdet.registry import METRICS
 from mmengine import fileio
-from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger, print_log
 
 from mmdet_eql.annotations import read_annotations
@@ -43,15 +42,17 @@ from mmdet_eql.evaluation.metric_items import (
     MASK_METRICS,
     check_metrics,
     check_number,
+    list_names,
 )
 from mmdet_eql.evaluation.proposal_recall import proposal_recall
 from mmdet_eql.evaluation.protocol import count_groups, describe_protocol, warn_of_numbers
 from mmdet_eql.evaluation.tables import category_records, category_table, metric_table
 from mmdet_eql.utils.errors import UserError
+from mmdet_eql.utils.gathered_metric import GatheredMetric
 
 
 @METRICS.register_module()
-class LVISFastMetric(BaseMetric):
+class LVISFastMetric(GatheredMetric):
     """LVIS evaluation with the arguments of mmdet's ``LVISMetric``.
 
     The metrics are those of lvis-api (https://github.com/lvis-dataset/lvis-api), unrounded: AP,
@@ -91,7 +92,7 @@ class LVISFastMetric(BaseMetric):
         format_only (bool): Whether to write result files and evaluate nothing.
         outfile_prefix (str, optional): Where to write ``{outfile_prefix}.bbox.json`` and, if the
             model gives masks, ``{outfile_prefix}.segm.json``. Defaults to writing none.
-        collect_device (str): 'cpu' or 'gpu', how results of several processes are collected.
+        collect_device (str): 'cpu' or 'gpu': from where results of several processes are sent.
         prefix (str, optional): Prefix of the names of the metrics. Defaults to 'lvis'.
         file_client_args (dict, optional): Gone from mmdet; use ``backend_args``.
         backend_args (dict, optional): mmengine's file backend for ``ann_file``.
@@ -202,6 +203,11 @@ class LVISFastMetric(BaseMetric):
                 "LVISFastMetric: 'format_only' writes result files and nothing else; set "
                 "'outfile_prefix' to say where."
             )
+
+    def metric_names(self) -> list[str]:
+        """Return what :meth:`compute_metrics` may return; ``*`` where that depends on the data."""
+        more = [self.fixed_ap, self.pooled_ap, self.bootstrap, self.classwise]
+        return list_names(self.metrics, self.proposal_nums, self.metric_items, any(more))
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Keep the predictions for a batch of images.

@@ -55,6 +55,21 @@ def check_metrics(
         raise UserError(f"LVISFastMetric: {problem}")
 
 
+def list_names(
+    metrics: Sequence[str], proposal_nums: Sequence[int], items: Sequence[str] | None, more: bool
+) -> list[str]:
+    """Return the names that ``LVISFastMetric`` gives; with ``more`` also patterns of others."""
+    names = []
+    for metric in metrics:
+        if metric in IOU_TYPES:
+            names += [f"{metric}_{item}" for item in (*(items or AP_ITEMS), *"*" * more)]
+        else:
+            recalls = AR_ITEMS if metric == "proposal" else ("AR",)
+            recalls = [f"{item}@{num}" for item in recalls for num in proposal_nums]
+            names += [item for item in recalls if items is None or item in items]
+    return names
+
+
 def check_number(name: str, value: bool | int, default: int) -> int | None:
     """Return the number that an option stands for: ``default`` for True, None for False.
 

@@ -14,10 +14,11 @@ from mmengine.logging import MMLogger
 
 from mmdet_eql.annotations.open_images import count_challenge_boxes
 from mmdet_eql.utils.errors import UserError
+from mmdet_eql.utils.gathered_metric import GatheredMetric
 
 
 @METRICS.register_module()
-class OpenImagesGroupMetric(OpenImagesMetric):
+class OpenImagesGroupMetric(GatheredMetric, OpenImagesMetric):
     """mmdet's ``OpenImagesMetric``, with AP by frequency group and unrounded.
 
     The categories, sorted by their number of training boxes, are cut into groups of equal size.

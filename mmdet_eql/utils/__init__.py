@@ -3,6 +3,7 @@
 errors              errors that the user can correct, and how tools print them
 figure_file         saves a plot whole or not at all
 files               writes files whole or not at all; locks folders; fetches remote files
+gathered_metric     metrics whose results travel between processes as messages
 json_pieces         reads large JSON files in pieces
 rle                 masks as RLE
 """
