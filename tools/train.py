@@ -49,6 +49,7 @@ def train(args: argparse.Namespace) -> None:
         launch.enable_auto_scale_lr(cfg)
     launch.set_resume(cfg, args.resume)
     check_config(cfg)
+    launch.fetch_weights(cfg)
     launch.build_runner(cfg, "train", "val").train()
 
 

@@ -11,6 +11,7 @@ mixed_precision       training in bfloat16
 partial_load_hook     begins from another model's weights but for some parts
 private_names         private names of mmengine and mmdet that are used, and why
 resume                whole checkpoints, interruptions, resuming bit for bit
+startup               the summary of a run that starts, what its terminal shows
 tail_statistics_hook  logs how many negatives a loss ignores
 visualizer            draws masks as RLE
 """

@@ -6,6 +6,7 @@ training run stores. Importing this module registers that for all schemes of mme
 """
 
 import contextlib
+import http.client
 import io
 import os
 import os.path as osp
@@ -13,10 +14,11 @@ import pickle
 import re
 import sys
 import urllib.parse
+import urllib.request
 import zipfile
-from collections.abc import Iterator
 from typing import Any
 
+import mmengine
 import numpy as np
 import torch
 from mmengine import fileio
@@ -55,17 +57,6 @@ SAFE_GLOBALS = [
         for core in ("core", "_core")
     ),
 ]
-
-#: torchvision's weights by their names there, so that the package is not needed to find them.
-TORCHVISION_WEIGHTS = {
-    "resnet18": "resnet18-f37072fd.pth",
-    "resnet34": "resnet34-b627a593.pth",
-    "resnet50": "resnet50-0676ba61.pth",
-    "resnet101": "resnet101-63fe2227.pth",
-    "resnet152": "resnet152-394f9c45.pth",
-    "resnext50_32x4d": "resnext50_32x4d-7cdf4587.pth",
-    "resnext101_32x8d": "resnext101_32x8d-8ba56ff5.pth",
-}
 
 
 def load_checkpoint_file(filename: str, map_location: Any = None, name: str | None = None) -> dict:
@@ -192,42 +183,64 @@ def load_from_local(filename: str, map_location: Any = None) -> dict:
 
 
 def load_from_http(filename: str, map_location: Any = None) -> dict:
-    """Download to the cache of ``torch.hub``, unless it is there, and load from it."""
-    name = osp.basename(urllib.parse.urlparse(filename).path)
+    """Load from the cache of ``torch.hub``, downloading to it what is missing."""
+    return load_checkpoint_file(fetch(filename), map_location, filename)
+
+
+def load_from_name(filename: str, map_location: Any = None) -> dict:
+    """Load a backbone by its name, without the classifier that it was trained with."""
+    checkpoint = load_from_http(address_of(filename), map_location)
+    return {key: value for key, value in checkpoint.items() if not key.startswith("fc.")}
+
+
+def address_of(name: str) -> str:
+    """Return the URL of weights that torchvision or OpenMMLab names, such as
+    ``torchvision://resnet50``; a path or URL as it is."""
+    scheme, _, model = name.partition("://")
+    if scheme in ("torchvision", "modelzoo"):
+        # mmengine's reader of this file imports torchvision.
+        known = fileio.load(osp.join(mmengine.__path__[0], "hub", "torchvision_0.12.json"))
+    elif scheme in ("open-mmlab", "openmmlab"):
+        known = get_external_models()
+        model = get_deprecated_model_names().get(model, model)
+    else:
+        return name
+    if model not in known:
+        raise UserError(f"{name}: unknown weights; give the path of a file, or their URL.")
+    return known[model]
+
+
+def fetch(url: str) -> str:
+    """Return the path of weights in the cache of ``torch.hub``, downloading what is missing.
+
+    Other processes of the machine wait for the first. A UserError if it cannot be downloaded.
+    """
+    name = osp.basename(urllib.parse.urlparse(url).path)
     path = osp.join(torch.hub.get_dir(), "checkpoints", name)
     if os.environ.get("LOCAL_RANK", "0") == "0" and not osp.isfile(path):
-        os.makedirs(osp.dirname(path), exist_ok=True)
-        with _fetching(f"{filename} ({path})"):
-            torch.hub.download_url_to_file(filename, path, progress=sys.stderr.isatty())
+        try:
+            os.makedirs(osp.dirname(path), exist_ok=True)
+            # Without a network this ends in seconds, where the download may wait for minutes.
+            with urllib.request.urlopen(url, timeout=20) as answer:
+                size = int(answer.headers["Content-Length"] or 0) / 1e6
+            print(f"downloading {url} ({size:.0f} MB) to {path}", file=sys.stderr, flush=True)
+            torch.hub.download_url_to_file(url, path, progress=sys.stderr.isatty())
+        except (OSError, http.client.HTTPException) as error:  # among them URLError, HTTPError
+            raise UserError(
+                f"{url}: cannot be downloaded ({error}); download it where there is a network and "
+                f"put it at {path} (TORCH_HOME names another folder), or write the path of the "
+                "file into the config."
+            ) from None
     barrier()
-    return load_checkpoint_file(path, map_location, filename)
-
-
-def load_from_torchvision(filename: str, map_location: Any = None) -> dict:
-    """Load weights that torchvision publishes."""
-    model = filename.partition("://")[2]
-    if model not in TORCHVISION_WEIGHTS:
-        raise UserError(
-            f"{filename}: not known here; download it and give the path of the file, or one of "
-            f"{', '.join(TORCHVISION_WEIGHTS)}."
-        )
-    url = f"https://download.pytorch.org/models/{TORCHVISION_WEIGHTS[model]}"
-    return load_from_http(url, map_location)
-
-
-def load_from_openmmlab(filename: str, map_location: Any = None) -> dict:
-    """Load weights by a name of OpenMMLab's."""
-    model = filename.partition("://")[2]
-    url = get_external_models().get(get_deprecated_model_names().get(model, model))
-    if url is None:
-        raise UserError(f"{filename}: OpenMMLab names no such weights; give a path or an URL.")
-    return load_from_http(url, map_location)
+    return path
 
 
 def load_from_ceph(filename: str, map_location: Any = None) -> dict:
     """Load from the object storage of mmengine's petrel backend."""
-    with _fetching(filename):
+    try:
         content = fileio.get(filename, backend_args=dict(backend="petrel"))
+    except (OSError, ImportError) as error:
+        raise UserError(f"{filename}: cannot be read ({error}); give the path of a file.") from None
     return _load(io.BytesIO(content), map_location, filename)
 
 
@@ -236,22 +249,10 @@ def refuse_from_scheme(filename: str, map_location: Any = None) -> dict:
     raise UserError(f"{filename}: download it, and give the path of the file.")
 
 
-@contextlib.contextmanager
-def _fetching(name: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ImportError) as error:  # among them URLError and HTTPError
-        raise UserError(
-            f"{name}: cannot be fetched ({error}); download it where there is a network, and "
-            "put it there or give the path of the file."
-        ) from None
-
-
 for _prefixes, _loader in (
     ("", load_from_local),
     (("http://", "https://"), load_from_http),
-    (("modelzoo://", "torchvision://"), load_from_torchvision),
-    (("open-mmlab://", "openmmlab://"), load_from_openmmlab),
+    (("modelzoo://", "torchvision://", "open-mmlab://", "openmmlab://"), load_from_name),
     ((r"(\S+\:)?s3://", r"(\S+\:)?petrel://"), load_from_ceph),
     (("mmcls://", "pavi://"), refuse_from_scheme),
 ):

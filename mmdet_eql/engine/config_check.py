@@ -1,11 +1,13 @@
 """Checks of a config before anything is trained, for the launchers and for sweeps."""
 
+import fnmatch
 import functools
 import inspect
 import os.path as osp
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import torch
 from mmdet.registry import DATASETS, HOOKS, METRICS, MODELS, TASK_UTILS, TRANSFORMS
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import BaseDataset, InfiniteSampler
@@ -49,8 +51,12 @@ def check_config(cfg: Config, splits: Sequence[str] = ("train", "val")) -> None:
     for key in ("model", f"{splits[0]}_dataloader", f"{splits[0]}_cfg"):
         if not _dict(cfg, key):
             raise UserError(f"{key} is missing in the config; add it, or inherit it from _base_.")
-    model = _build(MODELS, cfg.model, "model")
-    connect_losses(model)
+    try:
+        # Without random weights, which take seconds to draw.
+        with torch.device("meta"):
+            optimizer = _build_model(cfg, "train" in splits)
+    except Exception:  # also of a constructor that needs values of tensors
+        optimizer = _build_model(cfg, "train" in splits)
     default = {f"default_hooks.{name}": hook for name, hook in _dict(cfg, "default_hooks").items()}
     for key, hook in {**default, **_items(cfg, "custom_hooks")}.items():
         _check_arguments(HOOKS, hook, key)
@@ -63,15 +69,28 @@ def check_config(cfg: Config, splits: Sequence[str] = ("train", "val")) -> None:
             _check_dataset(loader["dataset"], f"{split}_dataloader.dataset")
         for name in ("sampler", "batch_sampler"):
             _check_arguments(DATA_SAMPLERS, loader.get(name), f"{split}_dataloader.{name}")
-        prefixes = []
+        metrics = []
         for key, metric in _items(cfg, f"{split}_evaluator").items():
             _check_file(metric.get("ann_file"), f"{key}.ann_file")
-            prefixes.append(getattr(_build(METRICS, metric, key), "prefix", None))
-        if split == "val" and prefixes:
-            _check_save_best(cfg, prefixes)
+            metrics.append(_build(METRICS, metric, key))
+        if split == "val":
+            _check_save_best(cfg, metrics)
     _check_file(cfg.get("load_from"), "load_from")
     if "train" in splits:
-        _check_training(cfg, model)
+        _check_training(cfg, optimizer)
+
+
+def _build_model(cfg: Config, with_optimizer: bool) -> Any:
+    """Build the model and, if the config names a single optimizer, this, which is returned."""
+    model = _build(MODELS, cfg.model, "model")
+    connect_losses(model)
+    wrapper = _dict(cfg, "optim_wrapper")
+    if not with_optimizer or not isinstance(wrapper.get("optimizer"), dict):
+        return None
+    # A plain wrapper: mixed precision may be for another machine.
+    keys = ("optimizer", "paramwise_cfg", "constructor")
+    plain = ConfigDict({key: wrapper[key] for key in keys if key in wrapper})
+    return _try(lambda: build_optim_wrapper(model, plain), plain, "optim_wrapper")
 
 
 def _check_dataset(dataset: dict, key: str) -> None:
@@ -89,19 +108,25 @@ def _check_dataset(dataset: dict, key: str) -> None:
     _check_file(built.ann_file, f"{key}.ann_file")
 
 
-def _check_save_best(cfg: Config, prefixes: list[str | None]) -> None:
-    names = _dict(_dict(cfg, "default_hooks"), "checkpoint").get("save_best")
-    names = [names] if isinstance(names, str) else names
-    for name in names if isinstance(names, list) else ():
-        prefix = str(name).rpartition("/")[0] or None
-        if name != "auto" and prefix not in prefixes:
+def _check_save_best(cfg: Config, metrics: list) -> None:
+    key = "default_hooks.checkpoint.save_best"
+    names = _dict(_dict(cfg, "default_hooks"), "checkpoint").get("save_best") or []
+    if names and not metrics:
+        raise UserError(f"{key}: there is no val_evaluator; add one, or remove 'save_best'.")
+    # Metrics of other packages do not say what they return, but with which prefix.
+    known = []
+    for metric in metrics:
+        of_metric = metric.metric_names() if hasattr(metric, "metric_names") else ["*"]
+        prefix = f"{metric.prefix}/" if getattr(metric, "prefix", None) else ""
+        known += [prefix + name for name in of_metric]
+    for name in [names] if isinstance(names, str) else names:
+        if name != "auto" and not any(fnmatch.fnmatchcase(name, pattern) for pattern in known):
             raise UserError(
-                f"default_hooks.checkpoint.save_best: val_evaluator has no metric {name!r}; its "
-                f"metrics begin with {' or '.join(f'{p}/' for p in prefixes if p)}."
+                f"{key}: val_evaluator has no metric {name!r}; choose one of {', '.join(known)}."
             )
 
 
-def _check_training(cfg: Config, model: Any) -> None:
+def _check_training(cfg: Config, optimizer: Any) -> None:
     loop = cfg.train_cfg
     _check_arguments(LOOPS, loop, "train_cfg")
     for name in ("max_iters", "max_epochs", "val_interval"):
@@ -110,7 +135,17 @@ def _check_training(cfg: Config, model: Any) -> None:
                 f"train_cfg (type {loop.get('type')!r}): {name} is {loop[name]!r}; give an integer "
                 "of at least 1."
             )
+    for key, part in typed_parts(cfg.model, "model"):
+        if part["type"] == "Pretrained":
+            _check_file(part.get("checkpoint"), f"{key}.checkpoint")
     by_epoch = loop.get("by_epoch", "max_epochs" in loop)
+    checkpoint = _dict(_dict(cfg, "default_hooks"), "checkpoint")
+    if not by_epoch and checkpoint.get("by_epoch", True) and checkpoint.get("interval", -1) > 0:
+        raise UserError(
+            "default_hooks.checkpoint: counts epochs, but train_cfg iterations, so that nothing "
+            "would be saved before the end; set its by_epoch to False, and give its interval in "
+            "iterations."
+        )
     sampler = _dict(cfg.train_dataloader, "sampler")
     is_infinite = _is_subclass(_class_of(DATA_SAMPLERS, sampler), InfiniteSampler)
     if by_epoch and (is_infinite or sampler.get("infinite")):
@@ -119,12 +154,6 @@ def _check_training(cfg: Config, model: Any) -> None:
             "train_cfg.type='EpochBasedTrainLoop' waits for; remove 'infinite' from the sampler, "
             "use one such as 'DefaultSampler', or train with 'IterBasedTrainLoop'."
         )
-    wrapper, optimizer = _dict(cfg, "optim_wrapper"), None
-    if isinstance(wrapper.get("optimizer"), dict):
-        # A plain wrapper: mixed precision may be for another machine.
-        keys = ("optimizer", "paramwise_cfg", "constructor")
-        plain = ConfigDict({key: wrapper[key] for key in keys if key in wrapper})
-        optimizer = _try(lambda: build_optim_wrapper(model, plain), plain, "optim_wrapper")
     for key, schedule in _items(cfg, "param_scheduler").items():
         if optimizer is not None:
             defaults = dict(optimizer=optimizer, epoch_length=1)
@@ -145,11 +174,10 @@ def _try(build: Callable[[], Any], part: Any, key: str, registry: Registry | Non
     """Build a part; if that fails, name the innermost part that fails alike when built alone."""
     try:
         return build()
-    except UserError:
-        raise
     except Exception as error:  # a constructor raises whatever it comes upon
-        reason = _reason(error)
-    for inner_key, inner in _typed_parts(part, key):
+        failure, reason = error, _reason(error)
+    of_whole = key
+    for inner_key, inner in typed_parts(part, key):
         places = [place for place in (registry, *_NESTED) if _class_of(place, inner) is not None]
         places.append(registry)
         if inner is not part and places[0] is not None:
@@ -159,6 +187,8 @@ def _try(build: Callable[[], Any], part: Any, key: str, registry: Registry | Non
                 if _reason(error) == reason:
                     key, part = inner_key, inner
     kind = f" (type {part['type']!r})" if isinstance(part, dict) and "type" in part else ""
+    if isinstance(failure, UserError):
+        raise failure if key == of_whole else UserError(f"{key}{kind}: {failure}")
     raise UserError(f"{key}{kind} cannot be built ({reason}); correct its values.")
 
 
@@ -201,14 +231,14 @@ def _is_subclass(kind: Any, base: type) -> bool:
     return isinstance(kind, type) and issubclass(kind, base)
 
 
-def _typed_parts(part: Any, key: str) -> Iterator[tuple[str, dict]]:
-    """All dicts with a type in a part, each before those in it."""
+def typed_parts(part: Any, key: str) -> Iterator[tuple[str, dict]]:
+    """Yield the dicts with a type in a part, by dotted key, each before those in it."""
     if isinstance(part, dict) and isinstance(part.get("type"), str):
         yield key, part
     if isinstance(part, (list, tuple)):
         part = dict(enumerate(part))
     for name, inner in part.items() if isinstance(part, dict) else ():
-        yield from _typed_parts(inner, f"{key}.{name}")
+        yield from typed_parts(inner, f"{key}.{name}")
 
 
 def _dict(cfg: Any, key: str) -> dict:

@@ -21,11 +21,7 @@ class FiniteLossHook(Hook):
     """Stop when a loss is NaN or infinite, naming the iteration, the images and a parameter.
 
     The losses are checked between the backward pass and the step of the optimizer, or where loss
-    scaling leaves out the step, after the iteration. On a GPU they are copied during the backward
-    pass, so that nothing waits for them.
-
-    Raises:
-        UserError: If a loss is not finite.
+    scaling leaves out the step, after the iteration; a loss that is not finite is a UserError.
     """
 
     # Before the checkpoint hook.
@@ -34,7 +30,7 @@ class FiniteLossHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Watch what the model returns and each step of the optimizer."""
         self._runner = runner
-        self._losses: tuple | None = None
+        self._losses: dict[str, torch.Tensor] = {}
         self._batch: Any = None
         wrapper = runner.optim_wrapper
         wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
@@ -60,27 +56,18 @@ class FiniteLossHook(Hook):
             handle.remove()
 
     def _after_forward(self, model: nn.Module, inputs: Any, losses: Any) -> None:
-        sums = {
-            name: sum(part.detach().float().sum() for part in _tensors(value))
-            for name, value in (losses.items() if isinstance(losses, dict) else ())
-            if "loss" in name and _tensors(value)
-        }
-        if not model.training or not sums:
-            return
-        values, copied = torch.stack(list(sums.values())), None
-        if values.is_cuda:
-            pinned = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-            values, copied = pinned.copy_(values, non_blocking=True), torch.cuda.Event()
-            copied.record()
-        self._losses = list(sums), values, copied
+        if model.training and isinstance(losses, dict):
+            self._losses |= {
+                name: sum(part.detach().float().sum() for part in _tensors(value))
+                for name, value in losses.items()
+                if "loss" in name and _tensors(value)
+            }
 
     def _check(self) -> None:
-        if self._losses is None:
-            return
-        (names, values, copied), self._losses = self._losses, None
-        if copied is not None:
-            copied.synchronize()
-        pairs = zip(names, values.tolist(), strict=True)
+        # One copy from the device. mmengine waits for it in each iteration, too, to log the losses.
+        losses, self._losses = self._losses, {}
+        values = torch.stack([*losses.values()]).tolist() if losses else []
+        pairs = zip(losses, values, strict=True)
         bad = {name: value for name, value in pairs if not math.isfinite(value)}
         if bad:
             named = ", ".join(f"{name} is {value}" for name, value in bad.items())

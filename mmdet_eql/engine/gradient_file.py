@@ -69,16 +69,14 @@ class GradientRecord:
         Of sums, since most rare categories have no positive in a few hundred iterations. By
         ``"r"``, ``"c"`` and ``"f"``, float64 of shape (S,); the first is from the beginning.
         """
-        positive, negative = (
-            np.diff(sums.sum(axis=1, dtype=np.float64), axis=0, prepend=0)
-            for sums in (self.positive, self.negative)
-        )
         ratios = {}
         for letter in GROUP_NAMES:
             chosen = self.class_frequency.group == letter
-            ratios[letter] = gradient_ratio(
-                positive[:, chosen].sum(axis=1), negative[:, chosen].sum(axis=1)
+            positive, negative = (
+                np.diff(sums[:, :, chosen].sum(axis=(1, 2), dtype=np.float64), prepend=0)
+                for sums in (self.positive, self.negative)
             )
+            ratios[letter] = gradient_ratio(positive, negative)
         return ratios
 
     def until(self, iteration: int) -> "GradientRecord":
@@ -122,10 +120,8 @@ def empty_record(
 def pool_records(records: Sequence[GradientRecord]) -> GradientRecord:
     """Add up the gradients of several runs, such as one per seed.
 
-    Of their notes, those at iterations that all have are kept.
-
-    Raises:
-        UserError: If heads, categories or quantities differ, or the numbers of iterations.
+    Of their notes, those at iterations that all have are kept. A UserError if heads, categories or
+    quantities differ, or the numbers of iterations.
     """
     first = records[0]
     if not all(first.matches(other) for other in records):
@@ -198,8 +194,5 @@ def gradient_ratio(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
 def group_medians(ratio: np.ndarray, group: np.ndarray) -> dict[str, float]:
     """Return the median of the ratios that are not NaN by frequency group (``"r"``, ``"c"``,
     ``"f"``); ``ratio`` and ``group`` are of shape (C,)."""
-    medians = {}
-    for letter in GROUP_NAMES:
-        known = ratio[(group == letter) & ~np.isnan(ratio)]
-        medians[letter] = float(np.median(known)) if len(known) else math.nan
-    return medians
+    known = {letter: ratio[(group == letter) & ~np.isnan(ratio)] for letter in GROUP_NAMES}
+    return {k: float(np.median(values)) if len(values) else math.nan for k, values in known.items()}

@@ -1,18 +1,25 @@
 """From a config file and command-line options to a runner, on GPUs and on the CPU alike."""
 
 import argparse
+import glob
+import logging
 import os
 import os.path as osp
+import re
+import sys
 
 import torch
 import torch.distributed
 from mmengine.config import Config, ConfigDict
+from mmengine.logging import MMLogger
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from mmdet_eql.engine.checkpoint import load_checkpoint_file
-from mmdet_eql.engine.resume.last_checkpoint import find_last_checkpoint
+from mmdet_eql.engine.checkpoint import address_of, fetch, load_checkpoint_file
+from mmdet_eql.engine.config_check import typed_parts
+from mmdet_eql.engine.startup import QuietRunner, SummaryHook
 from mmdet_eql.utils.errors import FULL_DISK, UserError
+from mmdet_eql.utils.gathered_metric import GatheredMetric
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -37,7 +44,13 @@ def read_config(path: str) -> Config:
     if not osp.isfile(path):
         raise UserError(f"{path}: no such config; correct the path (see configs/).")
     try:
-        cfg = Config.fromfile(path)
+        # mmengine logs each variable of the environment that a base is filled in with.
+        logger = MMLogger.get_current_instance()
+        logger.addFilter(_is_warning)
+        try:
+            cfg = Config.fromfile(path)
+        finally:
+            logger.removeFilter(_is_warning)
     except FileNotFoundError as error:
         raise UserError(f"{path}: its base is missing ({error}); correct '_base_'.") from None
     except SyntaxError as error:
@@ -62,6 +75,10 @@ def read_config(path: str) -> Config:
     )
 
 
+def _is_warning(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING
+
+
 def merge_options(cfg: Config, options: dict | None) -> None:
     """Override keys of a config by a dict of new values by dotted key.
 
@@ -74,6 +91,24 @@ def merge_options(cfg: Config, options: dict | None) -> None:
             f"--cfg-options does not fit {cfg.filename} ({error}); see its keys with "
             f"`python tools/misc/print_config.py {cfg.filename}`."
         ) from None
+
+
+def fetch_weights(cfg: Config) -> None:
+    """Download the weights that a training begins from, as far as they are missing.
+
+    A UserError, with the key of the config, if that fails.
+    """
+    names = {"load_from": cfg.get("load_from")}
+    for key, part in typed_parts(cfg.model, "model"):
+        if part["type"] == "Pretrained":
+            names[f"{key}.checkpoint"] = part.get("checkpoint")
+    for key, name in names.items():
+        try:
+            url = address_of(name or "")
+            if url.startswith(("http://", "https://")):
+                fetch(url)
+        except UserError as error:
+            raise UserError(f"{key}: {error}") from None
 
 
 def build_runner(cfg: Config, *loops: str) -> Runner:
@@ -100,7 +135,8 @@ def build_runner(cfg: Config, *loops: str) -> Runner:
     if cfg.launcher != "none" and not torch.cuda.is_available():
         _init_cpu_processes(cfg)
     try:
-        runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+        runner = RUNNERS.build(cfg) if "runner_type" in cfg else QuietRunner.from_cfg(cfg)
+        runner.register_hook(SummaryHook())
         for loop in loops:
             getattr(runner, f"{loop}_loop")  # is built when it is first asked for
     except UserError:
@@ -170,11 +206,8 @@ def enable_amp(cfg: Config, dtype: str | None = None) -> None:
 
 
 def enable_determinism(cfg: Config) -> None:
-    """Use deterministic operators, and seed 0 where the config names no seed.
-
-    PyTorch then refuses operators without such a variant. MMCV's RoIAlign adds its gradients in any
-    order on a GPU, where runs stay similar, not equal.
-    """
+    """Use deterministic operators, and seed 0 where the config names no seed; see
+    docs/reliability.md for what remains random on a GPU."""
     # Without a workspace of fixed size, cuBLAS may take another algorithm each time.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     randomness = dict(cfg.get("randomness") or {})
@@ -194,10 +227,9 @@ def enable_auto_scale_lr(cfg: Config) -> None:
 
 
 def set_resume(cfg: Config, resume: str | None) -> None:
-    """Go on from a checkpoint, or with ``"auto"`` from the last one in the work_dir.
+    """Go on from a checkpoint, or with ``"auto"`` from the last one in the work_dir, if any.
 
-    If there is none, the run starts anew, from the weights of ``load_from`` if it is set. A
-    UserError if the checkpoint does not exist, or all in the work_dir are damaged.
+    A UserError if the checkpoint does not exist, or all in the work_dir are damaged.
     """
     if resume == "auto":
         resume = find_last_checkpoint(cfg)
@@ -209,6 +241,65 @@ def set_resume(cfg: Config, resume: str | None) -> None:
     if resume is not None:
         cfg.resume = True
         cfg.load_from = resume
+
+
+def find_last_checkpoint(cfg: Config) -> str | None:
+    """Return the newest checkpoint of a run that is whole; None without any checkpoint.
+
+    The one that the file ``last_checkpoint`` names (a path or a URI) comes first, then all others
+    in the config's ``work_dir`` and ``default_hooks.checkpoint.out_dir`` by their time. Each is
+    read in full. A warning on stderr names what is passed over.
+
+    Raises:
+        UserError: If there are checkpoints, but none that can be resumed from.
+    """
+    folders = [cfg.work_dir]
+    out_dir = str((cfg.get("default_hooks") or {}).get("checkpoint", {}).get("out_dir") or "://")
+    if "://" not in out_dir:
+        # CheckpointHook appends the last part of the work_dir.
+        folders.append(osp.join(out_dir, osp.basename(cfg.work_dir.rstrip(os.sep))))
+    try:
+        with open(osp.join(cfg.work_dir, "last_checkpoint"), encoding="utf-8") as file:
+            named = file.read().strip()
+    except (OSError, UnicodeDecodeError):
+        named = ""
+    if "://" in named:
+        return named
+    # Paths are relative to the folder that the run was started in, and folders get moved.
+    candidates = [named, *(osp.join(folder, osp.basename(named)) for folder in folders)]
+    candidates = [path for path in candidates if osp.isfile(path)][:1]
+    others = []
+    for path in (path for folder in folders for path in glob.glob(f"{glob.escape(folder)}/*.pth")):
+        step = re.fullmatch(r"(?:iter|epoch)_(\d+)\.pth", osp.basename(path))
+        if step and path not in candidates:
+            others.append((osp.getmtime(path), int(step[1]), path))
+    candidates += [path for *_, path in sorted(others, reverse=True)]
+    reasons = []
+    for path in candidates:
+        try:
+            checkpoint = load_checkpoint_file(path, "cpu")
+        except UserError as error:
+            reasons.append(str(error).rstrip("."))
+            continue
+        parts = ("meta", "state_dict", "message_hub", "optimizer")
+        missing = [key for key in parts if not isinstance(checkpoint.get(key), dict)] or [
+            f"meta.{key}"
+            for key in ("iter", "epoch")
+            if type(checkpoint["meta"].get(key)) is not int
+        ]
+        if missing:
+            reasons.append(f"{path}: holds weights alone (no {', '.join(missing)})")
+            continue
+        if reasons and os.environ.get("RANK", "0") == "0":
+            message = f"warning: {'; '.join(reasons)}; resuming from {path} instead."
+            print(message, file=sys.stderr, flush=True)
+        return path
+    if reasons:
+        raise UserError(
+            f"{cfg.work_dir}: none of its checkpoints can be resumed from ({'; '.join(reasons)}); "
+            "start anew in another --work-dir, or without --resume."
+        )
+    return None
 
 
 def set_visualization(cfg: Config, show: bool, show_dir: str | None, wait_time: float) -> None:
@@ -254,4 +345,7 @@ def dump_predictions(runner: Runner, path: str) -> None:
     """Have a runner write its test predictions to a pickle file, for the user's own scripts."""
     from mmdet.evaluation import DumpDetResults
 
-    runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=path))
+    class GatheredResults(GatheredMetric, DumpDetResults):
+        """Results that do not pass through files of the current folder."""
+
+    runner.test_evaluator.metrics.append(GatheredResults(out_file_path=path))

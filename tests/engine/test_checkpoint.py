@@ -1,17 +1,23 @@
 """Checkpoints are loaded without running code, through mmengine's own entry point."""
 
+import functools
 import os
 import pickle
 import sys
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner import CheckpointLoader
 
 import mmdet_eql  # noqa: F401 - registers the loaders
 from mmdet_eql.engine import convert_checkpoint, load_checkpoint_file
+from mmdet_eql.engine.checkpoint import address_of
+from mmdet_eql.engine.launch import fetch_weights
 from mmdet_eql.utils.errors import UserError
 
 
@@ -149,23 +155,46 @@ def test_every_scheme_is_guarded(monkeypatch, tmp_path):
     assert not touched.exists()
 
 
-def test_weights_that_cannot_be_fetched_are_one_sentence(monkeypatch, tmp_path):
+def test_weights_that_are_missing_are_downloaded_once(monkeypatch, tmp_path, capfd):
+    (tmp_path / "server").mkdir()
+    torch.save(honest_checkpoint(), tmp_path / "server" / "a.pth")
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=tmp_path / "server")
+    monkeypatch.setattr(handler.func, "log_message", lambda *args: None)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(UserError, match=r"http://localhost:9/a\.pth .* cannot be fetched"):
-        load("http://localhost:9/a.pth")  # the discard port, where nothing answers
-    fetched = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/a.pth"
+        path = tmp_path / "hub" / "checkpoints" / "a.pth"
+        assert load(url)["meta"]["iter"] == 2
+        assert f"downloading {url} (0 MB) to {path}" in capfd.readouterr().err
+        server.shutdown()
+    assert load(url)["meta"]["iter"] == 2
 
-    def download(url, path, **options):
-        fetched.append(url)
-        torch.save(honest_checkpoint(), path)
 
-    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+def test_without_a_network_a_sentence_says_which_file_to_put_where(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    # The discard port, where nothing answers.
+    cfg = Config(dict(model=dict(init_cfg=dict(type="Pretrained", checkpoint=None))))
+    cfg.model.init_cfg.checkpoint = "http://localhost:9/a.pth"
+    words = (
+        rf"^model\.init_cfg\.checkpoint: http://localhost:9/a\.pth: .* put it at {tmp_path}/hub/"
+    )
+    with pytest.raises(UserError, match=words):
+        fetch_weights(cfg)
+
+
+def test_names_of_backbones(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     # torchvision itself is not needed.
     monkeypatch.setitem(sys.modules, "torchvision", None)
-    for _ in range(2):
-        assert load("torchvision://resnet50")["meta"]["iter"] == 2
-    assert fetched == ["https://download.pytorch.org/models/resnet50-0676ba61.pth"]
-    assert load("open-mmlab://resnext101_64x4d")["meta"]["iter"] == 2
+    url = address_of("torchvision://resnet50")
+    assert url == "https://download.pytorch.org/models/resnet50-0676ba61.pth"
+    assert address_of("open-mmlab://resnext101_64x4d").endswith("resnext101_64x4d-ee2c6f71.pth")
+    assert address_of("weights.pth") == "weights.pth"
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    weights = {"conv1.weight": torch.zeros(1), "fc.weight": torch.zeros(1)}
+    torch.save(weights, tmp_path / "hub" / "checkpoints" / "resnet50-0676ba61.pth")
+    assert list(load("torchvision://resnet50")) == ["conv1.weight"]
     for name in ("torchvision://resnet9", "open-mmlab://resnet9", "pavi://resnet9"):
         with pytest.raises(UserError, match=f"{name}: "):
             load(name)

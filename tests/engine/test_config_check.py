@@ -1,6 +1,8 @@
 """What cannot be built or found is named by its dotted key before a run is started."""
 
 import pytest
+from mmdet.registry import MODELS
+from torch import nn
 
 from mmdet_eql.engine.config_check import check_config
 from mmdet_eql.engine.launch import build_runner
@@ -43,6 +45,15 @@ from mmdet_eql.utils.errors import UserError
             {"default_hooks.checkpoint.save_best": "bbox_AP"},
             ["save_best: val_evaluator has no metric 'bbox_AP'", "lvis/"],
         ),
+        (
+            {"default_hooks.checkpoint.save_best": "lvis/bbox_AP51"},
+            ["save_best: val_evaluator has no metric 'lvis/bbox_AP51'", "lvis/bbox_AP75"],
+        ),
+        ({"default_hooks.checkpoint.by_epoch": True}, ["checkpoint: counts epochs", "by_epoch"]),
+        (
+            {"model.backbone.init_cfg": {"type": "Pretrained", "checkpoint": "gone.pth"}},
+            ["model.backbone.init_cfg.checkpoint: gone.pth does not exist"],
+        ),
         ({"load_from": "gone.pth"}, ["load_from: gone.pth does not exist"]),
         ({"optim_wrapper.optimizer.rate": 1}, ["optim_wrapper.optimizer", "rate"]),
         ({"param_scheduler.0.begin": "late"}, ["param_scheduler.0 (type 'LinearLR')"]),
@@ -67,8 +78,20 @@ def test_the_key_is_named(tiny_config, options, words):
     assert before != cfg.pretty_text
 
 
-def test_a_hook_that_draws_is_accepted(tiny_config):
+@MODELS.register_module()
+class NeedsValues(nn.Module):
+    """Reads a tensor when it is built, which the parameters of a model that is checked have not."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Linear(1, 1).weight.item()
+
+
+def test_what_is_accepted(tiny_config):
     cfg = tiny_config("eql")
+    cfg.val_evaluator.classwise = True
+    cfg.default_hooks.checkpoint.save_best = ["lvis/segm_APr", "lvis/bbox_zebra_precision"]
+    cfg.model.neck = dict(type="NeedsValues")
     cfg.custom_hooks.append(dict(type="DetVisualizationHook", interval=5))
     check_config(cfg)
 

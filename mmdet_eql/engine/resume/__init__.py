@@ -2,6 +2,5 @@
 
 checkpoint_hook         writes checkpoints whole or not at all, before and after each validation
 interruption_hook       saves on SIGTERM and SIGUSR1, and exits with status 75
-last_checkpoint         finds the newest checkpoint that is whole
 resume_randomness_hook  the images and random numbers of a resumed run
 """

@@ -5,6 +5,7 @@ iteration has random streams of its own, which follow from the seed, the rank an
 """
 
 import functools
+import json
 import random
 from collections.abc import Iterator
 from itertools import islice
@@ -36,7 +37,8 @@ class ResumeRandomnessHook(Hook):
     PyTorch are seeded for each batch that is read, in the process that reads it, and for each step.
     On the same kind of device and number of ranks, the weights are then equal as far as the
     operators are deterministic. Iteration-based loops need a sampler without end. A UserError if
-    the resumed run had batches of another size.
+    the resumed run had batches of another size, or another number of training images; a warning if
+    the config asks for other schedules than those of the checkpoint, which stay in force.
     """
 
     priority = "VERY_HIGH"
@@ -47,7 +49,7 @@ class ResumeRandomnessHook(Hook):
         self._place = (runner.seed, get_rank())
         if dataloader.batch_sampler is None:  # the dataset decides what comes next
             return
-        _check_batch_size(runner)
+        _compare_with_resumed(runner)
         batches = _NumberedBatches(dataloader.batch_sampler)
         if isinstance(loop, EpochBasedTrainLoop):
             seen = iterations_of_epoch(runner)
@@ -80,17 +82,36 @@ def iterations_of_epoch(runner: Runner) -> int:
     return runner.iter - iteration if epoch == runner.epoch else 0
 
 
-def _check_batch_size(runner: Runner) -> None:
-    size = getattr(runner.train_dataloader.batch_sampler, "batch_size", None)
-    size = size and size * get_world_size()
-    before = runner.message_hub.runtime_info.get("total_batch_size")
-    if runner.iter > 0 and size and before and size != before:
-        raise UserError(
-            f"train_dataloader.batch_size: {size} images per iteration on {get_world_size()} "
-            f"ranks, but the checkpoint is of a run with {before}; give the same number, or start "
-            "anew from its weights by load_from without --resume."
-        )
-    runner.message_hub.update_info("total_batch_size", size)
+def _compare_with_resumed(runner: Runner) -> None:
+    loader = runner.train_dataloader
+    size = getattr(loader.batch_sampler, "batch_size", None)
+    optimizer = (runner.cfg.get("optim_wrapper") or {}).get("optimizer")
+    now = {
+        "train_dataloader.batch_size x ranks": size and size * get_world_size(),
+        "the number of images of train_dataloader.dataset": len(loader.dataset),
+        "param_scheduler": _as_text(runner.cfg.get("param_scheduler")),
+        "optim_wrapper.optimizer": _as_text(optimizer),
+    }
+    before = runner.message_hub.runtime_info.get("trained_with", {}) if runner.iter > 0 else {}
+    for key, value in now.items():
+        if None in (value, before.get(key)) or value == before[key]:
+            continue
+        if isinstance(value, str):
+            runner.logger.warning(
+                f"{key} of the config is not that of the resumed run, whose state stays in force; "
+                "to change it, start anew from the weights by load_from without --resume."
+            )
+            now[key] = before[key]
+        else:
+            raise UserError(
+                f"{key} is {value}, but was {before[key]} in the run of the checkpoint; give the "
+                "same, or start anew from its weights by load_from without --resume."
+            )
+    runner.message_hub.update_info("trained_with", now)
+
+
+def _as_text(setting: object) -> str:
+    return json.dumps(setting, sort_keys=True, default=str)
 
 
 def _seed(seed: int, rank: int, iteration: int, stream: int) -> None:

@@ -1,5 +1,6 @@
 """Runs that are broken off and resumed end with the weights of unbroken ones."""
 
+import copy
 import os
 import random
 import shutil
@@ -8,6 +9,7 @@ from typing import ClassVar
 import pytest
 import torch
 from mmengine.hooks import Hook
+from mmengine.model import BaseModel
 from mmengine.registry import HOOKS
 
 from mmdet_eql.engine.launch import build_runner, set_resume
@@ -70,7 +72,7 @@ def seen():
 
 @pytest.mark.parametrize("loading", ["single", "grouped", "workers"])
 @pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
-def test_a_resumed_run_without_a_seed(tiny_config, tmp_path, seen, sampler, loading):
+def test_a_resumed_run_without_a_seed(tiny_config, tmp_path, seen, quick_steps, sampler, loading):
     cfg = tiny_config("softmax", max_iters=4)
     # No seed: each start draws one of its own.
     cfg.randomness = dict(seed=None)
@@ -82,9 +84,7 @@ def test_a_resumed_run_without_a_seed(tiny_config, tmp_path, seen, sampler, load
     if loading == "grouped":
         cfg.train_dataloader.batch_sampler = dict(type="AspectRatioBatchSampler")
     cfg.custom_hooks.append(dict(type="DrawRecorder"))
-    # Both runs take no step: what is drawn matters, not what is learned.
-    cfg.optim_wrapper.optimizer.lr = 0.0
-    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    without_validation(cfg)
     build_runner(cfg.copy()).train()
     unbroken = list(seen)
     assert len(unbroken) == 4
@@ -99,50 +99,169 @@ def test_a_resumed_run_without_a_seed(tiny_config, tmp_path, seen, sampler, load
     assert seen == unbroken[2:]
 
 
-def epoch_based(cfg, num_workers):
+@pytest.fixture
+def quick_steps(monkeypatch):
+    """Steps that train nothing but one weight, by what is drawn."""
+
+    def train_step(model, data, optim_wrapper):
+        with torch.no_grad():
+            ids = sum(sample.img_id for sample in data["data_samples"])
+            weight_of(model).add_(ids * torch.rand(1))
+        return {}
+
+    monkeypatch.setattr(BaseModel, "train_step", train_step)
+
+
+def weight_of(model):
+    return model.roi_head.bbox_head.fc_cls.bias[:1]
+
+
+def epoch_based(cfg, num_workers=0):
     """Three epochs of unequal length."""
+    cfg.randomness = dict(seed=4)
     cfg.train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=3)
     cfg.param_scheduler = []
-    cfg.train_dataloader.sampler = dict(type="RepeatFactorSampler", repeat_threshold=0.3)
+    cfg.train_dataloader.sampler = dict(type="RepeatFactorSampler", repeat_threshold=0.5)
     cfg.train_dataloader.update(
         batch_size=1, num_workers=num_workers, persistent_workers=num_workers > 0
     )
-    cfg.train_dataloader.dataset.indices = 6
-    cfg.default_hooks.checkpoint.update(by_epoch=False, interval=1, max_keep_ckpts=-1)
+    cfg.train_dataloader.dataset.indices = 4
+    cfg.default_hooks.checkpoint.update(by_epoch=False, interval=3, max_keep_ckpts=-1)
     cfg.custom_hooks.append(dict(type="DrawRecorder"))
-    cfg.optim_wrapper.optimizer.lr = 0.0
-    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     cfg.launcher = "none"
 
 
+def without_validation(cfg):
+    cfg.launcher = "none"
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+
+
+def lengths_of(draws):
+    lengths = [sum(epoch == drawn[1] for drawn in draws) for epoch in range(3)]
+    assert len(set(lengths)) > 1, lengths
+    return lengths
+
+
+def resume(cfg, edit=lambda cfg: None):
+    cfg = copy.deepcopy(cfg)
+    edit(cfg)
+    set_resume(cfg, "auto")
+    build_runner(cfg).train()
+
+
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_epochs_of_unequal_length(tiny_config, tmp_path, seen, num_workers):
+def test_epochs_of_unequal_length(tiny_config, tmp_path, seen, quick_steps, num_workers):
     cfg = tiny_config("softmax")
-    cfg.randomness = dict(seed=4)
     epoch_based(cfg, num_workers)
+    without_validation(cfg)
     build_runner(cfg.copy()).train()
     unbroken = list(seen)
-    lengths = [sum(epoch == drawn[1] for drawn in unbroken) for epoch in range(3)]
-    assert len(set(lengths)) > 1, lengths
+    lengths = lengths_of(unbroken)
     folder = tmp_path / "work_dir"
-    # In the middle of the second epoch, and after the third has begun.
-    for iteration in (lengths[0] + 4, lengths[0] + lengths[1] + 2):
+    # Within the first epoch, in the middle of the second, and after the third has begun.
+    assert lengths == [10, 12, 11]
+    for iteration in (3, 15, 24):
         seen.clear()
         resumed = cfg.copy()
         resumed.work_dir = str(tmp_path / f"from_{iteration}")
         os.mkdir(resumed.work_dir)
         shutil.copy(folder / f"iter_{iteration}.pth", resumed.work_dir)
-        set_resume(resumed, "auto")
-        build_runner(resumed).train()
+        resume(resumed)
         assert seen == unbroken[iteration:]
 
 
-def test_another_batch_size_is_refused(tiny_config):
-    cfg = tiny_config("softmax", max_iters=2)
-    cfg.launcher = "none"
-    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
-    build_runner(cfg.copy()).train()
-    cfg.train_dataloader.batch_size = 3
+class Killed(Exception):
+    """Stands for SIGKILL, in a process that has to live on."""
+
+
+@pytest.mark.parametrize(
+    ("when", "resumed_epochs", "resumed_validations"),
+    [("after epoch 2", 1, 2), ("within epoch 3", 1, 1), ("in the last validation", 0, 1)],
+)
+def test_killed_epochs_end_alike(
+    tiny_config, tmp_path, seen, quick_steps, when, resumed_epochs, resumed_validations
+):
+    cfg = tiny_config("softmax")
+    epoch_based(cfg)
+    cfg.default_hooks.checkpoint.update(by_epoch=True, interval=1)
+    cfg.val_dataloader.dataset.indices = 1
+    cfg.train_cfg.val_interval = 1
+    metrics = []
+
+    def run(cfg, kill=False):
+        runner, hook = build_runner(cfg), Hook()
+        hook.priority = "LOWEST"
+        hook.after_val_epoch = lambda runner, **kwargs: metrics.append(
+            (runner.epoch, runner.iter, weight_of(runner.model).item(), kwargs["metrics"])
+        )
+
+        def strike(runner, **kwargs):
+            begun = runner.message_hub.get_info("epoch_began")[1]
+            within = when == "within epoch 3" and runner.iter == begun + 2
+            if kill and runner.epoch == epoch and (within or when != "within epoch 3"):
+                raise Killed
+
+        place, epoch = {
+            "after epoch 2": ("after_train_epoch", 1),
+            "within epoch 3": ("after_train_iter", 2),
+            "in the last validation": ("after_val_iter", 3),
+        }[when]
+        setattr(hook, place, strike)
+        runner.register_hook(hook)
+        runner.train()
+
+    run(cfg.copy())
+    unbroken, lengths, expected = list(seen), lengths_of(seen), list(metrics)
+    assert [metric[0] for metric in expected] == [1, 2, 3]
+    cfg.work_dir = str(tmp_path / "killed")
+    with pytest.raises(Killed):
+        run(cfg.copy(), kill=True)
+    seen.clear()
+    metrics.clear()
     set_resume(cfg, "auto")
-    with pytest.raises(UserError, match=r"batch_size: 3 images .* is of a run with 2"):
-        build_runner(cfg).train()
+    assert cfg.load_from.endswith(f"epoch_{3 - resumed_epochs}.pth")
+    run(cfg)
+    assert seen == (unbroken[-lengths[2] :] if resumed_epochs else [])
+    assert metrics == expected[-resumed_validations:]
+
+
+def test_another_batch_size_or_data_set_is_refused(tiny_config, quick_steps):
+    # One epoch of 6 images in batches of 2.
+    cfg = tiny_config("softmax")
+    epoch_based(cfg)
+    without_validation(cfg)
+    cfg.train_cfg.max_epochs = 1
+    cfg.default_hooks.checkpoint.by_epoch = True
+    cfg.train_dataloader.sampler = dict(type="DefaultSampler")
+    cfg.train_dataloader.batch_size = 2
+    cfg.train_dataloader.dataset.indices = 6
+    build_runner(cfg.copy()).train()
+    cfg.train_cfg.max_epochs = 2
+    sentence = (
+        r"^train_dataloader\.batch_size x ranks is 6, but was 2 in the run of the checkpoint;"
+    )
+    with pytest.raises(UserError, match=sentence):
+        resume(cfg, lambda cfg: cfg.train_dataloader.update(batch_size=6))
+    sentence = r"number of images of train_dataloader\.dataset is 7, but was 6 in the run"
+    with pytest.raises(UserError, match=sentence):
+        resume(cfg, lambda cfg: cfg.train_dataloader.dataset.update(indices=7))
+    resume(cfg)
+
+
+def test_schedules_that_the_checkpoint_overrules(tiny_config, tmp_path, quick_steps):
+    cfg = tiny_config("softmax", max_iters=2)
+    without_validation(cfg)
+    cfg.param_scheduler = [dict(type="MultiStepLR", by_epoch=False, milestones=[1], gamma=0.1)]
+    build_runner(cfg.copy()).train()
+
+    def edit(cfg):
+        cfg.train_cfg.max_iters = 3
+        cfg.optim_wrapper.optimizer.lr = 1.0
+
+    resume(cfg, edit)
+    (log,) = sorted((tmp_path / "work_dir").glob("*/*.log"))[-1:]
+    text = log.read_text()
+    assert "WARNING - optim_wrapper.optimizer of the config is not that of the resumed" in text
+    assert "param_scheduler of the config is not" not in text
+    # The rate of the checkpoint, after its milestone.
+    assert "learning rate 0.002 in the next iteration, 0.02 at its height" in text

@@ -1,0 +1,73 @@
+"""What a run shows when it starts, and what it leaves to its log file."""
+
+import logging
+import warnings
+
+import pytest
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+
+from mmdet_eql.engine.launch import build_runner, read_config
+from tests.conftest import minilvis_config
+
+
+@pytest.fixture
+def lines(tiny_config, tmp_path, monkeypatch, capfd):
+    """Lines of the terminal, and the text of the log file, of a training of one iteration."""
+    logging.captureWarnings(False)
+    monkeypatch.setattr(BaseModel, "train_step", lambda model, data, optim_wrapper: {})
+    cfg = tiny_config("eql", max_iters=1)
+    cfg.launcher = "none"
+    cfg.val_dataloader.dataset.indices = 1
+    cfg.train_cfg.val_interval = 5
+    runner, hook = build_runner(cfg), Hook()
+    hook.before_train = lambda runner: warnings.warn("of another package", stacklevel=1)
+    runner.register_hook(hook)
+    runner.train()
+    logging.captureWarnings(False)
+    (log,) = tmp_path.glob("work_dir/*/*.log")
+    out, err = capfd.readouterr()
+    assert err == ""
+    return out.splitlines(), log.read_text()
+
+
+def test_the_summary(lines, minilvis, tmp_path):
+    shown, log = lines
+    start, end = (
+        next(number for number, line in enumerate(shown) if words in line)
+        for words in ("mask-rcnn_r18_fpn_eql_1xb4_minilvis.py", "Iter(train)")
+    )
+    # The report of the data comes before.
+    assert "The data:" in shown[0]
+    summary = shown[start:end]
+    assert len(summary) <= 20
+    for label, words in {
+        "data": f"images of {minilvis}/annotations/minilvis_train.json",
+        "classes": "12 (",
+        "tail": "EqualizationLoss: tail of ",
+        "model": "MaskRCNN, ResNet-18; 0.2 M parameters, 0.2 M of them trained",
+        "schedule": "1 iterations of 2 images x 1 ranks",
+        "validation": f"every 5 iterations on 1 images of {minilvis}/annotations/minilvis_val.json",
+        "checkpoints": "AtomicCheckpointHook(interval=2",
+        "device": "1 x ",
+        "results": f"{tmp_path}/work_dir",
+    }.items():
+        (line,) = [line for line in summary if line.split()[0] == label]
+        assert words in line
+    text = "\n".join(summary)
+    assert "milestones=[1350, 1650], gamma=0.1): ends before 1,350" in text
+    assert "learning rate 0.0002 in the next iteration, 0.02 at its height" in text
+    assert text in log
+
+
+def test_what_the_log_file_alone_has(lines):
+    shown, log = lines
+    for words in ("System environment", "Config:", "Hooks will be executed", "of another package"):
+        assert words in log
+        assert words not in "\n".join(shown)
+
+
+def test_a_config_is_read_without_a_word(monkeypatch, capfd):
+    monkeypatch.setenv("MMDET_EQL_DATA", "elsewhere")
+    assert "elsewhere" in read_config(str(minilvis_config("eql"))).data_root
+    assert capfd.readouterr() == ("", "")
