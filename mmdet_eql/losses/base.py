@@ -49,7 +49,7 @@ class ClassificationLoss(nn.Module):
         loss_weight (float): Factor on the loss.
         use_sigmoid (bool, optional): As mmdet's configs have it: True for losses on C sigmoids,
             which dense and query heads read there, False for others.
-        **unknown: What the base config left there for another loss; a UserError.
+        **unknown: What the base config left there for another loss; a TypeError.
     """
 
     custom_cls_channels = custom_activation = custom_accuracy = True
@@ -67,13 +67,13 @@ class ClassificationLoss(nn.Module):
     ) -> None:
         super().__init__()
         if "class_weight" in unknown:
-            raise UserError(
-                f"loss_cls: {type(self).__name__} has no argument 'class_weight', which DETR and "
+            raise TypeError(
+                f"{type(self).__name__} has no argument 'class_weight', which DETR and "
                 "Mask2Former need; use SoftmaxEqualizationLoss or ClassBalancedSoftmaxLoss there."
             )
         if unknown:
-            raise UserError(
-                f"loss_cls: {type(self).__name__} has no argument {next(iter(unknown))!r}; if the "
+            raise TypeError(
+                f"{type(self).__name__} has no argument {next(iter(unknown))!r}; if the "
                 "base config left it there, write "
                 f"loss_cls=dict(_delete_=True, type={type(self).__name__!r}, ...), in a dense or "
                 "query head with use_sigmoid=True."

@@ -148,7 +148,7 @@ def category_head(model: ConfigDict) -> list[ConfigDict]:
 
 
 def build(head: str, loss: str) -> BaseDetector:
-    """Return a tiny detector with a loss; a UserError if it does not work there."""
+    """Return a tiny detector with a loss; a UserError or a TypeError if it does not work there."""
     model = Config(dict(model=stock_model(head).to_dict())).model
     if LOSSES[loss].get("image_level_labels") and head in ("Faster R-CNN", "Cascade R-CNN"):
         stages = model.train_cfg.rcnn
@@ -297,7 +297,7 @@ def outcome(head: str, loss: str) -> str | None:
     """Return None if a loss works in a head, the sentence that refuses it otherwise."""
     try:
         check_cell(head, loss)
-    except UserError as error:
+    except (UserError, TypeError) as error:
         return str(error)
     return None
 
