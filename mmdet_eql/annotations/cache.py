@@ -19,7 +19,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 
 from mmdet_eql.annotations.columns import AnnotationColumns
 from mmdet_eql.utils.errors import UserError
@@ -64,6 +63,9 @@ def cached_columns(
         columns = _open(place, source)
         if columns is not None:
             return columns
+    # Slower to import than a cache is to open.
+    from filelock import FileLock
+
     for place in places:
         try:
             place.parent.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,6 @@ Glossary, besides that of :mod:`mmdet_eql.evaluation.matches`:
 from collections.abc import Mapping
 
 import numpy as np
-from tqdm import tqdm
 
 from mmdet_eql.evaluation.columns import FREQUENCY_GROUPS, LVISDetections, LVISGroundTruth
 from mmdet_eql.evaluation.lvis_evaluation import IOU_THRESHOLDS, MAX_DETECTIONS, match
@@ -52,6 +51,8 @@ def resample_category_ap(
     Returns:
         np.ndarray: float64 of shape (B, C), NaN where a draw has no ground truth.
     """
+    from tqdm import tqdm
+
     matches = match(ground_truth, detections, iou_type, iou_thresholds, max_detections)
     num_categories = len(ground_truth.category_ids)
     weight = draw_images(len(ground_truth.image_ids), number, seed)

@@ -10,12 +10,11 @@ Glossary, besides those of :mod:`mmdet_eql.evaluation.columns` and ``lvis_evalua
     G: annotations, in the order of the ground truth.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pycocotools.mask as mask_utils
-from tqdm import tqdm
 
 from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth
 from mmdet_eql.evaluation.matching import AREA_RANGES
@@ -67,6 +66,8 @@ def match_detections(
         iou_thresholds (np.ndarray): float64 of shape (T,).
         area_ranges (Sequence[tuple[float, float]]): A pairs of inclusive limits.
     """
+    from tqdm import tqdm
+
     thresholds = np.minimum(iou_thresholds, 1 - 1e-10)
     num_images = len(ground_truth.image_ids)
     order = np.lexsort((-detections.score, detections.image, detections.category))
@@ -78,17 +79,19 @@ def match_detections(
 
     low, high = np.array(area_ranges).T[:, :, None]
     counts = ~(ground_truth.ignore | (ground_truth.area < low) | (ground_truth.area > high))
-    shape = len(area_ranges), len(thresholds), len(order)
-    matched, right = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
     both = np.intersect1d(group, object_group)
     sides = ((of, side) for of in (group, object_group) for side in ("left", "right"))
     bounds = [np.searchsorted(of, both, side).tolist() for of, side in sides]
     rows = tqdm(zip(both.tolist(), *bounds, strict=True), "matching", len(both), disable=None)
+    found = []
     for one, start, end, first, last in rows:
         objects = object_order[first:last]
         overlap = iou(one % num_images, order[start:end], objects)
-        here = slice(start, end)
-        _match_group(overlap, thresholds, counts[:, objects], matched[..., here], right[..., here])
+        found += _match_group(overlap, thresholds.tolist(), counts[:, objects].tolist(), start)
+    shape = len(area_ranges), len(thresholds), len(order)
+    matched, right = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
+    *index, is_right = np.array(found, dtype=np.int64).reshape(-1, 4).T
+    matched[tuple(index)], right[tuple(index)] = True, is_right
     outside = (area[order] < low) | (area[order] > high)
     loose = image * len(ground_truth.category_ids) + category
     loose = np.isin(loose, ground_truth.not_exhaustive)
@@ -108,27 +111,28 @@ def match_detections(
 
 
 def _match_group(
-    iou: np.ndarray,
-    thresholds: np.ndarray,
-    counts: np.ndarray,
-    matched: np.ndarray,
-    right: np.ndarray,
-) -> None:
-    """Match N detections, best first, with M annotations; fills in ``matched`` and ``right``."""
-    number = iou.shape[1]
-    free = np.ones((len(counts), len(thresholds), number), dtype=bool)
-    counts = counts[:, None, :]
-    area, threshold = np.ix_(range(len(counts)), range(len(thresholds)))
-    for row in np.flatnonzero(iou.max(axis=1) >= thresholds.min()):
-        allowed = free & (iou[row] >= thresholds[:, None])
-        wanted = allowed & counts
-        is_right = wanted.any(axis=-1)
-        # What is to be found goes before what is to be ignored; of equal IoUs the last is taken.
-        allowed = np.where(is_right[..., None], wanted, allowed)
-        best = number - 1 - np.where(allowed, iou[row], -1)[..., ::-1].argmax(axis=-1)
-        is_matched = allowed.any(axis=-1)
-        matched[..., row], right[..., row] = is_matched, is_right
-        free[area, threshold, best] &= ~is_matched
+    iou: np.ndarray, thresholds: list[float], counts: list[list[bool]], start: int
+) -> Iterator[tuple[int, int, int, bool]]:
+    """Match N detections, best first, with M annotations.
+
+    Yields area range, threshold, detection (from ``start``) and whether it is right.
+    """
+    lowest = min(thresholds)
+    # The annotations that are taken, as bits.
+    taken = [[0] * len(thresholds) for _ in counts]
+    for row in np.flatnonzero(iou.max(axis=1) >= lowest).tolist():
+        # From the highest IoU on; of equal ones the last annotation is taken.
+        pairs = [(value, at) for at, value in enumerate(iou[row].tolist()) if value >= lowest]
+        pairs.sort(reverse=True)
+        for area, wanted in enumerate(counts):
+            # What is to be found goes before what is to be ignored.
+            ordered = sorted(pairs, key=lambda pair: not wanted[pair[1]])
+            for index, threshold in enumerate(thresholds):
+                for value, at in ordered:
+                    if value >= threshold and not taken[area][index] >> at & 1:
+                        taken[area][index] |= 1 << at
+                        yield area, index, start + row, wanted[at]
+                        break
 
 
 def box_iou(ground_truth: LVISGroundTruth, detections: LVISDetections) -> Callable:

@@ -5,8 +5,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from mmdet_eql.utils.errors import UserError
 
 
@@ -89,6 +87,8 @@ def hold_folder(folder: str | os.PathLike, hint: str = "choose another folder") 
     Raises:
         UserError: If another process holds it, or it cannot be written to.
     """
+    from filelock import FileLock, Timeout
+
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
