@@ -25,7 +25,7 @@ from mmdet_eql.evaluation.matches import RECALL_THRESHOLDS
 #: Draws by default.
 NUM_DRAWS = 1000
 #: Numbers held at once, so that memory stays bounded.
-_NUMBERS_AT_ONCE = 1 << 23
+_NUMBERS_AT_ONCE = 1 << 20
 
 
 def resample_category_ap(
@@ -179,8 +179,10 @@ def average_precision(
         precision = true / (judged + np.spacing(1))
         np.maximum.accumulate(precision[::-1], axis=0, out=precision[::-1])
         recall = true / np.maximum(num_objects, 1)
-        passed = np.searchsorted(RECALL_THRESHOLDS, recall.ravel(), side="right")
-        passed = np.diff(passed.reshape(recall.shape), axis=0, prepend=0)
+        # The next threshold, or one that rounding errors have just missed.
+        passed = (recall * (len(RECALL_THRESHOLDS) - 1) + 1e-6).astype(np.int32)
+        passed += recall >= RECALL_THRESHOLDS[passed]
+        passed[1:] -= passed[:-1].copy()
         # A draw without any of them passes the threshold 0 at precision 0.
         total += np.einsum("ij,ij->j", passed, precision)
     total /= len(right) * len(RECALL_THRESHOLDS)
