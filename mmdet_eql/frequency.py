@@ -117,6 +117,20 @@ class ClassFrequency:
             class_names=parts[0].class_names,
         )
 
+    def select(self, class_names: Sequence[str]) -> "ClassFrequency":
+        """Return the counts of some categories, in the order given; a UserError if it lacks one."""
+        position = {name: index for index, name in enumerate(self.class_names)}
+        missing = [name for name in class_names if name not in position]
+        if missing:
+            raise UserError(
+                f"class frequency: the training set has no category {missing[0]!r}, which the "
+                "model has; give the training set of its checkpoint."
+            )
+        index = [position[name] for name in class_names]
+        return ClassFrequency(
+            self.image_count[index], self.instance_count[index], self.num_images, tuple(class_names)
+        )
+
     def __len__(self) -> int:
         return len(self.image_count)
 

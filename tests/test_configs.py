@@ -116,6 +116,9 @@ def once(build_part, *configs):
 
 def build_model(model: ConfigDict) -> torch.nn.Module:
     """Without memory for weights, which nothing here reads."""
+    for head in stages(model.get("roi_head", {}).get("bbox_head") or []):
+        if head.num_classes is None:  # counted by tools/train.py
+            head.num_classes = NUM_CLASSES["custom"]
     with torch.device("meta"):
         return MODELS.build(model)
 

@@ -206,9 +206,8 @@ def test_spoilt_annotations(call_tool, minilvis, tmp_path, spoil, words):
 
 def test_a_wrong_number_of_classes(call_tool, minilvis):
     args = train_on(minilvis, **{"model.roi_head.bbox_head.num_classes": 80})
-    assert_one_sentence(
-        call_tool("train.py", *args), "bbox_head.num_classes is 80", "12 categories"
-    )
+    words = "num_classes is 200 and that of the heads 80, but", "12 categories", "num_classes = 12"
+    assert_one_sentence(call_tool("train.py", *args), *words)
 
 
 def test_a_corrupted_image_is_named(call_tool, minilvis, tmp_path):

@@ -28,6 +28,8 @@ from mmengine.runner import load_checkpoint
 from mmengine.structures import InstanceData
 from torch import nn
 
+from mmdet_eql.engine.class_list_hook import follow_classes
+from mmdet_eql.engine.num_classes import set_num_classes
 from mmdet_eql.frequency import GROUP_COLOURS, GROUP_NAMES, ClassFrequency, frequency_group
 from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.figure_file import save_figure
@@ -127,11 +129,13 @@ def draw_predictions(
         num_images (int): Number of images.
 
     Raises:
-        UserError: If a checkpoint cannot be used, or a file not be written.
+        UserError: If a checkpoint cannot be used, the models have different classes, or a file
+            cannot be written.
     """
     detectors = {name: load_detector(*source) for name, source in models.items()}
     dataset = DATASETS.build(next(iter(models.values()))[0].val_dataloader.dataset)
-    names = dataset.metainfo["classes"]
+    names = _common_classes(detectors) or dataset.metainfo["classes"]
+    follow_classes(dataset, names, "val_dataloader.dataset")
     group_of = dict(zip(class_frequency.class_names, class_frequency.group, strict=True))
     groups = [group_of.get(name, "c") for name in names]
     paths = []
@@ -145,6 +149,18 @@ def draw_predictions(
         paths.append(Path(out_dir) / f"{Path(info['img_path']).stem}.png")
         draw_panels(image, panels, names, groups, paths[-1])
     return paths
+
+
+def _common_classes(detectors: Mapping[str, nn.Module]) -> Sequence[str] | None:
+    """The classes of all detectors, as their checkpoints name them; None if none does."""
+    classes = {name: one.dataset_meta.get("classes") for name, one in detectors.items()}
+    known = {name: tuple(of_one) for name, of_one in classes.items() if of_one}
+    if len(set(known.values())) > 1:
+        raise UserError(
+            f"the checkpoints of {' and '.join(known)} name different classes, or the same in "
+            "another order; draw models of one training set together."
+        )
+    return next(iter(known.values()), None)
 
 
 def choose_images(dataset: BaseDataset, groups: Sequence[str], num_images: int) -> list[int]:
@@ -172,6 +188,8 @@ def load_detector(config: Config, checkpoint: str | os.PathLike) -> nn.Module:
         UserError: If the checkpoint cannot be read or is of another model.
     """
     init_default_scope(config.get("default_scope", "mmdet"))
+    config = Config(dict(config.to_dict(), load_from=str(checkpoint)))
+    set_num_classes(config, ["test"])
     detector = MODELS.build(config.model)
     try:
         loaded = load_checkpoint(

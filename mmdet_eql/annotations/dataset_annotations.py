@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mmdet_eql.annotations.class_names import positions_of_classes
 from mmdet_eql.annotations.columns import AnnotationColumns
 from mmdet_eql.annotations.instance_labels import InstanceLabels
 from mmdet_eql.frequency import ClassFrequency
@@ -18,7 +19,8 @@ class DatasetAnnotations:
 
     Args:
         columns (AnnotationColumns): The file, also an attribute.
-        category_ids (Sequence[int]): Ids of the categories with the labels 0 to C - 1, in the file.
+        classes (Sequence[str]): Names of the categories with the labels 0 to C - 1. Those that the
+            file lacks have no annotations.
 
     Attributes:
         labels (InstanceLabels): Labels of the instances of each image of the file.
@@ -26,11 +28,10 @@ class DatasetAnnotations:
             all images of the file.
     """
 
-    def __init__(self, columns: AnnotationColumns, category_ids: Sequence[int]) -> None:
+    def __init__(self, columns: AnnotationColumns, classes: Sequence[str]) -> None:
         self.columns = columns
-        position = np.searchsorted(columns.category_id, category_ids)
-        self._label_of_category = np.full(len(columns.category_id), -1, dtype=np.int64)
-        self._label_of_category[position] = np.arange(len(position))
+        # The label of each category: its position among the classes.
+        self._label_of_category = positions_of_classes(columns.category_name, classes)
         self._label = self._label_of_category[columns.category]
         self._image = columns.annotation_image
         self._is_instance = self.known & ~np.logical_or.reduce([*self.drop_reasons().values()])
@@ -43,7 +44,7 @@ class DatasetAnnotations:
             self._image[known],
             self._label[known],
             columns.num_images,
-            [columns.category_name[index] for index in position.tolist()],
+            classes,
         )
 
     def __deepcopy__(self, memo: dict) -> "DatasetAnnotations":

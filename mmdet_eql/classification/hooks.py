@@ -5,7 +5,7 @@ from mmdet.registry import DATASETS, HOOKS
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmdet_eql.engine.class_frequency_hook import bare_model
+from mmdet_eql.engine.class_list_hook import bare_model
 from mmdet_eql.frequency import class_frequency_of
 from mmdet_eql.utils.errors import UserError
 

@@ -8,6 +8,7 @@ from mmdet.datasets import BaseDetDataset
 from mmdet.registry import DATASETS
 from mmengine.fileio import load
 
+from mmdet_eql.annotations.class_names import check_classes, list_names, positions_of_classes
 from mmdet_eql.annotations.columns import AnnotationColumns
 from mmdet_eql.annotations.data_report import DataReport, report_data
 from mmdet_eql.annotations.dataset_annotations import DatasetAnnotations
@@ -23,8 +24,9 @@ class LVISFormatDataset(BaseDetDataset):
     """A dataset whose categories, labels and frequencies all come from its annotation file.
 
     The categories, sorted by id, become the labels 0 to C - 1. Naming some of them in
-    ``metainfo=dict(classes=(...))`` trains on these alone, in the order given. Class frequencies
-    are counted over all images of the file, before ``filter_cfg`` and ``indices`` drop any.
+    ``metainfo=dict(classes=(...))`` trains on these alone, in the order given. Validation and test
+    sets follow the classes of the training set (:meth:`follow_classes`). Class frequencies are
+    counted over all images of the file, before ``filter_cfg`` and ``indices`` drop any.
 
     An image's file is its ``file_name`` under ``data_prefix['img']``, where there is such a file;
     else the last folder and name of its ``coco_url`` (``train2017/000000391895.jpg``). Instances
@@ -69,12 +71,33 @@ class LVISFormatDataset(BaseDetDataset):
         columns = read_annotations(
             self.ann_file, self.backend_args, not self.test_mode, self.annotation_cache
         )
-        self.cat_ids = self._select_categories(columns)
-        self.cat2label = {cat_id: label for label, cat_id in enumerate(self.cat_ids)}
-        self._annotations = DatasetAnnotations(columns, self.cat_ids)
-        self._metainfo["classes"] = self._annotations.class_frequency.class_names
+        given = self._metainfo.get("classes")
+        # classes=("cat") is a name, not a tuple of names.
+        self._given_classes = (given,) if isinstance(given, str) else given
+        self._set_classes(columns, self._given_classes or columns.category_name)
         self._check_image_folder()
         return np.arange(columns.num_images)
+
+    def follow_classes(self, classes: Sequence[str]) -> None:
+        """Take over the labels of the training set, or of a checkpoint: label i is ``classes[i]``.
+
+        Categories are found by name. Classes that the file lacks have no annotations, and
+        annotations of other categories have no label.
+
+        Raises:
+            UserError: If the file has none of the classes, or ``metainfo`` names others.
+        """
+        self.full_init()
+        if tuple(classes) == self._metainfo["classes"]:
+            return
+        given = self._given_classes
+        if given is not None and set(given) != set(classes):
+            raise UserError(
+                f"{self.ann_file}: 'metainfo.classes' of this dataset names {list_names(given)}, "
+                f"but the model is trained on {list_names(classes)}; leave it out here, since "
+                "validation and testing follow the classes of the training set by name."
+            )
+        self._set_classes(self._annotations.columns, classes)
 
     def load_proposals(self) -> None:
         """Read the proposals, by the last folder and name of an image's path; see mmdet's."""
@@ -222,26 +245,15 @@ class LVISFormatDataset(BaseDetDataset):
             "train on boxes alone."
         )
 
-    def _select_categories(self, columns: AnnotationColumns) -> list[int]:
-        """Ids of the categories of the dataset, in the order of the labels."""
-        ids, names = columns.category_id.tolist(), columns.category_name
-        id_of = dict(zip(names, ids, strict=True))
-        if len(id_of) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise UserError(
-                f"{self.ann_file}: two categories are called {twice!r}; names must be unique."
-            )
-        wanted: Sequence[str] = self._metainfo.get("classes", names)
-        # classes=("cat") lacks its comma.
-        wanted = (wanted,) if isinstance(wanted, str) else wanted
-        unknown = [name for name in wanted if name not in id_of]
-        if unknown:
-            raise UserError(
-                f"{self.ann_file}: has no category {unknown[0]!r}, which 'metainfo.classes' names "
-                f"({len(unknown)} of {len(wanted)} are unknown); correct the names, or leave out "
-                "'metainfo.classes' to train on all categories."
-            )
-        return [id_of[name] for name in wanted]
+    def _set_classes(self, columns: AnnotationColumns, classes: Sequence[str]) -> None:
+        """Give the labels 0 to C - 1 to these categories."""
+        check_classes(classes, columns.category_name, self.ann_file, not self.test_mode)
+        position = positions_of_classes(classes, columns.category_name)
+        known = np.flatnonzero(position >= 0)
+        self.cat_ids = columns.category_id[position[known]].tolist()
+        self.cat2label = dict(zip(self.cat_ids, known.tolist(), strict=True))
+        self._annotations = DatasetAnnotations(columns, tuple(classes))
+        self._metainfo["classes"] = tuple(classes)
 
     def _check_image_folder(self) -> None:
         # One look at start-up saves a day in a queue.

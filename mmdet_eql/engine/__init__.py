@@ -1,13 +1,16 @@
 """From a config to a run: checks, hooks, checkpoints.
 
 checkpoint            loads checkpoints without running code; registers that in mmengine
-class_frequency_hook  hands f_j of the training set to the losses; the model of a runner
+checkpoint_fit        whether a checkpoint fits a model and its classes
+class_frequency_hook  hands f_j of the training set to the losses
+class_list_hook       validation and testing follow the training set's classes; a runner's model
 config_check          what is wrong with a config, before it is run
 finite_loss_hook      stops at a loss that is NaN, and names the images
 gradient_file         the file of recorded gradients
 gradient_record_hook  records the gradients of each category
 launch                command-line options, the config and the runner
 mixed_precision       training in bfloat16
+num_classes           has num_classes, at the top of a config, count for all heads
 partial_load_hook     begins from another model's weights but for some parts
 private_names         private names of mmengine and mmdet that are used, and why
 resume                whole checkpoints, interruptions, resuming bit for bit
@@ -18,6 +21,7 @@ visualizer            draws masks as RLE
 
 from mmdet_eql.engine.checkpoint import convert_checkpoint, load_checkpoint_file
 from mmdet_eql.engine.class_frequency_hook import ClassFrequencyHook
+from mmdet_eql.engine.class_list_hook import ClassListHook
 from mmdet_eql.engine.finite_loss_hook import FiniteLossHook
 from mmdet_eql.engine.gradient_record_hook import GradientRecordHook
 from mmdet_eql.engine.mixed_precision import BFloat16OptimWrapper
@@ -32,6 +36,7 @@ __all__ = [
     "AtomicCheckpointHook",
     "BFloat16OptimWrapper",
     "ClassFrequencyHook",
+    "ClassListHook",
     "FiniteLossHook",
     "GradientRecordHook",
     "InterruptionHook",

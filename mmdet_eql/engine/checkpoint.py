@@ -59,6 +59,12 @@ SAFE_GLOBALS = [
 ]
 
 
+_PICKLE = (
+    "{}: is a pickle as Detectron2's model zoo has them, not a checkpoint of MMDetection, whose "
+    "weights have other names; give a checkpoint (.pth) of MMDetection."
+)
+
+
 def load_checkpoint_file(filename: str, map_location: Any = None, name: str | None = None) -> dict:
     """Load a local checkpoint without running code.
 
@@ -83,6 +89,8 @@ def _load(file: Any, map_location: Any, name: str) -> dict:
     except pickle.UnpicklingError as error:
         raise _refusal(file, error, name) from None
     except Exception as error:  # what a damaged file makes of the unpickler is anyone's guess
+        if name.endswith(".pkl"):
+            raise UserError(_PICKLE.format(name)) from None
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"{name}: is not a readable checkpoint ({reason}); it may be cut off - copy it again, "
@@ -103,6 +111,8 @@ def _load(file: Any, map_location: Any, name: str) -> dict:
 
 
 def _refusal(path: Any, error: pickle.UnpicklingError, name: str) -> UserError:
+    if name.endswith(".pkl") and not zipfile.is_zipfile(path):
+        return UserError(_PICKLE.format(name))
     names = []
     # The file is hostile or damaged; its names are a courtesy.
     with contextlib.suppress(Exception), torch.serialization.safe_globals(SAFE_GLOBALS):

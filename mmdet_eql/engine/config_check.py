@@ -22,6 +22,7 @@ from mmengine.registry import (
 )
 from mmengine.utils import import_modules_from_strings
 
+from mmdet_eql.engine.num_classes import set_num_classes
 from mmdet_eql.losses import connect_losses
 from mmdet_eql.utils.errors import UserError
 
@@ -51,6 +52,11 @@ def check_config(cfg: Config, splits: Sequence[str] = ("train", "val")) -> None:
     for key in ("model", f"{splits[0]}_dataloader", f"{splits[0]}_cfg"):
         if not _dict(cfg, key):
             raise UserError(f"{key} is missing in the config; add it, or inherit it from _base_.")
+    for split in splits:
+        dataset = _dict(cfg, f"{split}_dataloader").get("dataset")
+        if isinstance(dataset, dict):
+            _check_dataset(dataset, f"{split}_dataloader.dataset")
+    set_num_classes(cfg, splits)
     try:
         # Without random weights, which take seconds to draw.
         with torch.device("meta"):
@@ -65,8 +71,6 @@ def check_config(cfg: Config, splits: Sequence[str] = ("train", "val")) -> None:
             _build(HOOKS, hook, key)
     for split in splits:
         loader = _dict(cfg, f"{split}_dataloader")
-        if isinstance(loader.get("dataset"), dict):
-            _check_dataset(loader["dataset"], f"{split}_dataloader.dataset")
         for name in ("sampler", "batch_sampler"):
             _check_arguments(DATA_SAMPLERS, loader.get(name), f"{split}_dataloader.{name}")
         metrics = []

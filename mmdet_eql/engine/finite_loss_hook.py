@@ -12,7 +12,7 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from torch import nn
 
-from mmdet_eql.engine.class_frequency_hook import bare_model
+from mmdet_eql.engine.class_list_hook import bare_model
 from mmdet_eql.utils.errors import UserError
 
 

@@ -16,7 +16,9 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmdet_eql.engine.checkpoint import address_of, fetch, load_checkpoint_file
+from mmdet_eql.engine.class_list_hook import ClassListHook
 from mmdet_eql.engine.config_check import typed_parts
+from mmdet_eql.engine.num_classes import set_num_classes
 from mmdet_eql.engine.startup import QuietRunner, SummaryHook
 from mmdet_eql.utils.errors import FULL_DISK, UserError
 from mmdet_eql.utils.gathered_metric import GatheredMetric
@@ -132,11 +134,14 @@ def build_runner(cfg: Config, *loops: str) -> Runner:
         seed = load_checkpoint_file(cfg.load_from, "cpu").get("meta", {}).get("seed")
         if seed is not None:
             cfg.randomness = dict(cfg.get("randomness") or {}, seed=seed)
+    set_num_classes(cfg, loops or ["train"])
     if cfg.launcher != "none" and not torch.cuda.is_available():
         _init_cpu_processes(cfg)
     try:
         runner = RUNNERS.build(cfg) if "runner_type" in cfg else QuietRunner.from_cfg(cfg)
         runner.register_hook(SummaryHook())
+        if not any(isinstance(hook, ClassListHook) for hook in runner.hooks):
+            runner.register_hook(ClassListHook())
         for loop in loops:
             getattr(runner, f"{loop}_loop")  # is built when it is first asked for
     except UserError:

@@ -13,7 +13,7 @@ from mmengine.logging import MMLogger
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mmdet_eql.engine.checkpoint import address_of
-from mmdet_eql.engine.class_frequency_hook import bare_model
+from mmdet_eql.engine.class_list_hook import bare_model
 from mmdet_eql.engine.config_check import typed_parts
 from mmdet_eql.frequency import GROUP_NAMES, UncountedDatasetError, class_frequency_of
 

@@ -8,7 +8,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from mmdet_eql.engine.class_frequency_hook import bare_model
+from mmdet_eql.engine.class_list_hook import bare_model
 from mmdet_eql.losses import (
     EqualizationLoss,
     EqualizationLossV2,

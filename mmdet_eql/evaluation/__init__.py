@@ -19,6 +19,7 @@ Needs neither PyTorch nor MMDetection but in the metrics of a config, ``*_metric
     metric_items        names of the metrics, and checks of the arguments that choose them
     lvis_metric         the metric of a config: LVISFastMetric
     image_predictions   what it keeps of a model's predictions in an image
+    dataset_check       whether an annotation file has the images of the data set that is tested
     open_images_metric  the metric of a config for Open Images: AP by frequency group
 """
 

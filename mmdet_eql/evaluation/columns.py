@@ -18,7 +18,7 @@ import numpy as np
 import pycocotools.mask as mask_utils
 
 from mmdet_eql.annotations import AnnotationColumns, read_annotations
-from mmdet_eql.annotations.segmentation import segmentation_problem
+from mmdet_eql.annotations.segmentation import PARTLY, WHOLE, segmentation_problem
 from mmdet_eql.utils.errors import UserError
 
 #: Values of a category's ``frequency``: rare, common and frequent in the training set.
@@ -237,6 +237,12 @@ def _frequencies(columns: AnnotationColumns, path: str) -> np.ndarray | None:
                 "'r', 'c' or 'f', for all categories or for none."
             )
     return np.array(values)
+
+
+def check_masks(columns: AnnotationColumns, path: str) -> None:
+    """Raise a UserError if a mask that evaluation counts cannot be encoded, without doing it."""
+    unusable = columns.is_object() & ~np.isin(columns.segmentation_state, (WHOLE, PARTLY))
+    _masks(columns, np.flatnonzero(unusable)[:1], path)
 
 
 def _masks(columns: AnnotationColumns, annotations: np.ndarray, path: str) -> np.ndarray:

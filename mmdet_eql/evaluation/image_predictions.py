@@ -2,12 +2,13 @@
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_utils
 
+from mmdet_eql.annotations.class_names import check_classes, positions_of_classes
 from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth
 from mmdet_eql.evaluation.lvis_results import image_records
 from mmdet_eql.utils.errors import UserError
@@ -58,6 +59,16 @@ class ImagePredictions:
         labels, num_dropped = pred["labels"].astype(np.int64)[kept], len(finite) - len(kept)
         boxes, scores, mask_scores = boxes[kept], scores[kept], mask_scores[kept]
         return cls(image_id, labels, boxes, scores, counts, size, mask_scores, num_dropped)
+
+    def of_labels(self, wanted: np.ndarray) -> "ImagePredictions":
+        """Return the predictions of the labels that are wanted, bool of shape (C,)."""
+        kept = np.flatnonzero(wanted[self.labels])
+        if len(kept) == len(self.labels):
+            return self
+        masks = None if self.masks is None else [self.masks[index] for index in kept]
+        columns = ("labels", "boxes", "scores", "mask_scores")
+        chosen = {name: getattr(self, name)[kept] for name in columns}
+        return replace(self, masks=masks, **chosen)
 
     def boxes_xywh(self) -> np.ndarray:
         """Return boxes as x, y, width, height: float64 of shape (N, 4)."""
@@ -132,43 +143,29 @@ def remove_repetitions(
     return list(by_image.values())
 
 
-def find_categories(
+def categories_of_labels(
     classes: Sequence[str] | None,
     category_ids: np.ndarray,
     category_names: Sequence[str],
     ann_file: str,
-    logger: logging.Logger,
-) -> np.ndarray:
-    """Return the category id of each label, int64: by name, or else by position.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the category id of each label, int64, and whether the file has one at all, bool.
 
     Args:
-        classes (Sequence[str], optional): Classes of the dataset in the order of the labels.
+        classes (Sequence[str], optional): Classes of the model in the order of the labels. None
+            takes labels as positions among the categories.
         category_ids (np.ndarray): Sorted ids of the categories of the annotation file, int64.
         category_names (Sequence[str]): Their names.
         ann_file (str): Name of the file, for error messages.
-        logger (logging.Logger): For a warning if labels are taken as positions.
 
     Raises:
-        UserError: If the classes are not among the categories, and not as many.
+        UserError: If the classes cannot be found by name.
     """
     if classes is None:
-        return category_ids
-    id_of = dict(zip(category_names, category_ids.tolist(), strict=True))
-    unknown = [name for name in classes if name not in id_of]
-    if not unknown and len(id_of) == len(category_ids):
-        return np.array([id_of[name] for name in classes], dtype=np.int64)
-    problem = f"has no category {unknown[0]!r}" if unknown else "has several categories of a name"
-    if len(classes) != len(category_ids):
-        raise UserError(
-            f"{ann_file}: {problem}, and {len(category_ids)} categories where the dataset has "
-            f"{len(classes)} classes; give dataset and evaluator the same annotation format, or "
-            "correct 'metainfo.classes'."
-        )
-    logger.warning(
-        f"{ann_file}: {problem}, so classes of the dataset cannot be found by name; labels are "
-        "taken as positions among the categories sorted by id."
-    )
-    return category_ids
+        return category_ids, np.ones(len(category_ids), dtype=bool)
+    check_classes(classes, category_names, ann_file)
+    position = positions_of_classes(classes, category_names)
+    return category_ids[position], position >= 0
 
 
 def check_labels(results: Iterable[ImagePredictions], num_classes: int, ann_file: str) -> None:
@@ -177,7 +174,7 @@ def check_labels(results: Iterable[ImagePredictions], num_classes: int, ann_file
     if label >= num_classes:
         raise UserError(
             f"{ann_file}: the model predicts label {label}, but there are {num_classes} classes; "
-            "set 'num_classes' of its heads to that number."
+            "the model is trained on others: give the annotation file that belongs to it."
         )
 
 

@@ -1,7 +1,7 @@
 """The LVIS metric of a config: ``val_evaluator = dict(type='LVISFastMetric', ann_file=...)``."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,19 +12,26 @@ from mmengine import fileio
 from mmengine.logging import MMLogger, print_log
 
 from mmdet_eql.annotations import read_annotations
+from mmdet_eql.annotations.class_names import difference_of_classes
 from mmdet_eql.evaluation.bootstrap import (
     NUM_DRAWS,
     frequency_means,
     interval_metrics,
     resample_category_ap,
 )
-from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth, read_ground_truth
+from mmdet_eql.evaluation.columns import (
+    LVISDetections,
+    LVISGroundTruth,
+    check_masks,
+    read_ground_truth,
+)
+from mmdet_eql.evaluation.dataset_check import check_images_of_dataset
 from mmdet_eql.evaluation.fixed_ap import MAX_PER_CATEGORY, best_of_category_metrics
 from mmdet_eql.evaluation.image_predictions import (
     ImagePredictions,
+    categories_of_labels,
     check_images,
     check_labels,
-    find_categories,
     join_predictions,
     remove_repetitions,
 )
@@ -38,13 +45,15 @@ from mmdet_eql.evaluation.lvis_evaluation import (
 from mmdet_eql.evaluation.lvis_results import write_json, write_results
 from mmdet_eql.evaluation.metric_items import (
     AP_ITEMS,
-    ITEMS_BY_FREQUENCY,
     MASK_METRICS,
+    as_tuple,
+    check_groups,
     check_metrics,
     check_number,
+    check_stock_arguments,
     list_names,
 )
-from mmdet_eql.evaluation.proposal_recall import proposal_recall
+from mmdet_eql.evaluation.proposal_recall import proposal_metrics
 from mmdet_eql.evaluation.protocol import count_groups, describe_protocol, warn_of_numbers
 from mmdet_eql.evaluation.tables import category_records, category_table, metric_table
 from mmdet_eql.utils.errors import UserError
@@ -60,9 +69,9 @@ class LVISFastMetric(GatheredMetric):
     set APr, APc, APf, as ``lvis/bbox_AP``, ``lvis/segm_APr`` and so on; -1 without ground truth.
     All images of the annotation file count, predicted or not.
 
-    Labels are positions in the classes of the dataset, matched by name with the categories of the
-    annotation file; without names, positions among its categories sorted by id. If the dataset has
-    only some of the categories, only these are evaluated.
+    Labels are positions in the classes of the model, matched by name with the categories of the
+    annotation file; without names, positions among its categories sorted by id. The categories that
+    both have are evaluated; a line in the log says so if the file lacks some or has others.
 
     In a COCO file every detection counts, and crowd regions are ignored, as in COCO's own
     evaluation. A line in the log says so, and where the groups of APr, APc and APf come from.
@@ -146,11 +155,11 @@ class LVISFastMetric(GatheredMetric):
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         self.ann_file = ann_file
-        self.metrics = _as_tuple(metric)
+        self.metrics = as_tuple(metric)
         self.classwise = classwise
-        self.proposal_nums = _as_tuple(proposal_nums)
-        self.iou_thrs = IOU_THRESHOLDS if iou_thrs is None else _as_tuple(iou_thrs)
-        self.metric_items = None if metric_items is None else _as_tuple(metric_items)
+        self.proposal_nums = as_tuple(proposal_nums)
+        self.iou_thrs = IOU_THRESHOLDS if iou_thrs is None else as_tuple(iou_thrs)
+        self.metric_items = None if metric_items is None else as_tuple(metric_items)
         self.format_only = format_only
         self.outfile_prefix = outfile_prefix
         self.backend_args = backend_args
@@ -161,24 +170,11 @@ class LVISFastMetric(GatheredMetric):
         self.bootstrap = check_number("bootstrap", bootstrap, NUM_DRAWS)
         self.evaluations: dict[str, LVISEvaluation] = {}
         self._ground_truth: LVISGroundTruth | None = None
+        self._told: str | None = None
 
-        if file_client_args is not None:
-            raise UserError(
-                "LVISFastMetric: 'file_client_args' is gone from MMDetection; use 'backend_args'."
-            )
-        if collect_device not in ("cpu", "gpu"):
-            raise UserError(
-                f"LVISFastMetric: 'collect_device' is {collect_device!r}; it must be 'cpu' or "
-                "'gpu'."
-            )
-        check_metrics(
-            self.metrics,
-            classwise,
-            self.proposal_nums,
-            self.iou_thrs,
-            self.metric_items,
-            max_detections,
-        )
+        check_stock_arguments(file_client_args, collect_device)
+        nums, items = self.proposal_nums, self.metric_items
+        check_metrics(self.metrics, classwise, nums, self.iou_thrs, items, max_detections)
         self._check_files()
         self.iou_thrs = np.asarray(self.iou_thrs, dtype=np.float64)
 
@@ -208,6 +204,20 @@ class LVISFastMetric(GatheredMetric):
         """Return what :meth:`compute_metrics` may return; ``*`` where that depends on the data."""
         more = [self.fixed_ap, self.pooled_ap, self.bootstrap, self.classwise]
         return list_names(self.metrics, self.proposal_nums, self.metric_items, any(more))
+
+    def check_dataset(self, dataset: Any) -> None:
+        """Open the annotation files before the first image, for the classes of ``dataset_meta``.
+
+        A UserError if a file cannot be used, or does not fit the data set or the classes.
+        """
+        columns = read_annotations(self.ann_file, self.backend_args, not self.format_only)
+        check_images_of_dataset(dataset, columns, self.ann_file)
+        if self.format_only:
+            self._categories(columns.category_id, columns.category_name)
+            return
+        self._evaluated(LVISGroundTruth.from_columns(columns, self.ann_file))
+        if set(MASK_METRICS) & set(self.metrics):
+            check_masks(columns, self.ann_file)
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Keep the predictions for a batch of images.
@@ -241,14 +251,10 @@ class LVISFastMetric(GatheredMetric):
     def compute_metrics(self, results: list[ImagePredictions]) -> dict[str, float]:
         """Evaluate the predictions of all images, write result files, or both.
 
-        Returns:
-            dict[str, float]: Metrics by name; empty with ``format_only``.
-
-        Raises:
-            UserError: If the predictions do not fit the annotation file.
+        Return metrics by name, none with ``format_only``. A UserError if the predictions do not fit
+        the annotation file.
         """
         logger = MMLogger.get_current_instance()
-        classes = (self.dataset_meta or {}).get("classes")
         results = remove_repetitions(results, logger)
         num_dropped = sum(result.num_dropped for result in results)
         if num_dropped:
@@ -262,28 +268,24 @@ class LVISFastMetric(GatheredMetric):
         else:
             ground_truth = self._load_ground_truth()
             categories = ground_truth.category_ids, ground_truth.category_names
-        category_of_label = find_categories(classes, *categories, self.ann_file, logger)
+        category_of_label, is_known = self._categories(*categories)
         check_labels(results, len(category_of_label), self.ann_file)
         if not self.format_only:
             with_masks = bool(set(MASK_METRICS) & set(self.metrics))
             check_images(results, ground_truth, self.ann_file, with_masks, logger)
+        known = [result.of_labels(is_known) for result in results]
         if self.outfile_prefix:
-            self._write_results(results, category_of_label)
+            self._write_results(known, category_of_label)
         if self.format_only:
             return {}
         if not any(len(result.labels) for result in results):
             logger.warning("The model found nothing in any image: precision and recall are 0.")
-        if len(category_of_label) < len(ground_truth.category_ids):
-            logger.info(
-                f"Evaluating the {len(category_of_label)} classes of the dataset, of the "
-                f"{len(ground_truth.category_ids)} categories of {self.ann_file}."
-            )
-            ground_truth = ground_truth.select_categories(category_of_label)
+        ground_truth = self._evaluated(ground_truth)
 
         self.evaluations, metrics = {}, {}
         for metric in self.metrics:
             if metric in IOU_TYPES:
-                detections = join_predictions(results, ground_truth, category_of_label, metric)
+                detections = join_predictions(known, ground_truth, category_of_label, metric)
                 evaluation = evaluate_detections(
                     ground_truth, detections, metric, self.iou_thrs, self.max_detections
                 )
@@ -304,13 +306,6 @@ class LVISFastMetric(GatheredMetric):
     def _select_metrics(self, evaluation: LVISEvaluation, metric: str) -> dict[str, float]:
         values = evaluation.metrics() | evaluation.recall_by_frequency()
         items = AP_ITEMS if self.metric_items is None else self.metric_items
-        asked = {item.split("@")[0] for item in self.metric_items or ()} & set(ITEMS_BY_FREQUENCY)
-        if asked and evaluation.frequencies is None:
-            raise UserError(
-                f"{self.ann_file}: the categories have no field 'frequency', which metrics of "
-                f"rare, common and frequent categories ({', '.join(ITEMS_BY_FREQUENCY)}) need; "
-                "add it, set 'train_ann_file', or remove these from 'metric_items'."
-            )
         returned = {f"{metric}_{item}": values[item] for item in items if item in values}
         if self.classwise:
             names, category_ap = evaluation.category_names, evaluation.category_ap().tolist()
@@ -339,16 +334,9 @@ class LVISFastMetric(GatheredMetric):
         self, ground_truth: LVISGroundTruth, results: list[ImagePredictions], metric: str
     ) -> dict[str, float]:
         proposals = join_predictions(results, ground_truth, None, "bbox")
-        if metric == "proposal_fast":
-            recall = proposal_recall(ground_truth, proposals, self.proposal_nums, self.iou_thrs)
-            means = zip(self.proposal_nums, recall.mean(axis=1).tolist(), strict=True)
-            values = {f"AR@{num}": mean for num, mean in means}
-        else:
-            values = {}
-            objects = ground_truth.merge_categories()
-            for num in self.proposal_nums:
-                evaluation = evaluate_detections(objects, proposals, "bbox", self.iou_thrs, num)
-                values |= {k: v for k, v in evaluation.metrics().items() if k.startswith("AR")}
+        values = proposal_metrics(
+            ground_truth, proposals, metric, self.proposal_nums, self.iou_thrs
+        )
         if self.metric_items is not None:
             values = {item: value for item, value in values.items() if item in self.metric_items}
         shown = ", ".join(f"{item} {value:.4f}" for item, value in values.items())
@@ -358,20 +346,37 @@ class LVISFastMetric(GatheredMetric):
     def _load_ground_truth(self) -> LVISGroundTruth:
         if self._ground_truth is None:
             with_masks = bool(set(MASK_METRICS) & set(self.metrics))
-            ground_truth = read_ground_truth(self.ann_file, with_masks, self.backend_args)
-            if self.train_ann_file is not None:
-                names = ground_truth.category_names
-                groups = count_groups(self.train_ann_file, names, self.ann_file, self.backend_args)
-                ground_truth = replace(ground_truth, frequencies=groups)
-            self._ground_truth = ground_truth
-        sentence = describe_protocol(self._ground_truth, self.train_ann_file)
-        if sentence is not None:
-            print_log(f"{self.ann_file}: {sentence}", "current")
+            self._ground_truth = read_ground_truth(self.ann_file, with_masks, self.backend_args)
         limit = self.max_detections if set(self.metrics) & set(IOU_TYPES) else np.inf
-        warning = warn_of_numbers(self._ground_truth, limit)
-        if warning is not None:
-            print_log(f"{self.ann_file}: {warning}", "current", logging.WARNING)
+        for sentence, level in (
+            (describe_protocol(self._ground_truth, self.train_ann_file), logging.INFO),
+            (warn_of_numbers(self._ground_truth, limit), logging.WARNING),
+        ):
+            if sentence is not None:
+                print_log(f"{self.ann_file}: {sentence}", "current", level)
         return self._ground_truth
+
+    def _categories(self, ids: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """The category id of each label, and whether the file has one at all."""
+        classes = (self.dataset_meta or {}).get("classes")
+        found = categories_of_labels(classes, ids, names, self.ann_file)
+        difference = classes and difference_of_classes(classes, names, self.ann_file)
+        if difference and difference != self._told:
+            self._told = difference
+            MMLogger.get_current_instance().warning(difference)
+        return found
+
+    def _evaluated(self, ground_truth: LVISGroundTruth) -> LVISGroundTruth:
+        """Leave out the categories that are no classes, and count the groups of the others."""
+        ids, known = self._categories(ground_truth.category_ids, ground_truth.category_names)
+        if known.sum() < len(ground_truth.category_ids):
+            ground_truth = ground_truth.select_categories(ids[known])
+        if self.train_ann_file is not None:
+            names = ground_truth.category_names
+            groups = count_groups(self.train_ann_file, names, self.ann_file, self.backend_args)
+            ground_truth = replace(ground_truth, frequencies=groups)
+        check_groups(self.metric_items, ground_truth.frequencies, self.ann_file)
+        return ground_truth
 
     def _write_results(
         self, results: list[ImagePredictions], category_of_label: np.ndarray
@@ -382,12 +387,6 @@ class LVISFastMetric(GatheredMetric):
             paths.append(f"{self.outfile_prefix}.segm.json")
             write_results(paths[1], (result.mask_records(category_of_label) for result in results))
         print_log(f"Results written to {' and '.join(paths)}.", "current")
-
-
-def _as_tuple(value: Any) -> tuple:
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        return (value,)
-    return tuple(dict.fromkeys(value))
 
 
 def _to_numpy(values: Any) -> Any:

@@ -1,6 +1,7 @@
 """Names of the metrics of ``LVISFastMetric``, and checks of the arguments that choose them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -113,3 +114,35 @@ def _problem_of_items(
                 f"there or remove {item}."
             )
     return None
+
+
+def check_stock_arguments(file_client_args: dict | None, collect_device: str) -> None:
+    """Raise a UserError for values that mmdet's metric does not take any more."""
+    if file_client_args is not None:
+        raise UserError(
+            "LVISFastMetric: 'file_client_args' is gone from MMDetection; use 'backend_args'."
+        )
+    if collect_device not in ("cpu", "gpu"):
+        raise UserError(
+            f"LVISFastMetric: 'collect_device' is {collect_device!r}; it must be 'cpu' or 'gpu'."
+        )
+
+
+def check_groups(
+    metric_items: Sequence[str] | None, frequencies: np.ndarray | None, ann_file: str
+) -> None:
+    """Raise a UserError if metrics of frequency groups are asked for and there are no groups."""
+    asked = {item.split("@")[0] for item in metric_items or ()} & set(ITEMS_BY_FREQUENCY)
+    if asked and frequencies is None:
+        raise UserError(
+            f"{ann_file}: the categories have no field 'frequency', which metrics of rare, common "
+            f"and frequent categories ({', '.join(ITEMS_BY_FREQUENCY)}) need; add it, set "
+            "'train_ann_file', or remove these from 'metric_items'."
+        )
+
+
+def as_tuple(value: Any) -> tuple:
+    """Return a value as a tuple of one, or the different ones of several in their order."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        return (value,)
+    return tuple(dict.fromkeys(value))

@@ -59,6 +59,10 @@ class OpenImagesGroupMetric(GatheredMetric, OpenImagesMetric):
         self.backend_args = backend_args
         self._group: np.ndarray | None = None
 
+    def check_dataset(self, dataset: Any) -> None:
+        """Read the training set's counts before the first image; a UserError if that fails."""
+        self._group = self._groups()
+
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Return the metrics of the ground truth and detections of each image, by name."""
         if self._group is None:

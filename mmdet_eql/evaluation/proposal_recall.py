@@ -1,4 +1,4 @@
-"""Recall of object proposals, blind to categories, by the best match of each object."""
+"""Recall of object proposals, blind to categories: by score or by best match."""
 
 from collections.abc import Sequence
 
@@ -6,6 +6,7 @@ import numpy as np
 import pycocotools.mask as mask_utils
 
 from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth
+from mmdet_eql.evaluation.lvis_evaluation import evaluate_detections
 
 
 def proposal_recall(
@@ -46,6 +47,28 @@ def proposal_recall(
             best = _best_first(iou[:, :num].copy())
             covered[row] += (best[:, None] >= iou_thresholds).sum(axis=0)
     return covered / len(wanted) if len(wanted) else np.full_like(covered, -1.0)
+
+
+def proposal_metrics(
+    ground_truth: LVISGroundTruth,
+    proposals: LVISDetections,
+    metric: str,
+    proposal_nums: Sequence[int],
+    iou_thresholds: np.ndarray,
+) -> dict[str, float]:
+    """Return ``AR@N`` for each number of proposals: the metrics of 'proposal' or 'proposal_fast'.
+
+    'proposal' matches by score as AP does, and has ARs, ARm and ARl as well.
+    """
+    if metric == "proposal_fast":
+        recall = proposal_recall(ground_truth, proposals, proposal_nums, iou_thresholds)
+        means = zip(proposal_nums, recall.mean(axis=1).tolist(), strict=True)
+        return {f"AR@{num}": mean for num, mean in means}
+    values, objects = {}, ground_truth.merge_categories()
+    for num in proposal_nums:
+        evaluation = evaluate_detections(objects, proposals, "bbox", iou_thresholds, num)
+        values |= {k: v for k, v in evaluation.metrics().items() if k.startswith("AR")}
+    return values
 
 
 def _best_first(iou: np.ndarray) -> np.ndarray:

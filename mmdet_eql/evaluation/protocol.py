@@ -22,15 +22,13 @@ def count_groups(
         UserError: If the training set lacks a category of ``ann_file``, or cannot be read.
     """
     columns = read_annotations(train_ann_file, backend_args)
-    id_of = dict(zip(columns.category_name, columns.category_id.tolist(), strict=True))
-    unknown = [name for name in category_names if name not in id_of]
+    unknown = [name for name in category_names if name not in columns.category_name]
     if unknown:
         raise UserError(
             f"{train_ann_file}: has no category {unknown[0]!r}, which {ann_file} has; give the "
             "annotation file that the model is trained on."
         )
-    category_ids = [id_of[name] for name in category_names]
-    return DatasetAnnotations(columns, category_ids).class_frequency.group
+    return DatasetAnnotations(columns, category_names).class_frequency.group
 
 
 def describe_protocol(

@@ -7,6 +7,7 @@ import torch
 from mmengine.runner import Runner
 
 from mmdet_eql.utils.errors import UserError
+from tests.conftest import build_dataset
 
 
 def loss_of(runner):
@@ -93,8 +94,7 @@ def test_a_dataset_that_does_not_count_is_one_sentence(tiny_config, minilvis):
     cfg = tiny_config()
     dataset = cfg.train_dataloader.dataset
     dataset.type = "CocoDataset"
-    names = [f"category {index}" for index in range(12)]
-    dataset.metainfo = dict(classes=names)
+    dataset.metainfo = dict(classes=build_dataset(minilvis).metainfo["classes"])
     dataset.filter_cfg = None
     with pytest.raises(UserError, match="CocoDataset does not count its categories"):
         Runner.from_cfg(cfg).train()

@@ -1,7 +1,8 @@
 # A dataset of your own, in COCO or LVIS format; set what follows, and see docs/custom-data.md.
 _base_ = "./lvis_format_instance.py"
 
-num_classes = 20
+# The training set's classes, which tools/train.py counts; a number is compared with it.
+num_classes = None
 data_root = "{{$MMDET_EQL_DATA:data}}/custom/"
 
 train_dataloader = dict(

@@ -12,7 +12,7 @@ from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
-from mmdet_eql.engine.class_frequency_hook import bare_model
+from mmdet_eql.engine.class_list_hook import bare_model
 from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.files import atomic_write
 

@@ -1,0 +1,138 @@
+"""Whether a checkpoint fits a model and its classes."""
+
+import logging
+import re
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from mmdet_eql.utils.errors import UserError
+
+#: Keys or modules that a message lists before it counts the rest.
+_SHOWN = 4
+#: What a loss learns of the training set; ``ClassFrequencyHook`` counts what testing needs of it.
+_OF_LOSSES = re.compile(r"(^|\.)loss_\w+\.")
+
+
+def classes_of_checkpoint(checkpoint: dict) -> tuple[str, ...] | None:
+    """Return the classes that a checkpoint names in its ``dataset_meta``, in the order of labels.
+
+    MMDetection 2 called them ``CLASSES``. None if it names none.
+    """
+    meta = checkpoint.get("meta")
+    meta = meta if isinstance(meta, dict) else {}
+    classes = (meta.get("dataset_meta") or {}).get("classes") or meta.get("CLASSES")
+    return tuple(classes) if isinstance(classes, (list, tuple)) else None
+
+
+def weights_of(checkpoint: dict) -> dict:
+    """Return the weights of a checkpoint by name, as the runner loads them."""
+    weights = checkpoint.get("state_dict", checkpoint)
+    named = OrderedDict((re.sub(r"^module\.", "", str(key)), weights[key]) for key in weights)
+    # By the versions in there, modules rename weights of older ones.
+    named._metadata = getattr(weights, "_metadata", OrderedDict())
+    return named
+
+
+def has_fitting_weights(model: nn.Module, checkpoint: dict) -> bool:
+    """Return whether a weight of the checkpoint has name and shape of one of the model."""
+    own = model.state_dict()
+    return any(_fits(value, own.get(key)) for key, value in weights_of(checkpoint).items())
+
+
+def check_weights(model: nn.Module, checkpoint: dict, path: str) -> None:
+    """Load a checkpoint into a model that is to be tested, all of it.
+
+    What the checkpoint has besides is left out: a model without masks can be tested with the
+    weights of one with masks. The statistics of losses may be missing.
+
+    Raises:
+        UserError: If weights are missing or have another shape; ``path`` names the checkpoint.
+    """
+    weights, own = weights_of(checkpoint), model.state_dict()
+    others = {key for key in own if key in weights and not _fits(weights[key], own[key])}
+    misfits = [
+        f"{key} of {_shape(weights[key])} instead of {_shape(own[key])}" for key in sorted(others)
+    ]
+    fitting = OrderedDict((key, value) for key, value in weights.items() if key not in others)
+    fitting._metadata = weights._metadata
+    missing = [
+        key
+        for key in model.load_state_dict(fitting, strict=False).missing_keys
+        if key not in others and "num_batches_tracked" not in key and not _OF_LOSSES.search(key)
+    ]
+    if not misfits and not missing:
+        return
+    if not has_fitting_weights(model, checkpoint):
+        problem = f"none of its weights ({_list(list(weights))}) is one of the model"
+        if any("bottom_up" in key for key in _names_within(checkpoint)):
+            problem = "is a checkpoint of Detectron2, whose weights have other names"
+    else:
+        parts = sorted({key.rpartition(".")[0] for key in missing})
+        problems = [f"it lacks {_list(parts)}"] if parts else []
+        problems += [f"it has {_list(misfits)}"] if misfits else []
+        problem = " and ".join(problems)
+    raise UserError(
+        f"{path}: does not fit the model of the config: {problem}; give the config that it was "
+        "trained with, or a checkpoint of this config."
+    )
+
+
+def check_resumed_classes(
+    checkpoint: dict, classes: Sequence[str], path: str, logger: logging.Logger
+) -> None:
+    """Raise a UserError if a training would go on with other classes than its checkpoint names."""
+    named = classes_of_checkpoint(checkpoint)
+    if named is None:
+        logger.warning(
+            f"{path}: names no classes (meta['dataset_meta']); they are taken to be those of the "
+            "training set, in their order."
+        )
+    elif named != tuple(classes):
+        what = f"has {len(named)} classes, and the training set {len(classes)}"
+        pairs = [pair for pair in zip(named, classes, strict=False) if pair[0] != pair[1]]
+        if pairs:
+            what = f"has the class {pairs[0][0]!r} where the training set has {pairs[0][1]!r}"
+        raise UserError(
+            f"{path}: {what}, so that this training cannot go on from it; give the training set "
+            "that it was trained on, or begin a new training by load_from."
+        )
+
+
+def warn_of_classifier(
+    model: nn.Module, checkpoint: dict, classes: Sequence[str], path: str, logger: logging.Logger
+) -> None:
+    """Log a warning if a training begins with the classifier of as many other classes."""
+    named, own = classes_of_checkpoint(checkpoint), model.state_dict()
+    rows = (len(classes), len(classes) + 1)
+    classifier = [
+        key
+        for key, value in weights_of(checkpoint).items()
+        if "cls" in key and _fits(value, own.get(key)) and own[key].dim() and len(own[key]) in rows
+    ]
+    if classifier and named != tuple(classes):
+        whose = "does not name" if named is None else "names in another order or as others"
+        logger.warning(
+            f"{path}: its classifier ({classifier[0]}) is loaded label by label for the "
+            f"{len(classes)} classes of the training set, which it {whose}; to begin with a new "
+            "classifier, leave it out by PartialLoadHook (docs/custom-data.md)."
+        )
+
+
+def _fits(value: object, own: Tensor | None) -> bool:
+    return isinstance(value, Tensor) and own is not None and value.shape == own.shape
+
+
+def _shape(value: object) -> str:
+    return "x".join(map(str, getattr(value, "shape", ()))) or "no size"
+
+
+def _list(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _names_within(checkpoint: dict) -> list[str]:
+    inner = checkpoint.get("model")
+    return [*map(str, checkpoint), *map(str, inner if isinstance(inner, dict) else ())]
