@@ -68,13 +68,8 @@ _PICKLE = (
 def load_checkpoint_file(filename: str, map_location: Any = None, name: str | None = None) -> dict:
     """Load a local checkpoint without running code.
 
-    Args:
-        filename (str): Path of the checkpoint.
-        map_location: As in ``torch.load``.
-        name (str, optional): What error messages call it, e.g. its URL. The path by default.
-
-    Raises:
-        UserError: If it is missing, damaged, no dict, or asks for more than :data:`SAFE_GLOBALS`.
+    Error messages call it ``name``, by default its path. A UserError if it is missing, damaged, no
+    dict, or asks for more than :data:`SAFE_GLOBALS`.
     """
     path, name = osp.expanduser(filename), name or filename
     if not osp.isfile(path):
@@ -140,10 +135,8 @@ def _conversion(path: str) -> str:
 def convert_checkpoint(source: str, target: str) -> list[str]:
     """Copy a trusted checkpoint, keeping what :func:`load_checkpoint_file` accepts.
 
-    ``source`` is unpickled without any protection. Return the dotted keys that were left out.
-
-    Raises:
-        UserError: If ``source`` is missing or holds no tensors, or ``target`` exists.
+    ``source`` is unpickled without any protection. Return the dotted keys that were left out. A
+    UserError if ``source`` is missing or holds no tensors, or ``target`` exists.
     """
     if not osp.isfile(source):
         raise UserError(f"{source}: no such checkpoint; correct the path.")

@@ -146,10 +146,8 @@ def pool_records(records: Sequence[GradientRecord]) -> GradientRecord:
 
 
 def load_gradient_record(path: str | os.PathLike) -> GradientRecord:
-    """Read a record from a file, or from the work_dir that holds it; nothing in it is run.
-
-    A UserError if there is none, or the file is damaged.
-    """
+    """Read a record from a file, or from the work_dir that holds it, without running code; a
+    UserError if there is none, or the file is damaged."""
     path = Path(path)
     if path.is_dir():
         path = path / FILE_NAME

@@ -82,10 +82,8 @@ def _is_warning(record: logging.LogRecord) -> bool:
 
 
 def merge_options(cfg: Config, options: dict | None) -> None:
-    """Override keys of a config by a dict of new values by dotted key.
-
-    A UserError if a key leads through something that is no dict or list.
-    """
+    """Override keys of a config by a dict of new values by dotted key; a UserError if a key leads
+    through something that is no dict or list."""
     try:
         cfg.merge_from_dict(options or {})
     except (TypeError, KeyError, IndexError, AttributeError, AssertionError) as error:
@@ -96,10 +94,8 @@ def merge_options(cfg: Config, options: dict | None) -> None:
 
 
 def fetch_weights(cfg: Config) -> None:
-    """Download the weights that a training begins from, as far as they are missing.
-
-    A UserError, with the key of the config, if that fails.
-    """
+    """Download the weights that a training begins from, as far as they are missing; a UserError
+    with the key of the config if that fails."""
     names = {"load_from": cfg.get("load_from")}
     for key, part in typed_parts(cfg.model, "model"):
         if part["type"] == "Pretrained":
@@ -117,14 +113,9 @@ def build_runner(cfg: Config, *loops: str) -> Runner:
     """Build the runner, with gloo instead of NCCL where there is no GPU.
 
     A run with ``cfg.resume`` goes on from ``cfg.load_from``, by default from its last checkpoint
-    that is whole, with the seed of the checkpoint.
-
-    Args:
-        cfg (Config): The whole config; changed as said above.
-        *loops (str): Which of ``"train"``, ``"val"`` and ``"test"`` to build, with their datasets.
-
-    Raises:
-        UserError: If it cannot be built, or all checkpoints to resume from are damaged.
+    that is whole, with the seed of the checkpoint. Of the ``loops`` ``"train"``, ``"val"`` and
+    ``"test"`` those that are named are built with their datasets. A UserError if that fails, or all
+    checkpoints to resume from are damaged.
     """
     if cfg.get("resume") and cfg.get("load_from") is None:
         cfg.load_from = find_last_checkpoint(cfg)
@@ -179,15 +170,9 @@ def _init_cpu_processes(cfg: Config) -> None:
 
 
 def enable_amp(cfg: Config, dtype: str | None = None) -> None:
-    """Train with automatic mixed precision.
+    """Train with automatic mixed precision in ``"float16"`` (default on a GPU) or ``"bfloat16"``.
 
-    Args:
-        cfg (Config): The config to change.
-        dtype (str, optional): ``"float16"`` or ``"bfloat16"``; the first by default on a GPU, the
-            second on the CPU.
-
-    Raises:
-        UserError: If it is float16 and there is no GPU, or the config has a wrapper of its own.
+    A UserError if it is float16 and there is no GPU, or the config has a wrapper of its own.
     """
     gpu = torch.cuda.is_available()
     if dtype == "float16" and not gpu:
@@ -253,10 +238,7 @@ def find_last_checkpoint(cfg: Config) -> str | None:
 
     The one that the file ``last_checkpoint`` names (a path or a URI) comes first, then all others
     in the config's ``work_dir`` and ``default_hooks.checkpoint.out_dir`` by their time. Each is
-    read in full. A warning on stderr names what is passed over.
-
-    Raises:
-        UserError: If there are checkpoints, but none that can be resumed from.
+    read in full. A warning on stderr names what is passed over; a UserError if none can be resumed.
     """
     folders = [cfg.work_dir]
     out_dir = str((cfg.get("default_hooks") or {}).get("checkpoint", {}).get("out_dir") or "://")
@@ -308,10 +290,8 @@ def find_last_checkpoint(cfg: Config) -> str | None:
 
 
 def set_visualization(cfg: Config, show: bool, show_dir: str | None, wait_time: float) -> None:
-    """Show predictions in a window for ``wait_time`` seconds each, or save them while testing.
-
-    They are saved to ``work_dir/timestamp/show_dir``. A UserError without a visualization hook.
-    """
+    """Show predictions for ``wait_time`` seconds each, or save them to
+    ``work_dir/timestamp/show_dir``, while testing; a UserError without a visualization hook."""
     if not show and show_dir is None:
         return
     hook = cfg.get("default_hooks", {}).get("visualization")
@@ -329,10 +309,8 @@ def set_visualization(cfg: Config, show: bool, show_dir: str | None, wait_time: 
 
 
 def enable_tta(cfg: Config) -> None:
-    """Put ``tta_model`` around the model, and ``tta_pipeline`` in the place of the test set's.
-
-    A UserError if the config lacks one of them.
-    """
+    """Put ``tta_model`` around the model, and ``tta_pipeline`` in the place of the test set's; a
+    UserError if the config lacks one of them."""
     missing = [key for key in ("tta_model", "tta_pipeline") if key not in cfg]
     if missing:
         raise UserError(

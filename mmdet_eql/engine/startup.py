@@ -1,6 +1,7 @@
 """What a run says when it starts: a summary on the terminal, and all else in its log file."""
 
 import logging
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,12 @@ class QuietRunner(Runner):
 
     Python's warnings go to the file for good. :class:`SummaryHook` ends the quiet.
     """
+
+    def setup_env(self, env_cfg: dict) -> None:
+        """See the base class; it warns of numbers of threads that it sets."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            super().setup_env(env_cfg)
 
     def build_logger(self, *args, **kwargs) -> MMLogger:
         """See the base class."""
@@ -68,7 +75,8 @@ class SummaryHook(Hook):
             handler.removeFilter(_is_wanted)
         if is_main_process():
             lines = [runner.cfg.filename or "a config without a file"]
-            lines += [f"  {label:<12}{text}" for label, text in (*rows, *_place(runner))]
+            rows = [(label, text) for label, text in (*rows, *_place(runner)) if text]
+            lines += [f"  {label:<12}{text}" for label, text in rows]
             runner.logger.info("\n".join(lines))
 
 
@@ -76,6 +84,7 @@ def training_summary(runner: Runner) -> Iterator[tuple[str, str]]:
     """Yield the label and the text of each line about a training."""
     cfg, loop, loader = runner.cfg, runner.train_loop, runner.train_dataloader
     report = Path(runner.work_dir, "data_report.txt")
+    by_epoch = isinstance(loop, EpochBasedTrainLoop)
     yield "data", _data(loader.dataset) + f"; see {report.name} in the work_dir" * report.exists()
     yield from _classes(runner)
     yield from _model(runner)
@@ -84,8 +93,9 @@ def training_summary(runner: Runner) -> Iterator[tuple[str, str]]:
             yield "", f"{key}: {address_of(part['checkpoint'])}"
     if cfg.get("load_from"):
         done = f", after iteration {runner.iter:,} (epoch {runner.epoch})" if runner.iter else ""
+        if loop.epoch >= loop.max_epochs or (loop.iter >= loop.max_iters and not by_epoch):
+            done += ": nothing is left to train"
         yield "resumes" if cfg.get("resume") else "load_from", f"{cfg.load_from}{done}"
-    by_epoch = isinstance(loop, EpochBasedTrainLoop)
     length = f"{loop.max_iters:,} iterations"
     if by_epoch:
         length = f"{loop.max_epochs} epochs of {len(loader):,} iterations"
@@ -95,8 +105,12 @@ def training_summary(runner: Runner) -> Iterator[tuple[str, str]]:
     yield "", f"{_calls(cfg.optim_wrapper.get('optimizer'))}"
     for schedule in _items(cfg.get("param_scheduler")):
         last = loop.max_epochs if schedule.get("by_epoch", True) else loop.max_iters
-        late = [step for step in schedule.get("milestones", []) if step >= last]
-        yield "", _calls(schedule) + (f": ends before {late[0]:,}" if late else "")
+        steps, note = sorted(schedule.get("milestones", [])), ""
+        if steps and steps[-1] >= last:
+            note = f": the training ends before {steps[-1]:,}"
+        elif steps and by_epoch and not schedule.get("by_epoch", True) and steps[-1] < len(loader):
+            note = ": all within the first epoch, since it counts iterations"
+        yield "", _calls(schedule) + note
     for group in getattr(getattr(runner.optim_wrapper, "optimizer", None), "param_groups", [])[:1]:
         full = group.get("initial_lr", group["lr"])
         yield "", f"learning rate {group['lr']:.4g} in the next iteration, {full:.4g} at its height"
@@ -139,8 +153,9 @@ def _model(runner: Runner) -> Iterator[tuple[str, str]]:
     model, backbone = bare_model(runner), runner.cfg.model.get("backbone", {})
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     size, trained = (sum(n for n, t in sizes if t or every) / 1e6 for every in (True, False))
-    name = f"{type(model).__name__}, {backbone.get('type')}-{backbone.get('depth', '')}"
-    yield "model", f"{name.rstrip('-')}; {size:.1f} M parameters, {trained:.1f} M of them trained"
+    parts = type(model).__name__, backbone.get("type"), backbone.get("depth")
+    name = " ".join(str(part) for part in parts if part)
+    yield "model", f"{name}; {size:.1f} M parameters, {trained:.1f} M of them trained"
 
 
 def _place(runner: Runner) -> Iterator[tuple[str, str]]:

@@ -45,7 +45,7 @@ def test_the_summary(lines, minilvis, tmp_path):
         "data": f"images of {minilvis}/annotations/minilvis_train.json",
         "classes": "12 (",
         "tail": "EqualizationLoss: tail of ",
-        "model": "MaskRCNN, ResNet-18; 0.2 M parameters, 0.2 M of them trained",
+        "model": "MaskRCNN ResNet 18; 0.2 M parameters, 0.2 M of them trained",
         "schedule": "1 iterations of 2 images x 1 ranks",
         "validation": f"every 5 iterations on 1 images of {minilvis}/annotations/minilvis_val.json",
         "checkpoints": "AtomicCheckpointHook(interval=2",
@@ -55,7 +55,7 @@ def test_the_summary(lines, minilvis, tmp_path):
         (line,) = [line for line in summary if line.split()[0] == label]
         assert words in line
     text = "\n".join(summary)
-    assert "milestones=[1350, 1650], gamma=0.1): ends before 1,350" in text
+    assert "milestones=[1350, 1650], gamma=0.1): the training ends before 1,650" in text
     assert "learning rate 0.0002 in the next iteration, 0.02 at its height" in text
     assert text in log
 

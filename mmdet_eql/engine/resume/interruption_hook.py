@@ -33,13 +33,8 @@ class InterruptionHook(Hook):
     ranks, up to ``interval`` of them), saves and ends; ``--resume`` goes on from there. A second
     signal ends it at once. A validation that was broken off is repeated by the resumed run.
 
-    Args:
-        signals (Sequence[str]): Names of the signals.
-        interval (int): Iterations after which several ranks tell each other of signals.
-
-    Raises:
-        UserError: If the checkpoint hook of the config is not ``AtomicCheckpointHook``, or a
-            signal has no such name.
+    ``signals`` are names; a UserError if one is unknown, or the checkpoint hook of the config is
+    not ``AtomicCheckpointHook``.
     """
 
     # After all that changes the state in an iteration, and after the checkpoint hook.

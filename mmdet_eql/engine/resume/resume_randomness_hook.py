@@ -13,7 +13,7 @@ from itertools import islice
 import numpy as np
 import torch
 from mmdet.registry import HOOKS
-from mmengine.dist import get_rank, get_world_size
+from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -37,8 +37,9 @@ class ResumeRandomnessHook(Hook):
     PyTorch are seeded for each batch that is read, in the process that reads it, and for each step.
     On the same kind of device and number of ranks, the weights are then equal as far as the
     operators are deterministic. Iteration-based loops need a sampler without end. A UserError if
-    the resumed run had batches of another size, or another number of training images; a warning if
-    the config asks for other schedules than those of the checkpoint, which stay in force.
+    the resumed run had batches of another size or another number of training images, or a node
+    lacks its checkpoint; a warning if the config has other schedules than those of the checkpoint,
+    which stay in force.
     """
 
     priority = "VERY_HIGH"
@@ -83,6 +84,12 @@ def iterations_of_epoch(runner: Runner) -> int:
 
 
 def _compare_with_resumed(runner: Runner) -> None:
+    iterations = sorted({*all_gather_object(runner.iter)})
+    if len(iterations) > 1:
+        raise UserError(
+            f"{runner.work_dir}: some processes resume after iteration {iterations[-1]}, others "
+            f"after {iterations[0]}; copy the checkpoint to each node, or share the folder."
+        )
     loader = runner.train_dataloader
     size = getattr(loader.batch_sampler, "batch_size", None)
     optimizer = (runner.cfg.get("optim_wrapper") or {}).get("optimizer")

@@ -13,6 +13,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import HOOKS
 
 from mmdet_eql.engine.launch import build_runner, set_resume
+from mmdet_eql.engine.resume import resume_randomness_hook
 from mmdet_eql.utils.errors import UserError
 
 
@@ -225,7 +226,7 @@ def test_killed_epochs_end_alike(
     assert metrics == expected[-resumed_validations:]
 
 
-def test_another_batch_size_or_data_set_is_refused(tiny_config, quick_steps):
+def test_another_batch_size_or_data_set_is_refused(tiny_config, quick_steps, monkeypatch):
     # One epoch of 6 images in batches of 2.
     cfg = tiny_config("softmax")
     epoch_based(cfg)
@@ -245,6 +246,11 @@ def test_another_batch_size_or_data_set_is_refused(tiny_config, quick_steps):
     sentence = r"number of images of train_dataloader\.dataset is 7, but was 6 in the run"
     with pytest.raises(UserError, match=sentence):
         resume(cfg, lambda cfg: cfg.train_dataloader.dataset.update(indices=7))
+    # As if another node had no checkpoint.
+    with monkeypatch.context() as patch:
+        patch.setattr(resume_randomness_hook, "all_gather_object", lambda iteration: [iteration, 0])
+        with pytest.raises(UserError, match="resume after iteration 3, others after 0"):
+            resume(cfg)
     resume(cfg)
 
 
@@ -259,9 +265,11 @@ def test_schedules_that_the_checkpoint_overrules(tiny_config, tmp_path, quick_st
         cfg.optim_wrapper.optimizer.lr = 1.0
 
     resume(cfg, edit)
-    (log,) = sorted((tmp_path / "work_dir").glob("*/*.log"))[-1:]
-    text = log.read_text()
+    text = max((tmp_path / "work_dir").glob("*/*.log"), key=os.path.getmtime).read_text()
     assert "WARNING - optim_wrapper.optimizer of the config is not that of the resumed" in text
     assert "param_scheduler of the config is not" not in text
     # The rate of the checkpoint, after its milestone.
     assert "learning rate 0.002 in the next iteration, 0.02 at its height" in text
+    resume(cfg, edit)
+    text = max((tmp_path / "work_dir").glob("*/*.log"), key=os.path.getmtime).read_text()
+    assert "iter_3.pth, after iteration 3 (epoch 0): nothing is left to train" in text
