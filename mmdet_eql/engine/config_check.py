@@ -57,12 +57,14 @@ def check_config(cfg: Config, splits: Sequence[str] = ("train", "val")) -> None:
         if isinstance(dataset, dict):
             _check_dataset(dataset, f"{split}_dataloader.dataset")
     set_num_classes(cfg, splits)
+    trains = "train" in splits
     try:
-        # Without random weights, which take seconds to draw.
-        with torch.device("meta"):
-            optimizer = _build_model(cfg, "train" in splits)
+        # Without random weights, which take seconds to draw. PyTorch imports for a second what that
+        # needs, but for an optimizer, too.
+        with torch.device("meta" if trains else "cpu"):
+            optimizer = _build_model(cfg, trains)
     except Exception:  # also of a constructor that needs values of tensors
-        optimizer = _build_model(cfg, "train" in splits)
+        optimizer = _build_model(cfg, trains)
     default = {f"default_hooks.{name}": hook for name, hook in _dict(cfg, "default_hooks").items()}
     for key, hook in {**default, **_items(cfg, "custom_hooks")}.items():
         _check_arguments(HOOKS, hook, key)
@@ -80,7 +82,7 @@ def check_config(cfg: Config, splits: Sequence[str] = ("train", "val")) -> None:
         if split == "val":
             _check_save_best(cfg, metrics)
     _check_file(cfg.get("load_from"), "load_from")
-    if "train" in splits:
+    if trains:
         _check_training(cfg, optimizer)
 
 

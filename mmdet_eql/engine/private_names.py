@@ -24,6 +24,11 @@ PRIVATE_NAMES = {
         "its result _metainfo, of which metainfo is a copy, is set to the file's categories",
         *(_MMENGINE, "d170218d"),
     ),
+    "mmengine.dataset.BaseDataset.full_init": (
+        "datasets/lvis.py",
+        "its attribute _fully_initialized tells whether the annotations are to be checked yet",
+        *(_MMENGINE, "468830c9"),
+    ),
     "mmdet.visualization.DetLocalVisualizer._draw_instances": (
         "engine/visualizer.py",
         "overridden: it takes bitmaps, not masks as RLE",

@@ -14,8 +14,9 @@ import mmdet_eql
 from mmdet_eql.engine.private_names import PRIVATE_NAMES
 
 PACKAGE = Path(mmdet_eql.__file__).parent
-#: Set by ``_load_metainfo``, which is listed.
-LISTED = {name.rpartition(".")[2] for name in PRIVATE_NAMES} | {"_metainfo"}
+#: Set by ``_load_metainfo`` and ``full_init``, which are listed.
+ATTRIBUTES = {"_metainfo", "_fully_initialized"}
+LISTED = {name.rpartition(".")[2] for name in PRIVATE_NAMES} | ATTRIBUTES
 
 
 def is_private(name: str) -> bool:
