@@ -108,6 +108,13 @@ class DatasetAnnotations:
             left = left & ~those
         return reasons
 
+    def can_be_trained(self, images: np.ndarray) -> bool:
+        """Whether some images have an instance that is no crowd, or the file no annotation."""
+        used = np.zeros(self.columns.num_images, dtype=bool)
+        used[images] = True
+        trained = self._is_instance & ~self.columns.crowd & used[self._image]
+        return bool(trained.any() or not self.known.any())
+
     @property
     def label(self) -> np.ndarray:
         """Label of each annotation, -1 for those of other categories, int64 of shape (A,)."""

@@ -136,18 +136,17 @@ class LVISFormatDataset(BaseDetDataset):
         super().full_init()
         if any(getattr(step, "with_mask", False) for step in self.pipeline.transforms):
             self._check_masks()
-        if not self.test_mode:
+        if not self.test_mode and not self._annotations.can_be_trained(self.data_list):
             report = self.data_report
-            if report.num_annotations and not report.num_left:
-                reasons = "; ".join(
-                    f"{finding.count:,} {finding.what}, as {finding.example}"
-                    for finding in report.findings
-                    if finding.what.startswith(("dropped", "ignored", "images dropped"))
-                )
-                raise UserError(
-                    f"{self.ann_file}: none of its {report.num_annotations:,} annotations can be "
-                    f"trained on: {reasons}; correct them."
-                )
+            reasons = "; ".join(
+                f"{finding.count:,} {finding.what}, as {finding.example}"
+                for finding in report.findings
+                if finding.what.startswith(("dropped", "ignored", "images dropped"))
+            )
+            raise UserError(
+                f"{self.ann_file}: none of its {report.num_annotations:,} annotations can be "
+                f"trained on: {reasons}; correct them."
+            )
 
     def get_data_info(self, idx: int) -> dict:
         """Make an item as mmdet's ``CocoDataset`` does, with image-level labels.
