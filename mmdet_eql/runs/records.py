@@ -18,7 +18,6 @@ from typing import Any
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from mmengine.utils import import_modules_from_strings
 
 from mmdet_eql.engine.launch import read_config
 from mmdet_eql.frequency import class_frequency_of
@@ -142,8 +141,6 @@ def _count_images(cfg: Config) -> dict[str, int]:
         return {}
     key = digest_of(dataset)
     if key not in _image_counts:
-        if cfg.get("custom_imports"):
-            import_modules_from_strings(**cfg.custom_imports)
         init_default_scope(cfg.get("default_scope", "mmdet"))
         _image_counts[key] = {}
         # The training set may be gone, or of a type that does not count.

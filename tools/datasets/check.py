@@ -16,7 +16,6 @@ from typing import Any
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from mmengine.utils import import_modules_from_strings
 from tqdm import tqdm
 
 from mmdet_eql.analysis.data_check import CheckFinding, check_data_set
@@ -45,8 +44,6 @@ def data_sets_of(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     if not args.source.endswith(".py"):
         raise UserError(f"{args.source}: is no config; name the image folder as well.")
     cfg = Config.fromfile(args.source)
-    if cfg.get("custom_imports"):
-        import_modules_from_strings(**cfg.custom_imports)
     init_default_scope(cfg.get("default_scope", "mmdet"))
     head = cfg.get("model", {}).get("roi_head", {}).get("semantic_head") or {}
     done = []

@@ -138,7 +138,7 @@ def pip(*arguments: str | Path, cwd: Path | None = None, **env: str) -> None:
 # --- PyTorch --------------------------------------------------------------------------------------
 
 
-def install_torch(constrain: list[str]) -> None:
+def install_torch() -> None:
     """Install PyTorch, unless one in range is there and TORCH_SPEC names no other.
 
     Replacing a CUDA build by the pinned version could cost gigabytes and the GPU.
@@ -408,7 +408,7 @@ def set_up(active: bool, cpu_ops: bool) -> None:
         step(f"Reinstalling what a broken-off run left: {', '.join(damaged)}")
         pip("install", "--no-deps", "--no-build-isolation", "--ignore-installed", *damaged)
     unfinished.touch()
-    install_torch(constrain)
+    install_torch()
     step("Libraries")
     files = [REQUIREMENTS / "build.txt", ROOT / "requirements.txt", REQUIREMENTS / "dev.txt"]
     pip("install", *constrain, *(line for file in files for line in wanted(file)))
