@@ -30,9 +30,6 @@ from mmdet_eql.evaluation.result_mistakes import check_classes, check_detections
 from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.json_pieces import read_file
 
-#: AP50 below which the classes of a file are compared with what its boxes cover.
-_LOW_AP50 = 0.1
-
 
 @dataclass(frozen=True, eq=False)
 class FileEvaluation:
@@ -109,8 +106,7 @@ def evaluate_files(
         )
     except UserError as error:
         raise UserError(f"{results_file}: {error}") from None
-    if 0 <= evaluation.metrics().get("AP50", -1) < _LOW_AP50:
-        check_classes(results_file, ground_truth, detections, ann_file)
+    check_classes(results_file, ground_truth, detections, ann_file)
     return evaluation
 
 
@@ -148,6 +144,13 @@ def compare_files(
     """
     check_iou_type(iou_type)
     ground_truth = read_ground_truth(ann_file, iou_type != "bbox")
+    if ground_truth.judged is None:
+        warnings.warn(
+            f"{ann_file}: no image has 'neg_category_ids', so every category counts as looked for "
+            f"in every image, as in COCO; the best {MAX_DETECTIONS} detections of an image count, "
+            "where COCO's own evaluation has 100 of each category.",
+            stacklevel=2,
+        )
     if isinstance(images, str):
         images = read_image_list(images)
     if images is not None:
@@ -165,8 +168,7 @@ def compare_files(
             metrics |= best_of_category_metrics(truth, detections, iou_type, fixed_ap, pooled_ap)
         except UserError as error:
             raise UserError(f"{one}: {error}") from None
-        if 0 <= metrics["AP50"] < _LOW_AP50:
-            check_classes(one, truth, detections, ann_file)
+        check_classes(one, truth, detections, ann_file)
         file = FileEvaluation(one, evaluation, metrics)
         if bootstrap:
             category_ap = resample_category_ap(truth, detections, iou_type, bootstrap)

@@ -245,6 +245,9 @@ def _read_carefully(
 def _explain(record: Any, field: str, records: list, ground_truth: LVISGroundTruth) -> str:
     """What an invalid field comes from, if the ids of all records show it, or what to do."""
     explanation = None
+    value = record.get(field) if isinstance(record, dict) else None
+    if field in ("image_id", "category_id") and type(value) in (str, float):
+        return "write ids as whole numbers"
     if isinstance(record, dict) and type(record.get(field)) is int:
         ids = [one.get(field) for one in records if isinstance(one, dict)]
         ids = [value for value in ids if type(value) is int]
@@ -294,7 +297,10 @@ def _load_list(path: str) -> list:
     try:
         text = read_beginning(path)
     except UnicodeDecodeError:
-        raise UserError(f"{path}: is not a JSON text file; give the .json file itself.") from None
+        raise UserError(
+            f"{path}: is not a JSON text file; give the .json file itself, which MMDetection "
+            "writes with 'outfile_prefix', and detectron2 as coco_instances_results.json."
+        ) from None
     if not text.lstrip().startswith("["):
         raise UserError(
             f"{path}: is not a JSON list; a result file is a list of records with 'image_id', "

@@ -172,15 +172,16 @@ def interpolate_precision(
     Returns:
         tuple: float64 of shape (T, R) and (T,).
     """
-    number = right.shape[1]
-    true = np.cumsum(right, axis=1)
-    recall = true / num_objects
-    precision = true / (np.cumsum(~ignored, axis=1) + np.spacing(1))
-    precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    padded = np.concatenate([precision, np.zeros((len(right), 1))], axis=1)
-    at = [np.searchsorted(row, RECALL_THRESHOLDS, side="left") for row in recall]
-    curves = np.take_along_axis(padded, np.array(at).reshape(len(right), -1), axis=1)
-    return curves, recall[:, -1] if number else np.zeros(len(right))
+    curves, recalls = [], []
+    # One threshold at a time: a pool of categories has a million detections.
+    for is_right, is_ignored in zip(right, ignored, strict=True):
+        true = np.cumsum(is_right)
+        recall = true / num_objects
+        precision = true / (np.cumsum(~is_ignored) + np.spacing(1))
+        precision = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0)
+        curves.append(precision[np.searchsorted(recall, RECALL_THRESHOLDS, side="left")])
+        recalls.append(recall[-1] if len(recall) else 0)
+    return np.array(curves), np.array(recalls, dtype=np.float64)
 
 
 def accumulate(matches: Matches, num_categories: int) -> tuple[np.ndarray, np.ndarray]:
