@@ -7,6 +7,7 @@ equalization          EQL
 tail_weighting        T(f), the tail of EQL
 softmax_equalization  SEQL, EQL on a softmax
 equalization_v2       EQL v2
+focal_rows            focal losses of rows with their gradient, in blocks
 equalized_focal       EFL and EQFL, for dense and query heads
 rivals                what they are compared with
 """

@@ -12,10 +12,9 @@ Loss, whose positives have a target q in [0, 1], the IoU:
 
     positives: (gamma_j / gamma_b) |q - p_j|^gamma_j BCE(z_j, q), negatives as with q = 0, no alpha.
 
-pos_j and neg_j sum |dL/dz_j|, the weights of the samples included. The derivative is written out:
-it is needed for the sums, and autograd would keep several tensors of shape (N, C), 385 MB each for
-4 images at 1,203 categories. Here the gradient alone is kept. N is the number of samples (anchors,
-points) of a batch; for the rest see :mod:`mmdet_eql.losses.base`.
+pos_j and neg_j sum |dL/dz_j|, the weights of the samples included; for these sums, too, it is
+written out (:mod:`mmdet_eql.losses.focal_rows`). For N, C, z, labels and quality see
+:mod:`mmdet_eql.losses.base`.
 """
 
 import torch
@@ -26,24 +25,8 @@ from torch import Tensor
 
 from mmdet_eql.losses.base import SigmoidLoss, check_number, full_precision, split_target
 from mmdet_eql.losses.class_statistics import GradientSums
+from mmdet_eql.losses.focal_rows import WithGradient, focal_negatives, focal_rows
 from mmdet_eql.utils.errors import UserError
-
-#: softplus(z) = z from here on, to the last digit of float64.
-_LINEAR_FROM = 40.0
-#: Number of logits that are taken at a time; on a CPU they stay in its cache.
-_BLOCK = {"cpu": 2**17, "cuda": 2**25}
-
-
-def focal_negatives(logits: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
-    """Return -p^gamma log(1 - p) and its derivative by the logit, both of the logits' shape.
-
-    Those of positives, -(1 - p)^gamma log p, are the loss of -z, and minus the derivative there.
-    """
-    loss = F.softplus(logits, threshold=_LINEAR_FROM)
-    log_p = logits - loss
-    modulation = (gamma * log_p).exp_()
-    derivative = torch.exp(-loss).mul_(gamma).mul_(loss).add_(log_p.exp_()).mul_(modulation)
-    return loss.mul_(modulation), derivative
 
 
 def quality_positives(logits: Tensor, quality: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,22 +37,6 @@ def quality_positives(logits: Tensor, quality: Tensor, gamma: Tensor) -> tuple[T
     modulation = distance.abs() ** (gamma - 1)
     derivative = distance.abs() * distance + gamma * entropy * distance.sign() * p * (1 - p)
     return modulation * distance.abs() * entropy, modulation * derivative
-
-
-class _WithGradient(torch.autograd.Function):
-    """Row losses (N,) whose gradient by the logits, shape (N, C), is known."""
-
-    @staticmethod
-    def forward(ctx, cls_score: Tensor, losses: Tensor, gradient: Tensor) -> Tensor:
-        ctx.save_for_backward(gradient)
-        ctx.dtype = cls_score.dtype
-        return losses
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_losses: Tensor) -> tuple[Tensor, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return (grad_losses[:, None] * gradient).to(ctx.dtype), None, None
 
 
 class _EqualizedFocal(GradientSums, SigmoidLoss):
@@ -113,49 +80,35 @@ class _EqualizedFocal(GradientSums, SigmoidLoss):
         labels, quality = split_target(target, self.num_classes)
         cls_score = self.to_logits(cls_score) if self.activated else cls_score
         logits = full_precision(cls_score.detach())
-        learns = self.training and torch.is_grad_enabled()
-        with torch.autocast(logits.device.type, enabled=False):  # for the matrix products
-            losses, gradient = self._losses_and_gradient(logits, labels, quality, weight, learns)
-        losses = _WithGradient.apply(cls_score, losses, gradient)
-        return self.reduce(losses, weight, avg_factor, reduction_override)
-
-    @torch.no_grad()
-    def _losses_and_gradient(
-        self, logits: Tensor, labels: Tensor, quality, weight, learns: bool
-    ) -> tuple[Tensor, Tensor]:
         gamma = self.focusing().to(logits.dtype)
         factor = gamma / self.gamma
-        losses, gradient = logits.new_empty(len(logits)), torch.empty_like(logits)
-        size = max(_BLOCK.get(logits.device.type, 2**25) // max(self.num_classes, 1), 1)
-        # As if all were negatives, and then the positives, one entry of a row at most.
-        for start in range(0, len(logits), size):
-            rows = slice(start, start + size)
-            loss, derivative = focal_negatives(logits[rows], gamma)
-            losses[rows] = loss @ (self.negative_factor * factor)
-            torch.mul(derivative, self.negative_factor * factor, out=gradient[rows])
-        row = (labels < self.num_classes).nonzero().squeeze(1)
-        label = labels[row]
-        at_label, of_label = logits[row, label], gamma[label]
-        negative = focal_negatives(at_label, of_label)[0] * self.negative_factor
-        quality = None if quality is None else quality[row].to(logits.dtype)
-        positive, derivative = self.positive_losses(at_label, quality, of_label)
-        losses[row] += (positive - negative) * factor[label]
-        derivative *= factor[label]
-        gradient[row, label] = 0
-        if learns:
-            weight = torch.ones_like(losses) if weight is None else weight.to(losses.dtype)
-            negative = (weight @ gradient).double()
-            positive = torch.zeros_like(negative)
-            positive.index_add_(0, label, (weight[row] * derivative.abs()).double())
-            self.add_gradients(positive, negative, len(logits))
+
+        def positives(at_label: Tensor, row: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+            of_row = None if quality is None else quality[row].to(logits.dtype)
+            loss, derivative = self.positive_losses(at_label, of_row, gamma[label])
+            return loss * factor[label], derivative * factor[label]
+
+        losses, gradient, (row, label, derivative) = focal_rows(
+            logits, labels, gamma, self.negative_factor * factor, positives
+        )
+        if self.training and torch.is_grad_enabled():
+            self._record(gradient, row, label, derivative, weight)
         gradient[row, label] = derivative
-        return losses, gradient
+        losses = WithGradient.apply(cls_score, losses, gradient)
+        return self.reduce(losses, weight, avg_factor, reduction_override)
+
+    def _record(self, gradient: Tensor, row: Tensor, label: Tensor, derivative: Tensor, weight):
+        weight = gradient.new_ones(len(gradient)) if weight is None else weight.to(gradient.dtype)
+        with torch.autocast(gradient.device.type, enabled=False):  # for the matrix product
+            negative = (weight @ gradient).double()
+        positive = torch.zeros_like(negative)
+        positive.index_add_(0, label, (weight[row] * derivative.abs()).double())
+        self.add_gradients(positive, negative, len(gradient))
 
 
 @MODELS.register_module()
 class EqualizedFocalLoss(_EqualizedFocal):
-    """Equalized Focal Loss for dense heads, by ``loss_cls`` of RetinaNet, ATSS and the like. Heads
-    that call the loss once per level add to the sums with each call.
+    """Equalized Focal Loss, by ``loss_cls`` of RetinaNet, ATSS and the like.
 
     Args:
         num_classes (int, optional): C. Taken from the head by default.

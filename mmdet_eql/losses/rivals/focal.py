@@ -8,26 +8,33 @@ time. A quality that a head gives with the labels is not read. For N, C and labe
 :mod:`mmdet_eql.losses.base`.
 """
 
-import torch.nn.functional as F
+import torch
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from mmdet_eql.losses.base import SigmoidLoss, check_number, one_hot_targets
+from mmdet_eql.losses.base import SigmoidLoss, check_number
+from mmdet_eql.losses.focal_rows import WithGradient, focal_negatives, focal_rows
 
 
 def sigmoid_focal_loss(logits: Tensor, labels: Tensor, gamma: float, alpha: float | None) -> Tensor:
-    """Return the focal loss of each proposal, shape (N,), summed over the categories.
+    """Return the focal loss of each sample, shape (N,), summed over the categories.
 
     Logits are float32 or float64 of shape (N, C), labels of shape (N,). Without alpha, positives
     and negatives weigh 1.
     """
-    targets = one_hot_targets(labels, logits)
-    signed = logits * (2 * targets - 1)
-    # (1 - q)^gamma in the logarithm: the power of a zero has no finite derivative for gamma < 1.
-    losses = -(gamma * F.logsigmoid(-signed)).exp() * F.logsigmoid(signed)
-    if alpha is not None:
-        losses = losses * (alpha * targets + (1 - alpha) * (1 - targets))
-    return losses.sum(dim=1)
+    of_positive, of_negative = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
+    focusing = logits.new_full(logits.shape[1:], gamma)
+
+    def positives(at_label: Tensor, row: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        loss, derivative = focal_negatives(-at_label, focusing[label])
+        return of_positive * loss, -of_positive * derivative
+
+    factor = torch.full_like(focusing, of_negative)
+    losses, gradient, (row, label, derivative) = focal_rows(
+        logits.detach(), labels, focusing, factor, positives
+    )
+    gradient[row, label] = derivative
+    return WithGradient.apply(logits, losses, gradient)
 
 
 @MODELS.register_module()
