@@ -11,7 +11,7 @@ from mmdet_eql.utils.errors import UserError
 
 #: Keys or modules that a message lists before it counts the rest.
 _SHOWN = 4
-#: What a loss learns of the training set; ``ClassFrequencyHook`` counts what testing needs of it.
+#: Statistics of a loss, which a test does not need.
 _OF_LOSSES = re.compile(r"(^|\.)loss_\w+\.")
 
 
@@ -45,7 +45,8 @@ def check_weights(model: nn.Module, checkpoint: dict, path: str) -> None:
     """Load a checkpoint into a model that is to be tested, all of it.
 
     What the checkpoint has besides is left out: a model without masks can be tested with the
-    weights of one with masks. The statistics of losses may be missing.
+    weights of one with masks. Statistics of losses may be missing, and what ``ClassFrequencyHook``
+    counts anew.
 
     Raises:
         UserError: If weights are missing or have another shape; ``path`` names the checkpoint.
@@ -57,10 +58,18 @@ def check_weights(model: nn.Module, checkpoint: dict, path: str) -> None:
     ]
     fitting = OrderedDict((key, value) for key, value in weights.items() if key not in others)
     fitting._metadata = weights._metadata
+    counted = {
+        name
+        for name, module in model.named_modules()
+        if hasattr(module, "set_class_frequency") or hasattr(module, "set_class_counts")
+    }
     missing = [
         key
         for key in model.load_state_dict(fitting, strict=False).missing_keys
-        if key not in others and "num_batches_tracked" not in key and not _OF_LOSSES.search(key)
+        if key not in others
+        and "num_batches_tracked" not in key
+        and not _OF_LOSSES.search(key)
+        and key.rpartition(".")[0] not in counted
     ]
     if not misfits and not missing:
         return
