@@ -9,6 +9,8 @@ import json
 import shutil
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from mmdet.registry import MODELS
@@ -20,6 +22,7 @@ from torch import nn
 from yapf.yapflib import yapf_api
 
 from mmdet_eql.engine.launch import build_runner
+from mmdet_eql.evaluation import evaluate_files
 from mmdet_eql.utils.errors import UserError
 
 NUMBERS = itertools.count()
@@ -98,7 +101,7 @@ def make(tmp_path, monkeypatch):
     monkeypatch.setattr(yapf_api, "FormatCode", lambda text, **options: (text, True))
     for image in BOXES:
         for prefix in ("", "other_"):
-            (tmp_path / f"{prefix}{image}.jpg").touch()
+            cv2.imwrite(f"{tmp_path}/{prefix}{image}.jpg", np.zeros((100, 100, 3), np.uint8))
 
     def write(name, content):
         path = tmp_path / name
@@ -241,6 +244,25 @@ def test_a_file_with_other_categories(make, tmp_path):
     # The result file has no category that the file does not know.
     written = json.loads((tmp_path / "out.bbox.json").read_text())
     assert [(record["image_id"], record["category_id"]) for record in written] == [(1, 2), (2, 2)]
+
+
+def test_result_files_of_different_models(make, tmp_path, call_tool):
+    """They have the ids of the evaluator's file, which the merged one is evaluated by."""
+    files = []
+    for order in (("emu", "cat", "dog"), ("dog", "emu", "cat")):
+        prefix = f"{tmp_path}/{'_'.join(order)}"
+        ids = {name: index + 1 for index, name in enumerate(order)}
+        cfg = make(train=ids, val=STRAIGHT, **{"val_evaluator.outfile_prefix": prefix})
+        assert train(cfg)["lvis/bbox_AP"] == 1
+        files.append(f"{prefix}.bbox.json")
+    ann_file, merged = cfg.val_evaluator.ann_file, tmp_path / "merged.json"
+    call_tool("misc/merge_results.py", *files, "--ann-file", ann_file, "-o", merged, check=True)
+    assert evaluate_files(ann_file, str(merged)).metrics()["AP50"] == 1
+    page = tmp_path / "errors.html"
+    options = ["--category", "dog", "--images", tmp_path, "--out", page]
+    shown = call_tool("analysis/browse_errors.py", files[0], ann_file, *options, check=True)
+    assert "dog: 2 annotations, 2 found, 0 missed, 0 false alarms" in shown.stdout
+    assert "<html" in page.read_text()
 
 
 def test_nothing_in_common(make):
@@ -389,6 +411,12 @@ def test_the_evaluators_files_are_opened_at_the_start(make, tmp_path):
     bad.write_text(json.dumps(coco({"cat": 1})))
     cfg.val_evaluator.train_ann_file = str(bad)
     refuses(cfg, r"bad\.json: has no category 'dog'")
+
+
+def test_result_files_that_cannot_be_written(make, tmp_path):
+    (tmp_path / "file").touch()
+    cfg = make(**{"val_evaluator.outfile_prefix": f"{tmp_path}/file/results"})
+    refuses(cfg, r"results\.bbox\.json: cannot be written .*; choose another 'outfile_prefix'")
 
 
 # --- num_classes ----------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ def test(args: argparse.Namespace) -> None:
     from mmdet_eql.engine import launch
     from mmdet_eql.engine.config_check import check_config
     from mmdet_eql.utils.errors import UserError
+    from mmdet_eql.utils.files import check_writable
 
     cfg = launch.load_config(args)
     if "://" not in args.checkpoint and not osp.isfile(args.checkpoint):
@@ -33,6 +34,8 @@ def test(args: argparse.Namespace) -> None:
     launch.set_visualization(cfg, args.show, args.show_dir, args.wait_time)
     if args.out is not None and not args.out.endswith((".pkl", ".pickle")):
         raise UserError(f"--out {args.out}: the file must end in .pkl or .pickle.")
+    if args.out is not None:
+        check_writable(args.out, "choose another --out")
     check_config(cfg, ["test"])
     runner = launch.build_runner(cfg, "test")
     if args.out is not None:

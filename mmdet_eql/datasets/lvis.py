@@ -279,3 +279,11 @@ class LVISFormatDataset(BaseDetDataset):
                 f"{path}: no such image, though {self.ann_file} lists it; "
                 "complete the image folder or correct 'data_prefix' in the config."
             )
+        if any(getattr(step, "with_seg", False) for step in self.pipeline.transforms):
+            path = self.files(0)[1]
+            if path is None or not osp.isfile(path):
+                raise UserError(
+                    f"{path or self.ann_file}: no such semantic map, which LoadAnnotations loads "
+                    "(with_seg=True); correct data_prefix['seg'] or 'seg_map_suffix' in the "
+                    "config, or put the maps there."
+                )

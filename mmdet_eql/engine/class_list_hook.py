@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mmdet.registry import HOOKS
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.optim import OptimWrapper
@@ -20,6 +21,7 @@ from mmdet_eql.engine.checkpoint_fit import (
     weights_of,
 )
 from mmdet_eql.utils.errors import UserError
+from mmdet_eql.utils.files import check_writable
 
 #: The modules that must know the dataset's categories; cascades number their stages, the heads of
 #: Mask2Former are panoptic by name, and a classifier of images has one head.
@@ -124,6 +126,9 @@ class ClassListHook(Hook):
         for metric in getattr(evaluator, "metrics", ()):
             if hasattr(metric, "check_dataset"):
                 metric.check_dataset(dataset)
+            prefix = getattr(metric, "outfile_prefix", None)
+            if prefix and is_main_process():
+                check_writable(f"{prefix}.bbox.json", "choose another 'outfile_prefix'")
 
 
 def follow_classes(dataset: Any, classes: Sequence[str], key: str) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,6 +79,16 @@ def write_text(path: str | os.PathLike, text: str, hint: str = "choose another p
             return
     with atomic_write(path, hint) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
+
+
+def check_writable(path: str | os.PathLike, hint: str = "choose another place") -> None:
+    """Make the folder of a file that will be written; a UserError if the system refuses."""
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=Path(path).parent):
+            pass
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); {hint}.") from None
 
 
 @contextlib.contextmanager

@@ -228,6 +228,17 @@ def test_semantic_maps_lie_beside_the_images(minilvis):
     assert (minilvis / "semantic" / "train" / "000000000001.png").is_file()
 
 
+@pytest.mark.parametrize("prefix", [dict(img="", seg="elsewhere/"), dict(img="")])
+def test_missing_semantic_maps_are_told_at_the_start(minilvis, prefix):
+    with pytest.raises(UserError, match=r"no such semantic map, which LoadAnnotations loads"):
+        LVISFormatDataset(
+            ann_file="annotations/minilvis_train.json",
+            data_root=str(minilvis),
+            data_prefix=prefix,
+            pipeline=[dict(type="LoadAnnotations", with_seg=True)],
+        )
+
+
 def test_image_level_labels_are_those_of_the_file(minilvis, train_annotations):
     dataset = build(minilvis)
     for index, image in enumerate(train_annotations["images"]):
