@@ -66,7 +66,11 @@ def build(cfg: Config):
     model = MODELS.build(cfg.model)
     model.init_weights()
     runner = SimpleNamespace(
-        model=model, train_dataloader=SimpleNamespace(dataset=dataset), iter=0, logger=None
+        model=model,
+        train_dataloader=SimpleNamespace(dataset=dataset),
+        optim_wrapper=None,
+        iter=0,
+        logger=None,
     )
     hook = ClassFrequencyHook()
     hook.before_run(runner)
