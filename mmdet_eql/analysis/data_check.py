@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+import pycocotools.mask as mask_utils
 from hotcoco import COCO
 
 from mmdet_eql.annotations import AnnotationColumns
@@ -20,6 +22,8 @@ from mmdet_eql.utils.errors import UserError
 _CHUNK = 16
 #: The label of a semantic map that stands for none, as in MMDetection.
 _NO_LABEL = 255
+#: IoU of a segmentation's extent and its box from which on they are taken for the same object.
+_LEAST_IOU = 0.2
 #: What happens to annotations without a loss.
 _HARMLESS = ("ignored", "area is", "box leaves")
 
@@ -115,6 +119,12 @@ def check_data_set(
             )
     for warning in report.warnings:
         add("nearly all of a kind is affected", warning)
+    for annotation in np.flatnonzero(annotations.is_instance).tolist():
+        extent = _extent(columns.segmentation(annotation))
+        if extent is not None and _iou(extent, columns.box[annotation]) < _LEAST_IOU:
+            extent = ", ".join(f"{value:g}" for value in extent)
+            place = f"annotation {columns.annotation_id[annotation]}: extends over [{extent}]"
+            add("segmentation elsewhere than its box", place)
     for annotation_id in _near_duplicates(columns):
         add("annotated twice: same class, IoU above 0.95", f"annotation {annotation_id}", False)
 
@@ -198,6 +208,22 @@ def _problems_of_map(job: ImageJob, size: Sequence[int]) -> list[tuple[str, str,
 
 def _decode(content: bytes) -> np.ndarray | None:
     return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+
+
+def _extent(segmentation: Any) -> np.ndarray | None:
+    """Return x, y, width and height of a segmentation."""
+    if segmentation is None:
+        return None
+    if isinstance(segmentation, list):
+        points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in segmentation])
+        return np.append(points.min(axis=0), np.ptp(points, axis=0))
+    if isinstance(segmentation["counts"], list):
+        segmentation = mask_utils.frPyObjects(segmentation, *segmentation["size"])
+    return mask_utils.toBbox(segmentation)
+
+
+def _iou(one: np.ndarray, other: np.ndarray) -> float:
+    return mask_utils.iou(one[None], other[None], [0]).item()
 
 
 def _near_duplicates(columns: AnnotationColumns) -> list[int]:

@@ -1,8 +1,9 @@
-"""Boxes that are plainly no x, y, width, height in pixels."""
+"""Boxes that are plainly no x, y, width, height in pixels, and polygons that are in no pixels."""
 
 import numpy as np
 
 from mmdet_eql.annotations.columns import AnnotationColumns
+from mmdet_eql.annotations.segmentation import PARTLY, WHOLE
 from mmdet_eql.utils.errors import UserError
 
 #: Boxes from which on a suspicion of corners is certain enough to refuse a file.
@@ -44,6 +45,22 @@ def refuse_other_boxes(columns: AnnotationColumns, path: str) -> None:
             f"{columns.annotation_id[first]} with {box[first].tolist()}: as [x, y, width, height], "
             f"{np.count_nonzero(leaving):,} of {len(box):,} boxes leave their image; write x2 - x1 "
             "and y2 - y1 as width and height."
+        )
+
+
+def refuse_fractional_polygons(columns: AnnotationColumns, path: str) -> None:
+    """Raise a UserError if the polygons lie in [0, 1] where the boxes are larger.
+
+    The first of them stand for all. Without this, their masks would be empty.
+    """
+    usable = np.isin(columns.segmentation_state, (WHOLE, PARTLY))
+    first = np.flatnonzero(usable & (columns.box[:, 2:] > 2).all(axis=1))[:_ENOUGH].tolist()
+    polygons = [one for one in map(columns.segmentation, first) if isinstance(one, list)]
+    if polygons and all(0 <= value <= 1 for one in polygons for part in one for value in part):
+        raise UserError(
+            f"{path}: polygons lie within [0, 1], as that of annotation "
+            f"{columns.annotation_id[first[0]]}, where 'bbox' is in pixels; multiply them by the "
+            "width and height of their images."
         )
 
 

@@ -41,6 +41,8 @@ def exif_orientation(content: bytes) -> int:
 
     1 is for an image that is shown as it is stored, or whose EXIF data cannot be read.
     """
+    if content.startswith(_JPEG) and b"Exif" not in content[: 1 << 16]:
+        return 1
     try:
         with Image.open(io.BytesIO(content)) as image:
             orientation = image.getexif().get(_ORIENTATION, 1)

@@ -8,6 +8,7 @@ from mmdet.datasets import BaseDetDataset
 from mmdet.registry import DATASETS
 from mmengine.fileio import load
 
+from mmdet_eql.annotations.box_format import refuse_fractional_polygons
 from mmdet_eql.annotations.class_names import check_classes, list_names, positions_of_classes
 from mmdet_eql.annotations.columns import AnnotationColumns
 from mmdet_eql.annotations.data_report import DataReport, report_data
@@ -232,6 +233,7 @@ class LVISFormatDataset(BaseDetDataset):
         invalid = self._annotations.is_instance & used[columns.annotation_image]
         invalid &= ~np.isin(columns.segmentation_state, (WHOLE, PARTLY))
         if not invalid.any():
+            refuse_fractional_polygons(columns, self.ann_file)
             return
         first = invalid.argmax()
         image = columns.annotation_image[first]

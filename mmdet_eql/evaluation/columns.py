@@ -18,6 +18,7 @@ import numpy as np
 import pycocotools.mask as mask_utils
 
 from mmdet_eql.annotations import AnnotationColumns, read_annotations
+from mmdet_eql.annotations.box_format import refuse_fractional_polygons
 from mmdet_eql.annotations.segmentation import PARTLY, WHOLE, segmentation_problem
 from mmdet_eql.utils.errors import UserError
 
@@ -247,6 +248,7 @@ def check_masks(columns: AnnotationColumns, path: str) -> None:
 
 def _masks(columns: AnnotationColumns, annotations: np.ndarray, path: str) -> np.ndarray:
     """Encode segmentations as compressed RLE: bytes, object of shape (N,)."""
+    refuse_fractional_polygons(columns, path)
     masks = np.empty(len(annotations), dtype=object)
     sizes = columns.image_size[columns.annotation_image[annotations]].tolist()
     for index, annotation in enumerate(annotations.tolist()):

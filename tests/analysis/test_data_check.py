@@ -10,8 +10,15 @@ import pytest
 from PIL import Image
 
 from mmdet_eql.analysis.data_check import ImageJob, check_image
-from tests.annotations.own_files import HEIGHT, OBJECTS, WIDTH, by_script, write_images
-from tests.conftest import REPOSITORY
+from tests.annotations.own_files import (
+    HEIGHT,
+    OBJECTS,
+    WIDTH,
+    by_script,
+    uncompressed_rle,
+    write_images,
+)
+from tests.conftest import REPOSITORY, minilvis_config
 
 
 @pytest.fixture
@@ -69,6 +76,8 @@ def test_every_flaw_is_found(folder, check):
     annotations[0]["bbox"] = [3, 4, 0.5, 9]
     annotations[5]["segmentation"] = [[1, 2, 3, 4]]
     annotations[6]["segmentation"] = {"size": [9, 9], "counts": [81]}
+    annotations[8]["segmentation"] = uncompressed_rle((2, 2, 9, 9))
+    annotations[9]["segmentation"] = [[2, 2, 5, 2, 5, 5]]
     annotations.append({**annotations[7], "id": 99})
     (folder / "train.json").write_text(json.dumps(data))
     status, text, (found,) = check(folder / "train.json", images)
@@ -89,7 +98,10 @@ def test_every_flaw_is_found(folder, check):
     assert (
         "color_type='color_ignore_orientation'" in kinds["image of another size than annotated"][0]
     )
-    assert len(kinds) == 8
+    at_2 = {9: "[2, 2, 9, 9]", 10: "[2, 2, 3, 3]"}
+    elsewhere = kinds["segmentation elsewhere than its box"]
+    assert elsewhere == [f"annotation {i}: extends over {at}" for i, at in at_2.items()]
+    assert len(kinds) == 9
     assert "! missing image" in text
 
 
@@ -123,6 +135,17 @@ test_dataloader = val_dataloader
     assert len(by_kind(train)["ignored: 'iscrowd' is 1"]) == len(OBJECTS)
     assert [*by_kind(val)] == ["in two data sets"]
     assert by_kind(val)["in two data sets"][0].endswith(f"same file as {folder}/images/0.png")
+
+
+def test_a_published_config(minilvis, check, monkeypatch):
+    """Each data set once, though it is used for validation and for testing."""
+    monkeypatch.setenv("MMDET_EQL_DATA", str(minilvis.parent))
+    status, text, found = check(minilvis_config("eql"))
+    assert status == 0, text
+    assert [one["ann_file"] for one in found] == [
+        f"annotations/minilvis_{split}.json" for split in ("train", "val")
+    ]
+    assert "60 images" in text
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,19 @@ def test_boxes_of_another_kind_are_refused(write, images, edit, words):
             LVISFastMetric(ann_file=path).evaluate(0)
 
 
+def test_polygons_in_fractions_are_refused(write, images):
+    def edit(annotation):
+        points = np.reshape(annotation["segmentation"][0], (-1, 2)) / (WIDTH, HEIGHT)
+        annotation["segmentation"] = [points.ravel().tolist()]
+
+    path = write(edited(edit))
+    assert count(dataset_of(path, images)) == 20
+    with pytest.raises(UserError, match=r"polygons lie within \[0, 1\]"):
+        dataset_of(path, images, with_mask=True)
+    with pytest.raises(UserError, match=r"polygons lie within \[0, 1\]"):
+        LVISFastMetric(ann_file=path, metric="segm").evaluate(0)
+
+
 def test_boxes_that_leave_their_images_are_reported(write, images):
     data = by_script()
     for annotation in data["annotations"]:
