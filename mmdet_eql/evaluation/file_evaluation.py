@@ -26,7 +26,11 @@ from mmdet_eql.evaluation.lvis_evaluation import (
     evaluate_detections,
 )
 from mmdet_eql.evaluation.lvis_results import read_results
-from mmdet_eql.evaluation.result_mistakes import check_classes, check_detections
+from mmdet_eql.evaluation.result_mistakes import (
+    check_classes,
+    check_detections,
+    warn_of_missing_images,
+)
 from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.json_pieces import read_file
 
@@ -162,6 +166,7 @@ def compare_files(
         truth = ground_truth
         if images is not None:
             truth, detections = ground_truth.select_images(images, detections)
+        warn_of_missing_images(one, truth, detections)
         try:
             evaluation = evaluate_detections(truth, detections, iou_type)
             metrics = evaluation.metrics()

@@ -4,6 +4,7 @@ Many wrong files are valid records, and their metrics are low without a word. He
 ones: other boxes than x, y, width, height, scores in percent, and ids of another set of categories.
 """
 
+import warnings
 from collections.abc import Iterable
 
 import numpy as np
@@ -19,6 +20,7 @@ _LVIS_V05, _LVIS_V1 = 1230, 1203
 #: Fewer detections or objects say little.
 _ENOUGH = 20
 #: Share of boxes that leave their image, and pixels per pixel by which they do; detectors clip.
+#: Share of images without detections, too.
 _MANY, _FAR = 0.2, 0.02
 #: Objects looked at to compare classes.
 _OBJECTS = 3000
@@ -78,6 +80,20 @@ def _problem_of_boxes(boxes: np.ndarray, sizes: np.ndarray) -> str | None:
     if share > 0.5:
         return f"{left} like boxes of images of another size; scale them to the original images"
     return None
+
+
+def warn_of_missing_images(
+    path: str, ground_truth: LVISGroundTruth, detections: LVISDetections
+) -> None:
+    """Warn if many images have no detection at all, as in results on a part of the set."""
+    number = len(ground_truth.image_ids)
+    missing = number - len(np.unique(detections.image))
+    if missing > _MANY * number:
+        warnings.warn(
+            f"{path}: has no detection in {missing:,} of the {number:,} images, whose objects "
+            "count as missed; if it was made on some images, list these (--images).",
+            stacklevel=2,
+        )
 
 
 def explain_unknown_categories(found: Iterable[int], known: np.ndarray) -> str | None:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -312,6 +313,18 @@ def test_right_files_are_not_suspected(seed, tmp_path):
     evaluate_files(*save(tmp_path, data, poor))
     constant = [{**r, "category_id": ids[0]} for r in results]
     evaluate_files(*save(tmp_path, data, constant))
+
+
+def test_results_on_a_part_of_the_images(boxes, files, tmp_path):
+    data, results = boxes
+    ids = [image["id"] for image in data["images"][:3]]
+    part = write(tmp_path / "part.json", [r for r in results if r["image_id"] in ids])
+    with pytest.warns(UserWarning, match=r"part\.json: has no detection in 9 of the 12 images"):
+        compare_files(files[0], [part])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compare_files(files[0], [part], images=ids)
+        compare_files(files[0], [files[1]])
 
 
 def test_masks_in_another_order(masks, tmp_path):

@@ -105,8 +105,7 @@ def assert_fixed(ann_file, path, results, iou_type, number, boundary=False):
 
 
 @pytest.mark.filterwarnings("ignore:.*categories have fewer")
-@pytest.mark.parametrize("number", [5, 40, 10_000])
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(("seed", "number"), enumerate([5, 40, 10_000] * 3))
 def test_fixed_and_pooled_ap_of_boxes(seed, number, tmp_path):
     data, results = make_federated_set(seed)
     assert_fixed(*save(tmp_path, data, results), results, "bbox", number)
