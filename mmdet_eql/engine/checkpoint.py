@@ -213,13 +213,18 @@ def address_of(name: str) -> str:
     return known[model]
 
 
+def cache_path(url: str) -> str:
+    """Return the path of weights in the cache of ``torch.hub``; a path as it is."""
+    name = osp.basename(urllib.parse.urlparse(url).path)
+    return osp.join(torch.hub.get_dir(), "checkpoints", name) if "://" in url else url
+
+
 def fetch(url: str) -> str:
     """Return the path of weights in the cache of ``torch.hub``, downloading what is missing.
 
     Other processes of the machine wait for the first. A UserError if it cannot be downloaded.
     """
-    name = osp.basename(urllib.parse.urlparse(url).path)
-    path = osp.join(torch.hub.get_dir(), "checkpoints", name)
+    path = cache_path(url)
     if os.environ.get("LOCAL_RANK", "0") == "0" and not osp.isfile(path):
         try:
             os.makedirs(osp.dirname(path), exist_ok=True)

@@ -13,7 +13,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from mmdet_eql.engine.checkpoint import address_of
+from mmdet_eql.engine.checkpoint import address_of, cache_path
 from mmdet_eql.engine.class_list_hook import bare_model
 from mmdet_eql.engine.config_check import typed_parts
 from mmdet_eql.frequency import GROUP_NAMES, UncountedDatasetError, class_frequency_of
@@ -81,7 +81,7 @@ class SummaryHook(Hook):
 
 
 def training_summary(runner: Runner) -> Iterator[tuple[str, str]]:
-    """Yield the label and the text of each line about a training."""
+    """Yield label and text of each line about a training."""
     cfg, loop, loader = runner.cfg, runner.train_loop, runner.train_dataloader
     report = Path(runner.work_dir, "data_report.txt")
     by_epoch = isinstance(loop, EpochBasedTrainLoop)
@@ -90,7 +90,10 @@ def training_summary(runner: Runner) -> Iterator[tuple[str, str]]:
     yield from _model(runner)
     for key, part in typed_parts(cfg.model, "model"):
         if part["type"] == "Pretrained":
-            yield "", f"{key}: {address_of(part['checkpoint'])}"
+            url = address_of(part["checkpoint"])
+            path = Path(cache_path(url))
+            size = f" ({path.stat().st_size / 1e6:,.1f} MB)" if path.is_file() else ""
+            yield "", f"{key}: {url}{size}"
     if cfg.get("load_from"):
         done = f", after iteration {runner.iter:,} (epoch {runner.epoch})" if runner.iter else ""
         if loop.epoch >= loop.max_epochs or (loop.iter >= loop.max_iters and not by_epoch):

@@ -90,15 +90,6 @@ class TailStatisticsHook(Hook):
             self._seen.setdefault(loss, []).append(counts)
 
 
-def ignored_negatives(
-    loss: nn.Module, labels: Tensor, verified: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Return the size of the tail and the share of negatives ignored in a batch, both scalars; the
-    arguments are those of :func:`count_ignored`."""
-    size, ignored, negatives = count_ignored(loss, labels, verified)
-    return size, ignored / negatives.clamp(min=1)
-
-
 @torch.no_grad()
 def count_ignored(loss: nn.Module, labels: Tensor, verified: Tensor | None = None) -> Tensor:
     """Return the size of the tail, the number of ignored negatives and that of negatives in a

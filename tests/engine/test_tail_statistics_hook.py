@@ -11,13 +11,21 @@ from torch import nn
 
 from mmdet_eql.engine import TailStatisticsHook
 from mmdet_eql.engine.launch import build_runner
-from mmdet_eql.engine.tail_statistics_hook import ignored_negatives
+from mmdet_eql.engine.tail_statistics_hook import count_ignored
 from mmdet_eql.losses import EqualizationLoss
 from mmdet_eql.utils.errors import UserError
 from tests.engine.test_gradient_record_hook import FREQUENCY, runner_of
 
 C = len(FREQUENCY)
 LABELS = torch.tensor([0, 1, 1, 3, 4, 5, 5, 5])  # three of background
+
+
+def ignored_negatives(loss, labels, verified=None):
+    """The size of the tail, and the share of negatives that are ignored."""
+    size, ignored, negatives = count_ignored(loss, labels, verified)
+    return size, ignored / negatives
+
+
 LOSSES = {
     "EQL": dict(type="EqualizationLoss", lambda_=0.1),
     "EQL, background too": dict(type="EqualizationLoss", lambda_=0.1, exclude_background=False),

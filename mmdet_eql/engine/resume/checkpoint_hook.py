@@ -23,10 +23,8 @@ _HINT = (
 
 
 class AtomicLocalBackend(LocalBackend):
-    """mmengine's backend for local files, whose files appear whole or not at all.
-
-    A UserError if the system refuses to write, e.g. on a full disk.
-    """
+    """mmengine's backend for local files, whose files appear whole or not at all; a UserError if
+    the system refuses to write, e.g. on a full disk."""
 
     def put(self, obj: bytes, filepath: str | os.PathLike) -> None:
         """Write bytes beside ``filepath`` and put them in its place when they are on the disk."""

@@ -133,8 +133,7 @@ class InterruptionHook(Hook):
 
 
 def _validation_is_due(runner: Runner) -> bool:
-    """Whether a validation is missing where the run is resumed; not if the checkpoint is of
-    mmengine's own hook, which does not say."""
+    """Whether a validation is missing where a run is resumed, as far as its checkpoint says."""
     loop = runner.train_loop
     validated = runner.message_hub.runtime_info.get("iter_validated")
     if runner.val_loop is None or runner.iter == 0 or validated in (None, runner.iter):
