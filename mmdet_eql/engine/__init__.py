@@ -9,6 +9,7 @@ finite_loss_hook      stops at a loss that is NaN, and names the images
 gradient_file         the file of recorded gradients
 gradient_record_hook  records the gradients of each category
 launch                command-line options, the config and the runner
+logger_hook           the log of a test of several processes
 mixed_precision       training in bfloat16
 num_classes           has num_classes, at the top of a config, count for all heads
 partial_load_hook     begins from another model's weights but for some parts
@@ -24,6 +25,7 @@ from mmdet_eql.engine.class_frequency_hook import ClassFrequencyHook
 from mmdet_eql.engine.class_list_hook import ClassListHook
 from mmdet_eql.engine.finite_loss_hook import FiniteLossHook
 from mmdet_eql.engine.gradient_record_hook import GradientRecordHook
+from mmdet_eql.engine.logger_hook import OneProcessLoggerHook
 from mmdet_eql.engine.mixed_precision import BFloat16OptimWrapper
 from mmdet_eql.engine.partial_load_hook import PartialLoadHook
 from mmdet_eql.engine.resume.checkpoint_hook import AtomicCheckpointHook
@@ -40,6 +42,7 @@ __all__ = [
     "FiniteLossHook",
     "GradientRecordHook",
     "InterruptionHook",
+    "OneProcessLoggerHook",
     "PartialLoadHook",
     "RLEDetLocalVisualizer",
     "ResumeRandomnessHook",

@@ -3,9 +3,10 @@
 import logging
 import warnings
 
+import mmengine.dist
 import pytest
 import torch
-from mmengine.hooks import Hook
+from mmengine.hooks import Hook, LoggerHook
 from mmengine.model import BaseModel
 
 from mmdet_eql.engine.launch import build_runner, read_config
@@ -70,6 +71,19 @@ def test_what_the_log_file_alone_has(lines):
     for words in ("System environment", "Config:", "Hooks will be executed", "of another package"):
         assert words in log
         assert words not in "\n".join(shown)
+
+
+def test_one_process_writes_the_metrics_of_a_test(tiny_config, monkeypatch):
+    cfg = tiny_config("eql")
+    cfg.launcher = "none"
+    runner = build_runner(cfg)
+    (hook,) = [hook for hook in runner.hooks if isinstance(hook, LoggerHook)]
+    logged = []
+    monkeypatch.setattr(LoggerHook, "after_test_epoch", lambda *args: logged.append(args))
+    hook.after_test_epoch(runner, {})
+    monkeypatch.setattr(mmengine.dist.utils, "get_rank", lambda group=None: 1)
+    hook.after_test_epoch(runner, {})
+    assert len(logged) == 1
 
 
 def test_a_config_is_read_without_a_word(monkeypatch, capfd):
