@@ -212,7 +212,8 @@ def tiny(detector: str, folder, work_dir) -> Config:
     cfg = Config.fromfile(twins / f"{detector}_r18_fpn_eql_1xb4_minilvis-coco.py")
     options = tiny_options(folder, method="any-data", val_ann_file="annotations/val.json")
     if not cfg.model.roi_head.get("mask_head"):
-        del options["model.roi_head.mask_head.num_classes"]
+        masks = "model.roi_head.mask_"
+        options = {key: value for key, value in options.items() if not key.startswith(masks)}
     for split in ("val", "test"):
         options[f"{split}_evaluator.train_ann_file"] = str(folder / "annotations" / "train.json")
     cfg.merge_from_dict(options)
