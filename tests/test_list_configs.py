@@ -26,6 +26,13 @@ LINES = {
         "lvis_v0.5",
         "25 epochs of 32 images per step",
     ),
+    "efl/atss_r101_fpn_efl-rfs_ms-8xb2-2x_lvis-v1.py": (
+        "ATSS, ResNet-101",
+        "EqualizedFocalLoss",
+        "RepeatFactorSampler",
+        "lvis_v1",
+        "24 epochs of 16 images per step",
+    ),
     "openimages/faster-rcnn_r50_fpn_eqlv2_32xb2-1x_openimages-challenge2019.py": (
         "FasterRCNN, ResNet-50",
         "EqualizationLossV2",

@@ -1,12 +1,17 @@
 """The configs of one-stage detectors build, are what their names say, and train a step."""
 
+import copy
 import re
 
 import pytest
 import torch
+from mmdet.apis import init_detector
 from mmdet.registry import MODELS
+from mmdet.visualization import DetLocalVisualizer
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from mmdet_eql.engine.launch import build_runner, set_resume
 from mmdet_eql.losses import connect_losses
 from tests.config_checks import read
 from tests.conftest import CONFIGS, TINY
@@ -47,6 +52,38 @@ def test_it_is_what_the_name_says(path):
     assert repeats == (name["sampler"] == "rfs")
     assert cfg.val_evaluator.metric == "bbox"
     assert cfg.train_cfg.val_interval in (cfg.train_cfg.get("max_epochs"), cfg.get("max_iters"))
+
+
+def test_a_run_is_resumed_with_its_sums_and_loaded_for_inference(minilvis, tmp_path):
+    """The config says C once; the loss has it before its checkpoint is loaded."""
+
+    def run(name: str, resume: str | None = None):
+        DetLocalVisualizer._instance_dict.clear()
+        cfg = read(CONFIGS / "minilvis" / "atss_r18_fpn_efl_1xb4_minilvis.py").copy()
+        cfg = Config(copy.deepcopy(cfg.to_dict()))
+        cfg.model.bbox_head.num_classes = TINY.num_categories
+        cfg.train_dataloader.update(num_workers=0, persistent_workers=False, batch_size=2)
+        move_to_tiny_set(cfg.train_dataloader.dataset, minilvis)
+        cfg.train_cfg.max_iters = 4
+        for key in ("val_cfg", "val_dataloader", "val_evaluator"):
+            cfg[key] = None
+        cfg.default_hooks.checkpoint.interval = 2
+        cfg.update(work_dir=str(tmp_path / name), launcher="none", randomness=dict(seed=0))
+        set_resume(cfg, resume)
+        runner = build_runner(cfg)
+        runner.train()
+        return cfg, runner.model
+
+    cfg, whole = run("whole")
+    _, resumed = run("resumed", str(tmp_path / "whole" / "iter_2.pth"))
+    assert whole.bbox_head.loss_cls.neg_grad.all()
+    for (name, one), other in zip(
+        whole.state_dict().items(), resumed.state_dict().values(), strict=True
+    ):
+        assert torch.equal(one, other), name
+    loaded = init_detector(cfg, str(tmp_path / "whole" / "iter_4.pth"), device="cpu")
+    assert loaded.bbox_head.loss_cls.num_classes == TINY.num_categories
+    assert torch.equal(loaded.bbox_head.loss_cls.neg_grad, whole.bbox_head.loss_cls.neg_grad)
 
 
 def test_a_step_on_minilvis(minilvis):

@@ -11,6 +11,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 
 from mmdet_eql.engine import ClassFrequencyHook
+from mmdet_eql.losses import connect_losses
 from tests.config_checks import read
 from tests.conftest import CONFIGS, TINY
 from tests.shrinking import shrink, shrink_model
@@ -72,9 +73,8 @@ def build(cfg: Config):
         iter=0,
         logger=None,
     )
-    hook = ClassFrequencyHook()
-    hook.before_run(runner)
-    hook.before_train(runner)
+    connect_losses(model)
+    ClassFrequencyHook().before_train(runner)
     return model, dataset
 
 

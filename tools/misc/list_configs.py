@@ -44,7 +44,8 @@ def _model(model: dict) -> str:
 
 
 def _loss(model: dict) -> str:
-    head = model.roi_head.bbox_head if "roi_head" in model else model.head
+    head = model.roi_head.bbox_head if "roi_head" in model else None
+    head = head or model.get("bbox_head") or model.head  # of two stages, of one, of images
     loss = (head[0] if isinstance(head, list) else head).loss_cls
     shown = [f"{key}={loss[key]}" for key in SHOWN if loss.get(key) is not None]
     if loss.get("tail_weighting"):
