@@ -429,6 +429,9 @@ def test_result_files_that_cannot_be_written(make, tmp_path):
 def test_num_classes_is_written_in_one_place(make, top, head, built):
     cfg = make(num_classes=top, **{"model.bbox_head.num_classes": head})
     assert build_runner(cfg, "train", "val").model.bbox_head.num_classes == built
+    # What MMDetection's DetInferencer can take.
+    (written,) = Path(cfg.work_dir).glob("*.py")
+    assert Config.fromfile(written).model.bbox_head.num_classes == built
 
 
 @pytest.mark.parametrize(
