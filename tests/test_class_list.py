@@ -324,6 +324,8 @@ def test_a_checkpoint_says_what_its_labels_are(make, tmp_path):
     for key in ("classes", "CLASSES"):
         path = checkpoint_of(tmp_path / "a.pth", names, key)
         assert run_test(make(**{"model.classes": names}), path)["lvis/bbox_AP"] == 1
+    cfg = make(val={"dog": 4, "cat": 5, "emu": 6}, load_from=str(path), **{"model.classes": names})
+    assert build_runner(cfg, "val").val()["lvis/bbox_AP"] == 1
 
 
 def test_a_checkpoint_that_names_no_classes(make, tmp_path):
