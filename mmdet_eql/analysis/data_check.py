@@ -25,7 +25,7 @@ _NO_LABEL = 255
 #: IoU of a segmentation's extent and its box from which on they are taken for the same object.
 _LEAST_IOU = 0.2
 #: What happens to annotations without a loss.
-_HARMLESS = ("ignored", "area is", "box leaves")
+_HARMLESS = ("ignored", "area is", "box leaves", "of a category")
 
 
 @dataclass

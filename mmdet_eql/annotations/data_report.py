@@ -125,6 +125,7 @@ def what_happens(annotations: DatasetAnnotations, training: bool) -> dict[str, n
 def _remarks(annotations: DatasetAnnotations) -> dict[str, np.ndarray]:
     columns, known = annotations.columns, annotations.known
     return {
+        "of a category that is no class": ~known,
         "area is width x height, as the file has none": known & columns.area_filled,
         CUT_POLYGONS: known & (columns.segmentation_state == PARTLY),
         UNUSABLE_MASKS: known & (columns.segmentation_state == UNUSABLE),

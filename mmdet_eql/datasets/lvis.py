@@ -248,6 +248,12 @@ class LVISFormatDataset(BaseDetDataset):
 
     def _set_classes(self, columns: AnnotationColumns, classes: Sequence[str]) -> None:
         """Give the labels 0 to C - 1 to these categories."""
+        roots = [name for name in classes if name in columns.left_out_categories]
+        if roots and roots[0] not in columns.category_name and not self.test_mode:
+            raise UserError(
+                f"{self.ann_file}: {roots[0]!r}, which 'metainfo.classes' names, has no annotation "
+                "and is the 'supercategory' of other categories; leave it out."
+            )
         check_classes(classes, columns.category_name, self.ann_file, not self.test_mode)
         position = positions_of_classes(classes, columns.category_name)
         known = np.flatnonzero(position >= 0)

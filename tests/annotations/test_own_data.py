@@ -240,6 +240,12 @@ def test_a_root_category_is_no_class(write, images, name):
     assert dataset.cat_ids == [1, 2, 3]
     ours = evaluate_files(path, write(as_detections(data), "results.json")).metrics()
     assert ours["AP"] == pytest.approx(1)
+    if name == "animal":
+        with pytest.raises(UserError, match=r"'animal', which 'metainfo.classes' names, has no an"):
+            dataset_of(path, images, metainfo=dict(classes=(name, *NAMES)))
+    some = dataset_of(path, images, metainfo=dict(classes=("dog",))).data_report
+    found = {finding.what: finding.count for finding in some.findings}
+    assert found["of a category that is no class"] == 12
     # A supercategory that has annotations is a class, and so is one's own.
     data["annotations"][0]["category_id"] = 0
     assert read_annotations(write(data, "used.json")).category_id.tolist() == [0, 1, 2, 3]

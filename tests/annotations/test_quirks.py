@@ -185,7 +185,7 @@ def read(path, names: set[str], rng: random.Random):
 
 
 def check_report(columns, truth, num_annotations: int, training: bool) -> None:
-    whole = DatasetAnnotations(columns, columns.category_id)
+    whole = DatasetAnnotations(columns, columns.category_name)
     report = report_data(whole, "file.json", np.arange(NUM_IMAGES), training)
     lost = sum(
         finding.count
