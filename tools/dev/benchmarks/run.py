@@ -37,6 +37,7 @@ PARTS = {
     "test-step": "test_step",
     "training-step": "training_step",
     "gradient-record": "gradient_record",
+    "dense-losses": "dense_losses",
 }
 
 
