@@ -7,7 +7,7 @@ _base_ = [
 
 train_pipeline = [
     dict(type="LoadVerifiedImage", backend_args=_base_.backend_args),
-    dict(type="LoadAnnotations", with_bbox=True, with_mask=True, with_seg=True),
+    dict(type="LoadPolygonAnnotations", with_bbox=True, with_mask=True, with_seg=True),
     dict(type="Resize", scale=(1333, 800), keep_ratio=True),
     dict(type="RandomFlip", prob=0.5),
     dict(type="PackDetInputs"),

@@ -3,7 +3,7 @@ _base_ = "./mask-rcnn_r50_fpn_eql_16xb2-25e_lvis-v0.5.py"
 
 train_pipeline = [
     dict(type="LoadVerifiedImage", backend_args=_base_.backend_args),
-    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+    dict(type="LoadPolygonAnnotations", with_bbox=True, with_mask=True),
     dict(type="Resize", scale=(1333, 800), keep_ratio=True),
     dict(type="RandomFlip", prob=0.5),
     dict(type="PackLVISInputs"),

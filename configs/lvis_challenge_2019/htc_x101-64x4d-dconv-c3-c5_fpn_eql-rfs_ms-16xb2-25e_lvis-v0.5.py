@@ -18,7 +18,7 @@ sync_bn = "torch"
 
 train_pipeline = [
     dict(type="LoadVerifiedImage", backend_args=_base_.backend_args),
-    dict(type="LoadAnnotations", with_bbox=True, with_mask=True, with_seg=True),
+    dict(type="LoadPolygonAnnotations", with_bbox=True, with_mask=True, with_seg=True),
     dict(type="RandomResize", scale=[(1600, 400), (1600, 1400)], keep_ratio=True),
     dict(type="RandomFlip", prob=0.5),
     dict(type="PackDetInputs"),

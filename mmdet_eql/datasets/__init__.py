@@ -4,6 +4,7 @@ lvis              any dataset in LVIS or COCO format
 open_images       Open Images Challenge 2019
 image_file        whether image files are whole, how EXIF data turn them
 data_report_hook  logs what the data are before training
+polygon_masks     masks of training images that stay polygons until the mask head draws them
 transforms        pipeline steps: checked images, image-level labels
 samplers          repeat factors, class-aware sampling, mixtures
 """
@@ -12,6 +13,7 @@ from mmdet_eql.annotations.instance_labels import InstanceLabels, instance_label
 from mmdet_eql.datasets.data_report_hook import DataReportHook
 from mmdet_eql.datasets.lvis import LVISFormatDataset
 from mmdet_eql.datasets.open_images import CountedOpenImagesChallengeDataset
+from mmdet_eql.datasets.polygon_masks import LazyBitmapMasks, LoadPolygonAnnotations
 from mmdet_eql.datasets.samplers import CategoryAwareSampler, MixedSampler, RepeatFactorSampler
 from mmdet_eql.datasets.transforms import LoadVerifiedImage, MixImageLevelLabels, PackLVISInputs
 
@@ -21,6 +23,8 @@ __all__ = [
     "DataReportHook",
     "InstanceLabels",
     "LVISFormatDataset",
+    "LazyBitmapMasks",
+    "LoadPolygonAnnotations",
     "LoadVerifiedImage",
     "MixImageLevelLabels",
     "MixedSampler",

@@ -29,6 +29,16 @@ PRIVATE_NAMES = {
         "its attribute _fully_initialized tells whether the annotations are to be checked yet",
         *(_MMENGINE, "468830c9"),
     ),
+    "mmdet.datasets.transforms.LoadAnnotations._load_masks": (
+        "datasets/polygon_masks.py",
+        "overridden: it draws all polygons",
+        *(_MMDET, "bbf91294"),
+    ),
+    "mmdet.datasets.transforms.LoadAnnotations._process_masks": (
+        "datasets/polygon_masks.py",
+        "called: it drops polygons of fewer than three points, and ignores instances without any",
+        *(_MMDET, "e8d6b66e"),
+    ),
     "mmdet.visualization.DetLocalVisualizer._draw_instances": (
         "engine/visualizer.py",
         "overridden: it takes bitmaps, not masks as RLE",

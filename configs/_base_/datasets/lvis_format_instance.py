@@ -3,7 +3,7 @@ backend_args = None
 
 train_pipeline = [
     dict(type="LoadVerifiedImage", backend_args=backend_args),
-    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+    dict(type="LoadPolygonAnnotations", with_bbox=True, with_mask=True),
     dict(type="Resize", scale=(1333, 800), keep_ratio=True),
     dict(type="RandomFlip", prob=0.5),
     dict(type="PackDetInputs"),

@@ -6,7 +6,7 @@ data_root = "{{$MMDET_EQL_DATA:data}}/minilvis/"
 
 train_pipeline = [
     dict(type="LoadVerifiedImage", backend_args=_base_.backend_args),
-    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+    dict(type="LoadPolygonAnnotations", with_bbox=True, with_mask=True),
     dict(type="Resize", scale=(160, 160), keep_ratio=True),
     dict(type="RandomFlip", prob=0.5),
     dict(type="PackDetInputs"),

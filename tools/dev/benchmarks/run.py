@@ -34,6 +34,7 @@ PARTS = {
     "lvis-evaluation": "lvis_evaluation",
     "start-up": "start_up",
     "samplers": "samplers",
+    "training-pipeline": "training_pipeline",
     "test-step": "test_step",
     "training-step": "training_step",
     "gradient-record": "gradient_record",
