@@ -2,7 +2,8 @@
 
 An image of 640 x 480 pixels with 12 polygons is loaded, enlarged to 1067 x 800, flipped every
 second time, packed, and its masks go to the training process (pickled, as a DataLoader worker does;
-images take the same way with both loaders). LoadPolygonAnnotations beside MMDetection's LoadAnnotations:
+images take the same way with both loaders). LoadPolygonAnnotations beside MMDetection's
+LoadAnnotations:
 
     to the training process    what a worker does
     with mask targets          and the targets of 128 RoIs, on the CPU
