@@ -230,8 +230,9 @@ class LVISFormatDataset(BaseDetDataset):
         """Raise a UserError if an instance of an image in use has no usable segmentation."""
         columns, used = self._annotations.columns, np.zeros(len(self._annotations.labels), bool)
         used[self.data_list] = True
-        invalid = self._annotations.is_instance & used[columns.annotation_image]
-        invalid &= ~np.isin(columns.segmentation_state, (WHOLE, PARTLY))
+        used = self._annotations.is_instance & used[columns.annotation_image]
+        self._check_rle(used)
+        invalid = used & ~np.isin(columns.segmentation_state, (WHOLE, PARTLY))
         if not invalid.any():
             refuse_fractional_polygons(columns, self.ann_file)
             return
@@ -245,6 +246,20 @@ class LVISFormatDataset(BaseDetDataset):
             f"{segmentation_problem(given, *columns.image_size[image].tolist())}. Correct it, or "
             "train on boxes alone."
         )
+
+    def _check_rle(self, used: np.ndarray) -> None:
+        """Raise a UserError if there is RLE among those used and the pipeline would ignore it."""
+        if all(getattr(step, "poly2mask", True) for step in self.pipeline.transforms):
+            return
+        columns = self._annotations.columns
+        used = used & ~columns.crowd & np.isin(columns.segmentation_state, (WHOLE, PARTLY))
+        starts = columns.segmentation_range[used, 0]
+        num_rle = np.count_nonzero(columns.segmentation_text[starts] == ord("{"))
+        if num_rle:
+            raise UserError(
+                f"{self.ann_file}: the 'segmentation' of {num_rle:,} annotation(s) is RLE, which "
+                "'poly2mask=False' ignores; use type='LoadPolygonAnnotations' instead."
+            )
 
     def _set_classes(self, columns: AnnotationColumns, classes: Sequence[str]) -> None:
         """Give the labels 0 to C - 1 to these categories."""

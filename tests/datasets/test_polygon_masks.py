@@ -1,6 +1,7 @@
 """Masks that stay polygons: the same masks, targets and losses as MMDetection's bitmaps."""
 
 import copy
+import json
 import pickle
 
 import numpy as np
@@ -16,6 +17,8 @@ from mmengine.registry import init_default_scope
 from pycocotools import mask as coco_mask
 
 from mmdet_eql.datasets import LazyBitmapMasks
+from mmdet_eql.utils.errors import UserError
+from tests.conftest import build_dataset
 
 HEIGHT, WIDTH = 120, 160
 STOCK = dict(type="LoadAnnotations", with_bbox=True, with_mask=True)
@@ -143,6 +146,27 @@ def test_an_image_with_rle_gets_bitmaps():
     stock, ours = both(content)
     assert type(ours) is BitmapMasks
     np.testing.assert_array_equal(ours.masks, stock.masks)
+
+
+def test_a_loader_that_ignores_rle_is_refused(minilvis, train_annotations, tmp_path):
+    content = copy.deepcopy(train_annotations)
+    path = tmp_path / "train.json"
+    loader = dict(STOCK, poly2mask=False)
+
+    def build(loader):
+        path.write_text(json.dumps(content))
+        return build_dataset(minilvis, ann_file=str(path), pipeline=[loader])
+
+    assert len(build(loader)) == 60
+    annotation, image = content["annotations"][3], content["images"][0]
+    size = image["height"], image["width"]
+    rle = coco_mask.merge(coco_mask.frPyObjects(annotation["segmentation"], *size))
+    annotation["segmentation"] = {"size": list(size), "counts": rle["counts"].decode()}
+    assert len(build(OURS)) == 60
+    with pytest.raises(UserError, match=r"train\.json: .* 1 annotation.* RLE.*poly2mask=False"):
+        build(loader)
+    annotation["iscrowd"] = 1  # ignored by any loader
+    assert len(build(loader)) == 60
 
 
 def test_degenerate_polygons_are_treated_as_mmdet_does():
