@@ -175,6 +175,8 @@ def tiny_config(minilvis, tmp_path):
         cfg = Config.fromfile(minilvis_config(method))
         cfg.merge_from_dict(tiny_options(minilvis, max_iters, method))
         cfg.work_dir = str(tmp_path / "work_dir")
+        # mmengine has one logger of a name and second, which writes where the first run did.
+        cfg.experiment_name = tmp_path.name
         return cfg
 
     return make

@@ -109,7 +109,8 @@ def tiny(method, folder, work_dir) -> Config:
     loss = METHODS[method].items()
     cfg.merge_from_dict({f"model.roi_head.bbox_head.loss_cls.{key}": value for key, value in loss})
     options = tiny_options(folder, method="any-data")
-    del options["model.roi_head.mask_head.num_classes"]
+    masks = "model.roi_head.mask_"
+    options = {key: value for key, value in options.items() if not key.startswith(masks)}
     for split in ("val", "test"):
         del options[f"{split}_evaluator.ann_file"]
         options[f"{split}_evaluator.train_ann_file"] = str(folder / TRAIN)

@@ -15,8 +15,8 @@ from tests.test_tools import figures
 
 @pytest.fixture(scope="module")
 def trained(minilvis, tmp_path_factory):
-    """The config file of an HTC of the tiny set, a checkpoint of it after a few steps, and its
-    results without augmentation."""
+    """The config file of an HTC of the tiny set, a checkpoint of it after a few steps, its
+    results without augmentation, and the annotation file that both are tested on."""
     work_dir = tmp_path_factory.mktemp("htc")
     cfg = make_config("htc", "eql", minilvis)
     cfg.model.test_cfg.rcnn.max_per_img = 20
@@ -27,22 +27,29 @@ def trained(minilvis, tmp_path_factory):
     cfg.tta_pipeline[1].transforms[0] = scales
     cfg.train_cfg.val_interval = 1000
     cfg.work_dir = str(work_dir)
+    # A few images are enough for every way of merging.
+    ann_file = work_dir / "val.json"
+    data = json.loads((minilvis / "annotations" / "minilvis_val.json").read_text())
+    data["images"] = data["images"][:8]
+    ids = {image["id"] for image in data["images"]}
+    data["annotations"] = [a for a in data["annotations"] if a["image_id"] in ids]
+    ann_file.write_text(json.dumps(data))
+    cfg.test_dataloader.dataset.ann_file = cfg.test_evaluator.ann_file = str(ann_file)
     cfg.dump(str(work_dir / "htc.py"))
     cfg.test_evaluator.outfile_prefix = str(work_dir / "plain")
     runner = Runner.from_cfg(cfg)
     runner.train()
     runner.test()
-    return work_dir / "htc.py", work_dir / "iter_4.pth", work_dir / "plain.segm.json"
+    return work_dir / "htc.py", work_dir / "iter_4.pth", work_dir / "plain.segm.json", ann_file
 
 
-def test_one_submission_of_augmented_and_plain_results(trained, call_tool, minilvis, tmp_path):
-    config, checkpoint, plain = trained
+def test_one_submission_of_augmented_and_plain_results(trained, call_tool, tmp_path):
+    config, checkpoint, plain, ann_file = trained
     prefix = tmp_path / "augmented"
     call_tool(
         "test.py", config, checkpoint, "--tta", "--work-dir", tmp_path / "work_dir",
         "--cfg-options", f"test_evaluator.outfile_prefix={prefix}", check=True,
     )  # fmt: skip
-    ann_file = minilvis / "annotations" / "minilvis_val.json"
     assert_same_figures(figures(tmp_path), prefix, ann_file)
 
     augmented, merged = tmp_path / "augmented.segm.json", tmp_path / "merged.segm.json"
