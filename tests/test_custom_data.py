@@ -3,6 +3,7 @@
 import csv
 import importlib
 import json
+import os
 
 import numpy as np
 import pycocotools.mask as mask_utils
@@ -16,9 +17,13 @@ from pycocotools.cocoeval import COCOeval
 from mmdet_eql.analysis.class_frequency_report import read_annotated_images
 from mmdet_eql.annotations.reader import read_annotations
 from mmdet_eql.datasets import LVISFormatDataset
+from mmdet_eql.engine.config_check import check_config
+from mmdet_eql.engine.launch import read_config
+from mmdet_eql.engine.num_classes import set_num_classes
 from mmdet_eql.evaluation import evaluate_files
 from mmdet_eql.evaluation.lvis_metric import LVISFastMetric
 from mmdet_eql.utils.errors import UserError
+from tests.config_checks import unread_keys
 from tests.conftest import CONFIGS, build_dataset, log_of, tiny_options
 
 
@@ -54,6 +59,36 @@ def dataset_of(folder, split="train", **options) -> LVISFormatDataset:
         data_prefix=dict(img=f"{split}/"),
         **options,
     )
+
+
+def test_the_config_of_the_documentation(custom, tmp_path):
+    """Its keys are all read, its files are found and its parts can be built."""
+    text = (CONFIGS.parent / "docs" / "custom-data.md").read_text()
+    (code,) = [part for part in text.split("```python\n") if part.startswith("_base_")]
+    path, folder = tmp_path / "pets.py", tmp_path / "pets"
+    classes = tuple(category["name"] for category in read(custom, "train")["categories"][:2])
+    for written, here in (
+        ("./mask", f"{os.path.relpath(CONFIGS, tmp_path)}/custom/mask"),
+        ("data/pets/", f"{folder}/"),
+        ('("cat", "dog")', repr(classes)),
+    ):
+        assert written in code
+        code = code.replace(written, here)
+    path.write_text(code.split("```")[0])
+    folder.mkdir()
+    for split in ("train", "val"):
+        (folder / f"{split}.json").symlink_to(custom / "annotations" / f"{split}.json")
+    (folder / "images").symlink_to(custom / "train")
+    assert not unread_keys(path)
+    cfg = read_config(str(path))
+    check_config(cfg)
+    assert cfg.test_dataloader.dataset.ann_file == "val.json"
+    assert cfg.test_evaluator.train_ann_file == f"{folder}/train.json"
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        (resize,) = [step for step in loader.dataset.pipeline if step.type == "Resize"]
+        assert resize.scale == (512, 512)
+    set_num_classes(cfg, ["train"])
+    assert cfg.model.roi_head.bbox_head.num_classes == 2
 
 
 def test_labels_and_frequencies_are_those_of_the_lvis_file(custom, minilvis):

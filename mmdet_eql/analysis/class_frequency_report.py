@@ -88,6 +88,11 @@ def format_report(
             f"| {lambda_:g}{chosen} | {100 * frequency.tail_ratio(lambda_):.3f} % | "
             f"{(frequency.frequency < lambda_).sum():,} |"
         )
+    tail = np.flatnonzero(frequency.frequency < lambdas[0])
+    tail = tail[np.argsort(frequency.frequency[tail], kind="stable")]
+    names = [frequency.class_names[label] for label in tail[:20].tolist()]
+    more = f" and {len(tail) - 20:,} more" if len(tail) > 20 else ""
+    lines += ["", f"In the tail, rarest first: {', '.join(names) or 'no category'}{more}"]
     lines += ["", "| sampler | epoch | rare | common | frequent | most drawn images (id: times) |"]
     lines += ["|---|---|---|---|---|---|"]
     for name, epoch in epochs.items():

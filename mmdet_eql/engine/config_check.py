@@ -8,18 +8,22 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from mmdet.registry import DATASETS, HOOKS, METRICS, MODELS, TASK_UTILS, TRANSFORMS
+from mmdet.registry import (
+    DATA_SAMPLERS,
+    DATASETS,
+    HOOKS,
+    LOOPS,
+    METRICS,
+    MODELS,
+    OPTIMIZERS,
+    PARAM_SCHEDULERS,
+    TASK_UTILS,
+    TRANSFORMS,
+)
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import BaseDataset, InfiniteSampler
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import (
-    DATA_SAMPLERS,
-    LOOPS,
-    OPTIMIZERS,
-    PARAM_SCHEDULERS,
-    Registry,
-    init_default_scope,
-)
+from mmengine.registry import Registry, init_default_scope
 from mmengine.utils import import_modules_from_strings
 
 from mmdet_eql.engine.num_classes import set_num_classes

@@ -295,7 +295,8 @@ class LVISFastMetric(GatheredMetric):
             else:
                 metrics.update(self._evaluate_proposals(ground_truth, results, metric))
         if self.evaluations:
-            logger.info("\n" + metric_table(self.evaluations))
+            protocol = "COCO" if ground_truth.judged is None else "LVIS"
+            logger.info("\n" + metric_table(self.evaluations, protocol))
         if self.classwise and self.outfile_prefix:
             path = f"{self.outfile_prefix}.classwise.json"
             categories = category_records(ground_truth, self.evaluations)

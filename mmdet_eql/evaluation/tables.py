@@ -16,14 +16,18 @@ from mmdet_eql.evaluation.file_evaluation import FileEvaluation
 from mmdet_eql.evaluation.lvis_evaluation import LVISEvaluation
 
 
-def metric_table(evaluations: Mapping[str, LVISEvaluation]) -> str:
-    """Return AP, AP50 and so on in percent: a table with a row for each evaluation."""
+def metric_table(evaluations: Mapping[str, LVISEvaluation], protocol: str = "LVIS") -> str:
+    """Return AP, AP50 and so on in percent: a table with a row for each evaluation.
+
+    The header names the ``protocol``. A line below explains the dash of a missing metric.
+    """
     metrics = {name: evaluation.metrics() for name, evaluation in evaluations.items()}
     items = dict.fromkeys(item for of in metrics.values() for item in of if "@" not in item)
-    rows = [["LVIS (%)", *items]]
+    rows = [[f"{protocol} (%)", *items]]
     for name, values in metrics.items():
         rows.append([name, *(_percent(values.get(item, -1)) for item in items)])
-    return AsciiTable(rows).table
+    dash = "\n-: nothing is annotated that this metric could be of"
+    return AsciiTable(rows).table + (dash if any("-" in row for row in rows) else "")
 
 
 def category_table(metric: str, names: Sequence[str], category_ap: Sequence[float]) -> str:

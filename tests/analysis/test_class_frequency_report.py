@@ -8,6 +8,7 @@ import pytest
 
 from mmdet_eql.analysis.class_frequency_report import draw_epochs, read_annotated_images
 from mmdet_eql.datasets import RepeatFactorSampler
+from mmdet_eql.losses.tail_weighting import lambda_for_tail_ratio
 from mmdet_eql.utils.errors import UserError
 
 
@@ -41,6 +42,16 @@ def test_report_and_figure(minilvis, call_tool, tmp_path):
     assert length > len(images)
     assert f"| repeat factors, t = 0.3 | {length} |" in report
     assert matplotlib.image.imread(figure).std() > 0.05
+
+    # A share of the labels instead of lambda: the rarest categories that fit.
+    options = ("--tail-ratio", 0.09)
+    report = call_tool("analysis/class_frequency.py", ann_file, *options, check=True).stdout
+    lambda_ = lambda_for_tail_ratio(frequency.frequency, 0.09)
+    tail = np.flatnonzero(frequency.frequency < lambda_)
+    assert 0 < len(tail) < len(frequency)
+    assert f"| {lambda_:g} (chosen) |" in report
+    (line,) = [line for line in report.splitlines() if line.startswith("In the tail")]
+    assert set(line.split(": ")[1].split(", ")) == {frequency.class_names[label] for label in tail}
 
 
 @pytest.mark.parametrize(

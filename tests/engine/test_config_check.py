@@ -1,5 +1,7 @@
 """What cannot be built or found is named by its dotted key before a run is started."""
 
+import copy
+
 import pytest
 from mmdet.registry import MODELS
 from torch import nn
@@ -7,6 +9,8 @@ from torch import nn
 from mmdet_eql.engine.config_check import check_config
 from mmdet_eql.engine.launch import build_runner
 from mmdet_eql.utils.errors import UserError
+from tests.config_checks import read
+from tests.conftest import CONFIGS
 
 
 @pytest.mark.parametrize(
@@ -114,3 +118,26 @@ def test_what_only_the_runner_builds(tiny_config):
     check_config(cfg)
     with pytest.raises(UserError, match=r"the runner cannot be built .*LOUD"):
         build_runner(cfg)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "baselines/htc_r50_fpn_sigmoid_8xb2-1x_lvis-v1.py",
+        "efl/atss_r50_fpn_efl-rfs_ms-8xb2-2x_lvis-v1.py",
+        "eql/mask-rcnn_r50_fpn_eql-rfs_16xb2-25e_lvis-v0.5.py",
+        "openimages/faster-rcnn_r50_fpn_eql_32xb2-1x_openimages-challenge2019.py",
+    ],
+)
+def test_published_configs_pass(name, minilvis, tmp_path):
+    cfg = copy.deepcopy(read(CONFIGS / name))
+    for split in ("train", "val"):
+        # Of the files, which are not here, only the existence is looked at.
+        cfg[f"{split}_dataloader"].dataset.data_root = str(tmp_path)
+        path = tmp_path / cfg[f"{split}_dataloader"].dataset.ann_file
+        path.parent.mkdir(exist_ok=True)
+        path.symlink_to(minilvis / "annotations" / f"minilvis_{split}.json")
+        for key in ("ann_file", "train_ann_file"):
+            if key in cfg.val_evaluator:
+                cfg.val_evaluator[key] = str(path)
+    check_config(cfg)

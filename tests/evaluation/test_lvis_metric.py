@@ -227,6 +227,27 @@ def test_summary_is_one_table(example, log):
         assert f"{100 * figures[f'lvis/{iou_type}_AP']:.2f}" in row
 
 
+def test_the_summary_of_a_coco_file(example, tmp_path, log):
+    _, data, records = example
+    for image in data["images"]:
+        del image["neg_category_ids"], image["not_exhaustive_category_ids"]
+    for category in data["categories"]:
+        del category["frequency"]
+    ann_file = tmp_path / "coco.json"
+    # Nothing is large.
+    data["annotations"] = [a for a in data["annotations"] if a["area"] < 96**2]
+    ann_file.write_text(json.dumps(data))
+    evaluate(make_samples(data, records), ann_file=str(ann_file), metric="bbox")
+    (table,) = [message for message in log if "(%)" in message]
+    assert "COCO (%)" in table
+    assert "LVIS" not in table
+    (row,) = [line for line in table.splitlines() if "| bbox " in line]
+    (header,) = [line for line in table.splitlines() if "APl" in line]
+    columns = header.split("|")
+    assert row.split("|")[[cell.strip() for cell in columns].index("APl")].strip() == "-"
+    assert table.splitlines()[-1].startswith("-: nothing is annotated")
+
+
 @pytest.mark.filterwarnings("ignore:.*categories have fewer")
 def test_fixed_pooled_and_boundary_ap_and_intervals(example, tmp_path):
     ann_file, data, records = example

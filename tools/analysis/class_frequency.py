@@ -19,6 +19,7 @@ from mmdet_eql.analysis.class_frequency_report import (
     read_annotated_images,
 )
 from mmdet_eql.datasets import CategoryAwareSampler, RepeatFactorSampler
+from mmdet_eql.losses.tail_weighting import lambda_for_tail_ratio
 from mmdet_eql.utils.errors import UserError, exit_on_user_error
 
 #: The EQL paper's ablation of lambda (section 5).
@@ -30,8 +31,12 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("ann_file", help="annotation file")
-    parser.add_argument(
+    tail = parser.add_mutually_exclusive_group()
+    tail.add_argument(
         "--lambda", dest="lambda_", type=float, default=1.76e-3, help="default: %(default)s"
+    )
+    tail.add_argument(
+        "--tail-ratio", type=float, help="choose lambda so that the tail holds this share of labels"
     )
     parser.add_argument("--repeat-threshold", type=float, default=1e-3, help="default: %(default)s")
     parser.add_argument("--out", help="PNG file to draw")
@@ -54,6 +59,9 @@ def main() -> None:
         "class-aware": CategoryAwareSampler(images, seed=0),
     }
     epochs = draw_epochs(images, samplers)
+    if args.tail_ratio is not None:
+        frequency = images.class_frequency.frequency
+        args.lambda_ = lambda_for_tail_ratio(frequency, args.tail_ratio)
     print(format_report(images, [args.lambda_, *LAMBDAS], epochs))
     if args.out:
         plot_report(images, args.lambda_, epochs, args.out)
