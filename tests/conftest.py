@@ -41,9 +41,11 @@ NARROW = {
 def one_thread():
     """The tests' processes share two cores."""
     os.environ["OMP_NUM_THREADS"] = "1"
+    import cv2
     import torch
 
     torch.set_num_threads(1)
+    cv2.setNumThreads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -72,7 +72,7 @@ def main() -> None:
     for path in (args.markdown, args.json, args.growth):
         if path is not None and os.path.isdir(path):
             raise UserError(f"{path} is a folder; give the name of a file.")
-    set_threads(args.threads)
+    set_threads(args.threads, args.threads)
     machine = describe_machine(args.threads)
     print("\n".join(f"{name}: {value}" for name, value in machine.items()), flush=True)
     modules = load_parts(args.parts)

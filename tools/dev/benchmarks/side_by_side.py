@@ -225,6 +225,8 @@ def peak_memory(work: Workload) -> float | None:
     context = multiprocessing.get_context("fork")
     reader, writer = context.Pipe(duplex=False)
     child = context.Process(target=lambda: writer.send(_peak_memory_here(work, libc)))
+    # Threads do not survive a fork, and the child would wait for those of OpenCV.
+    threads = set_threads(1, 1)
     child.start()
     writer.close()
     try:
@@ -233,10 +235,10 @@ def peak_memory(work: Workload) -> float | None:
         raise RuntimeError("a workload failed while its memory was measured; see above") from None
     finally:
         child.join()
+        set_threads(*threads)
 
 
 def _peak_memory_here(work: Workload, libc: ctypes.CDLL) -> float:
-    set_threads(1)  # threads do not survive a fork
     # Every large block is mapped by itself, and freed memory is handed back in between, so that
     # memory which the C library keeps for later hides nothing.
     m_mmap_threshold = -3
@@ -266,13 +268,15 @@ def held_memory(field: str) -> float:
     return int(line.split()[1]) / 1024
 
 
-def set_threads(number: int) -> None:
-    """Let PyTorch and OpenCV use this many threads; one gives the steadiest times."""
+def set_threads(of_torch: int, of_opencv: int) -> tuple[int, int]:
+    """Set the numbers of threads, and return those before; one gives the steadiest times."""
     import cv2
     import torch
 
-    torch.set_num_threads(number)
-    cv2.setNumThreads(number)
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(of_torch)
+    cv2.setNumThreads(of_opencv)
+    return before
 
 
 # --- growth with the number of categories ---------------------------------------------------------
