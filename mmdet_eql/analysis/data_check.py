@@ -133,7 +133,9 @@ def check_data_set(
         path, semantic_path = dataset.files(image)
         jobs.append(ImageJob(path, tuple(size), turns, semantic_path, num_semantic))
     own: dict[bytes, str] = {}
-    with ProcessPoolExecutor(num_workers, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
+    # A process for each core is enough, and a forked one could wait for OpenCV's threads for ever.
+    cv2.setNumThreads(0)
+    with ProcessPoolExecutor(num_workers) as pool:
         results = progress(pool.map(check_image, jobs, chunksize=_CHUNK))
         for job, (digest, problems) in zip(jobs, results, strict=True):
             for what, detail, stops in problems:
