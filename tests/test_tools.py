@@ -108,7 +108,7 @@ def test_two_ranks_of_which_one_dies(run_tool, call_tool, config_file, tmp_path,
         cfg.custom_imports.imports.append("rank_dump")
         cfg.custom_hooks.append(dict(type="RankDump"))
 
-    config = config_file(add_dump, max_iters=30)
+    config = config_file(add_dump, max_iters=16)
     work_dir = tmp_path / "work_dir"
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
     process = subprocess.Popen(
@@ -136,7 +136,7 @@ def test_two_ranks_of_which_one_dies(run_tool, call_tool, config_file, tmp_path,
             parent = psutil.Process(process.pid)
             for rank in [*parent.children(recursive=True), parent]:
                 rank.kill()
-    assert not (work_dir / "iter_30.pth").is_file()
+    assert not (work_dir / "iter_16.pth").is_file()
 
     # The job goes on, and both ranks end with the same weights.
     last = (work_dir / "last_checkpoint").read_text().strip()
@@ -152,10 +152,10 @@ def test_two_ranks_of_which_one_dies(run_tool, call_tool, config_file, tmp_path,
         assert torch.equal(first[key], second[key]), key
 
     # Two ranks evaluate like one.
-    result = run_tool("dist_test.sh", config, work_dir / "iter_30.pth", 2, check=True)
+    result = run_tool("dist_test.sh", config, work_dir / "iter_16.pth", 2, check=True)
     two_ranks = figures(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    call_tool("test.py", config, work_dir / "iter_30.pth", check=True)
+    call_tool("test.py", config, work_dir / "iter_16.pth", check=True)
     assert figures(tmp_path) == two_ranks, result.stdout
 
 
