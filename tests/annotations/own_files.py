@@ -207,8 +207,8 @@ def by_via() -> dict:
                 "height": HEIGHT,
                 "file_name": f"{index}.png",
                 "license": 0,
-                "flickr_url": f"/home/me/pictures/{index}.png",
-                "coco_url": f"/home/me/pictures/{index}.png",
+                "flickr_url": f"/Users/me/pictures/{index}.png",
+                "coco_url": f"/Users/me/pictures/{index}.png",
                 "date_captured": "",
             }
             for index in range(NUM_IMAGES)
