@@ -157,30 +157,28 @@ def follow_classes(dataset: Any, classes: Sequence[str], key: str) -> None:
 
 def check_num_classes(model: nn.Module, classes: Sequence[str], source: str) -> None:
     """Raise a UserError if a head has another number of classes than ``source`` names."""
-    for name, num_classes in _numbers_of_heads(model):
-        if num_classes != len(classes):
-            raise UserError(
-                f"model.{name}.num_classes is {num_classes}, but {source} has {len(classes)} "
-                f"categories; set num_classes = {len(classes)} in the config."
-            )
+    for name, num_classes in _other_numbers(model, classes):
+        raise UserError(
+            f"model.{name}.num_classes is {num_classes}, but {source} has {len(classes)} "
+            f"categories; set num_classes = {len(classes)} in the config."
+        )
 
 
 def _check_assumed_classes(model: nn.Module, classes: Sequence[str], split: str) -> None:
-    for _, num_classes in _numbers_of_heads(model):
-        if num_classes != len(classes):
-            raise UserError(
-                f"the checkpoint names no classes, and the model has {num_classes}, but the data "
-                f"set that it is tested on {len(classes)}; name the classes that it was trained "
-                f"with, in their order, by {split}_dataloader.dataset.metainfo.classes."
-            )
+    for _, num_classes in _other_numbers(model, classes):
+        raise UserError(
+            f"the checkpoint names no classes, and the model has {num_classes}, but the data "
+            f"set that it is tested on {len(classes)}; name the classes that it was trained "
+            f"with, in their order, by {split}_dataloader.dataset.metainfo.classes."
+        )
 
 
-def _numbers_of_heads(model: nn.Module) -> Iterator[tuple[str, int]]:
-    """Name and number of classes of each head that tells categories apart."""
+def _other_numbers(model: nn.Module, classes: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """Name and number of classes of each head that tells other categories apart than these."""
     for name, module in model.named_modules():
         # RPN heads tell objects from background and semantic heads count background regions.
         tells_apart = _CATEGORY_HEAD.search(name) and not getattr(module, "class_agnostic", False)
-        if tells_apart and hasattr(module, "num_classes"):
+        if tells_apart and getattr(module, "num_classes", len(classes)) != len(classes):
             yield name, module.num_classes
 
 
