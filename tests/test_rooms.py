@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "losses": "utils",
     "heads": "utils losses",
     "engine": "utils frequency losses",
+    "decoupled": "utils frequency annotations datasets evaluation losses heads engine",
     "runs": "utils frequency engine",
     "analysis": "utils frequency annotations datasets evaluation engine runs",
     "classification": "utils frequency datasets minilvis losses engine",
