@@ -37,6 +37,31 @@ NARROW = {
 }
 
 
+#: Files of a minute or so: the first to start, so that no process waits for one at the end.
+LONG_FILES = (
+    "test_resume_randomness_hook.py",
+    "test_killed_sweep.py",
+    "test_quickstart.py",
+    "test_tools.py",
+    "test_training.py",
+    "test_detector_ranks.py",
+    "test_execution.py",
+    "test_interruptions.py",
+    "test_minilvis.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in LONG_FILES)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c_is_not_ignored():
+    """A job in the background of a script ignores it, and so would what the tests start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     """The tests' processes share two cores."""

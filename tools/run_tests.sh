@@ -36,8 +36,9 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 export MPLBACKEND=Agg
 cd "$root"
 
-# A file stays in one process, as its tests share what they train. A few tests start faster in one.
-((${#})) || set -- --numprocesses auto --dist loadfile
+# A file stays in one process, as its tests share what they train; tests/conftest.py starts long ones
+# first. A few tests start faster in one.
+((${#})) || set -- --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 failed=()
 echo "==> ruff check"

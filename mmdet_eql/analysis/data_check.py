@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from mmdet_eql.annotations.data_report import DataReport, report_data, what_happ
 from mmdet_eql.datasets import LVISFormatDataset
 from mmdet_eql.datasets.image_file import decode_whole, exif_orientation, size_hint
 from mmdet_eql.utils.errors import UserError
+from mmdet_eql.utils.processes import process_pool
 
 #: Images that a process takes at once.
 _CHUNK = 16
@@ -133,9 +133,7 @@ def check_data_set(
         path, semantic_path = dataset.files(image)
         jobs.append(ImageJob(path, tuple(size), turns, semantic_path, num_semantic))
     own: dict[bytes, str] = {}
-    # A process for each core is enough, and a forked one could wait for OpenCV's threads for ever.
-    cv2.setNumThreads(0)
-    with ProcessPoolExecutor(num_workers) as pool:
+    with process_pool(num_workers) as pool:
         results = progress(pool.map(check_image, jobs, chunksize=_CHUNK))
         for job, (digest, problems) in zip(jobs, results, strict=True):
             for what, detail, stops in problems:

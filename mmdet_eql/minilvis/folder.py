@@ -3,12 +3,9 @@
 import contextlib
 import dataclasses
 import json
-import multiprocessing
 import os
-import signal
 import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
@@ -28,6 +25,7 @@ from mmdet_eql.minilvis.planning import DatasetPlan, ImagePlan, plan_dataset
 from mmdet_eql.minilvis.rendering import render_scene
 from mmdet_eql.minilvis.vocabulary import Category
 from mmdet_eql.utils.errors import UserError
+from mmdet_eql.utils.processes import process_pool
 
 #: Name of the marker file of a finished folder.
 MARKER = "minilvis.json"
@@ -240,34 +238,17 @@ def _write_image(
 
 def _run(draw: Callable, plans: list[ImagePlan], num_workers: int) -> Iterator[list[dict]]:
     """Results of all images in their order."""
-    # One process per core is enough, and a forked process must not inherit cv2's thread pool.
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        if num_workers == 1:
-            yield from map(draw, plans)
-            return
-        # Forked workers need not import the package again, which takes longer than small sets do.
-        methods = multiprocessing.get_all_start_methods()
-        context = multiprocessing.get_context("fork" if "fork" in methods else "spawn")
-        executor = ProcessPoolExecutor(num_workers, context, initializer=_leave_signals_to_parent)
+    if num_workers == 1:
+        yield from map(draw, plans)
+        return
+    with process_pool(num_workers) as pool:
         try:
-            yield from executor.map(draw, plans, chunksize=_CHUNK)
+            yield from pool.map(draw, plans, chunksize=_CHUNK)
         except BrokenProcessPool:
             raise UserError(
                 "MiniLVIS: a worker process was killed, probably for lack of memory; try again "
                 "with fewer workers (--workers)."
             ) from None
-        finally:
-            executor.shutdown(wait=True, cancel_futures=True)
-    finally:
-        cv2.setNumThreads(threads)
-
-
-def _leave_signals_to_parent() -> None:
-    # Ctrl-C reaches all processes; the parent alone tidies up.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _write_json(path: Path, content: dict, **layout) -> None:

@@ -1,12 +1,12 @@
 """List experiments in a line each: model, loss, sampler, dataset and length of training."""
 
 import argparse
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from mmengine.config import Config
 
 from mmdet_eql.utils.errors import UserError, exit_on_user_error
+from mmdet_eql.utils.processes import process_pool
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 # Arguments of a loss that are shown if the config sets them.
@@ -72,7 +72,7 @@ def main() -> None:
         if not found:
             raise UserError(f"{path}: holds no configs; give a folder that does.")
         paths += [each.resolve() for each in found if "_base_" not in each.parts]
-    with ProcessPoolExecutor() as pool:
+    with process_pool() as pool:
         for line in pool.map(line_of, paths):
             print(line, flush=True)
 

@@ -1,0 +1,45 @@
+"""A pool of processes that ends with the process that started it."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+
+import cv2
+
+
+@contextlib.contextmanager
+def process_pool(num_workers: int | None = None) -> Iterator[ProcessPoolExecutor]:
+    """Start worker processes; drop what is still to do when the block is left by an exception.
+
+    Workers leave Ctrl-C to this process, and end by themselves if it is killed. They are forked
+    where the system can, since importing the package again takes longer than small work does.
+
+    Args:
+        num_workers (int, optional): Number of processes; None takes one per core.
+    """
+    # One process per core is enough, and a forked one could wait for OpenCV's threads for ever.
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(0)
+    methods = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("fork" if "fork" in methods else "spawn")
+    executor = ProcessPoolExecutor(num_workers, context, initializer=_follow_parent)
+    try:
+        yield executor
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+        cv2.setNumThreads(threads)
+
+
+def _follow_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
