@@ -31,8 +31,8 @@ except ImportError:
     _mmdet_found = False
 
 if _mmdet_found and os.environ.get("MMDET_EQL_REGISTER") != "off":
-    from mmdet_eql import datasets, engine, evaluation, heads, losses
+    from mmdet_eql import datasets, decoupled, engine, evaluation, heads, losses
     from mmdet_eql.evaluation import lvis_metric, open_images_metric  # noqa: F401
 
 __version__ = "0.1.0"
-__all__ = ["datasets", "engine", "evaluation", "heads", "losses"]
+__all__ = ["datasets", "decoupled", "engine", "evaluation", "heads", "losses"]

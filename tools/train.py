@@ -1,12 +1,17 @@
-"""Train a detector; the interface is MMDetection's."""
+"""Train a detector; the interface is MMDetection's.
+
+A config with features = "FOLDER" trains the classifier alone, on cached features.
+"""
 
 import argparse
 
 from arguments import add_common_arguments, run_tool
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+def make_parser(description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("config", help="config file")
     add_common_arguments(parser)
     parser.add_argument("--amp", action="store_true", help="automatic mixed precision")
@@ -30,7 +35,7 @@ def parse_args() -> argparse.Namespace:
         const="auto",
         help="go on from this checkpoint, or without one from the last whole one in the work_dir",
     )
-    return parser.parse_args()
+    return parser
 
 
 def train(args: argparse.Namespace) -> None:
@@ -39,6 +44,10 @@ def train(args: argparse.Namespace) -> None:
     from mmdet_eql.utils.errors import UserError
 
     cfg = launch.load_config(args)
+    if cfg.get("features"):
+        from mmdet_eql.decoupled.training_config import train_on_features
+
+        train_on_features(cfg)
     if args.amp:
         launch.enable_amp(cfg, args.amp_dtype)
     elif args.amp_dtype is not None:
@@ -54,4 +63,4 @@ def train(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run_tool(train, parse_args())
+    run_tool(train, make_parser(__doc__).parse_args())

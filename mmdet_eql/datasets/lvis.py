@@ -191,6 +191,12 @@ class LVISFormatDataset(BaseDetDataset):
         return self._annotations.class_frequency
 
     @property
+    def image_ids(self) -> np.ndarray:
+        """The ``img_id`` of each item, int64 of shape (images,)."""
+        self.full_init()
+        return self._annotations.columns.image_id[self.data_list]
+
+    @property
     def instance_labels(self) -> InstanceLabels:
         """The labels of each image's instances, row i for item i of the dataset."""
         self.full_init()

@@ -1,8 +1,19 @@
 """Decoupled training: a classifier on the features of a frozen detector.
 
-feature_cache  the features of each RoI in memory-mapped files: format, writer, reader
+classifier_model  the detector of which the classifier alone is trained
+feature_cache     the features of each RoI in memory-mapped files: format, writer, reader
+feature_dataset   a dataset that gives the features of its images
+training_config   from the config of a detector to that of its classifier's training
 """
 
+from mmdet_eql.decoupled.classifier_model import FrozenDetectorHook, FrozenFeatureDetector
 from mmdet_eql.decoupled.feature_cache import FeatureSplit, open_features
+from mmdet_eql.decoupled.feature_dataset import FeatureDataset
 
-__all__ = ["FeatureSplit", "open_features"]
+__all__ = [
+    "FeatureDataset",
+    "FeatureSplit",
+    "FrozenDetectorHook",
+    "FrozenFeatureDetector",
+    "open_features",
+]

@@ -22,7 +22,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,8 @@ class SplitDescription:
         rois_per_image (int): Largest number of RoIs of an image in one stage.
         pipeline (list[dict]): Steps that load the images.
         images_per_shard (int): Images of a shard; the last shard may have fewer.
+        instance_count (list[int]): Annotated instances of each class in the training set; empty
+            in validation.
     """
 
     ann_file: str
@@ -55,6 +57,7 @@ class SplitDescription:
     rois_per_image: int
     pipeline: list[dict]
     images_per_shard: int = 250
+    instance_count: list[int] = field(default_factory=list)
 
     @property
     def num_shards(self) -> int:
@@ -137,7 +140,7 @@ def begin_cache(folder: str | os.PathLike, description: CacheDescription) -> Non
     existing = asdict(read_description(folder))
     for place in _PLACES:
         existing[place] = wanted[place]
-    difference = _first_difference(existing, wanted)
+    difference = first_difference(existing, wanted)
     if difference is not None:
         key, there, now = difference
         raise UserError(
@@ -330,13 +333,13 @@ def _arrays(images: Sequence[ImageFeatures], dtype: str) -> Iterator[tuple[str, 
             yield f"labels_{stage}", labels.astype(np.int32, copy=False)
 
 
-def _first_difference(there: Any, now: Any, key: str = "") -> tuple[str, Any, Any] | None:
-    """Dotted key and both values of the first difference between two JSON values."""
+def first_difference(there: Any, now: Any, key: str = "") -> tuple[str, Any, Any] | None:
+    """Return the dotted key and both values of the first difference between two JSON values."""
     if isinstance(there, dict) and isinstance(now, dict):
         pairs = [(name, there.get(name), now.get(name)) for name in {**there, **now}]
     elif isinstance(there, list) and isinstance(now, list) and len(there) == len(now):
         pairs = [(index, *pair) for index, pair in enumerate(zip(there, now, strict=True))]
     else:
         return None if there == now else (key, there, now)
-    inner = (_first_difference(old, new, f"{key}.{name}".strip(".")) for name, old, new in pairs)
+    inner = (first_difference(old, new, f"{key}.{name}".strip(".")) for name, old, new in pairs)
     return next((difference for difference in inner if difference is not None), None)

@@ -20,6 +20,8 @@ def check_images_of_dataset(dataset: Any, columns: AnnotationColumns, ann_file: 
     Raises:
         UserError: If an image is not in the file, or has another file name or size there.
     """
+    while hasattr(dataset, "dataset"):
+        dataset = dataset.dataset
     theirs = getattr(dataset, "ann_file", None)
     if not hasattr(dataset, "get_data_info"):
         return

@@ -84,17 +84,31 @@ class ImageLevelLabelHeadMixin:
         # Without logits, the box head gives its regression loss alone.
         losses = self.loss(None, bbox_pred, rois, *targets, reduction_override=reduction_override)
         labels, label_weights = targets[:2]
-        if cls_score.numel() > 0:
-            losses["loss_cls"] = self.loss_cls(
-                cls_score,
-                labels,
-                label_weights,
-                avg_factor=max((label_weights > 0).sum().item(), 1),
-                reduction_override=reduction_override,
-                verified=verified_categories(sampling_results, self.num_classes),
-            )
-            losses.update(self.loss_cls.get_accuracy(cls_score, labels))
+        verified = verified_categories(sampling_results, self.num_classes)
+        losses |= self.verified_loss(cls_score, labels, label_weights, verified, reduction_override)
         return dict(loss_bbox=losses, bbox_targets=targets)
+
+    def verified_loss(
+        self,
+        cls_score: Tensor,
+        labels: Tensor,
+        label_weights: Tensor,
+        verified: Tensor,
+        reduction_override: str | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the classification loss and the accuracy, with the verified categories (N, C) of
+        the proposals; empty without proposals."""
+        if cls_score.numel() == 0:
+            return {}
+        loss = self.loss_cls(
+            cls_score,
+            labels,
+            label_weights,
+            avg_factor=max((label_weights > 0).sum().item(), 1),
+            reduction_override=reduction_override,
+            verified=verified,
+        )
+        return {"loss_cls": loss, **self.loss_cls.get_accuracy(cls_score, labels)}
 
 
 @MODELS.register_module()

@@ -1,0 +1,241 @@
+"""The detector of which the classifier alone is trained, on cached features.
+
+For N, D and C see :mod:`mmdet_eql.decoupled.feature_dataset`.
+"""
+
+from typing import Any
+
+from mmdet.models.detectors import TwoStageDetector
+from mmdet.models.roi_heads import CascadeRoIHead, HybridTaskCascadeRoIHead, StandardRoIHead
+from mmdet.models.roi_heads.base_roi_head import BaseRoIHead
+from mmdet.models.roi_heads.bbox_heads import BBoxHead, ConvFCBBoxHead
+from mmdet.registry import HOOKS, MODELS
+from mmdet.structures import DetDataSample
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from mmdet_eql.engine.checkpoint_fit import weights_of
+from mmdet_eql.engine.class_list_hook import bare_model
+from mmdet_eql.heads import ImageLevelLabelHeadMixin
+from mmdet_eql.utils.errors import UserError
+
+#: The parts of a box head that are trained.
+_TRAINED = ("fc_cls", "loss_cls")
+#: Whose methods compute scores and losses from the classifier's input alone.
+_ROI_HEADS = (BaseRoIHead, StandardRoIHead, CascadeRoIHead, HybridTaskCascadeRoIHead)
+_BOX_HEADS = (BBoxHead, ConvFCBBoxHead, ImageLevelLabelHeadMixin)
+
+
+@MODELS.register_module()
+class FrozenFeatureDetector(BaseModel):
+    """A two-stage detector whose classifiers are trained on cached features.
+
+    All but the classifiers (of each stage, in a cascade) and the statistics of their losses is
+    frozen and in evaluation mode. Weights have the same names as in the detector, so that a
+    checkpoint is one of the detector. Training and validation take the batches of
+    :class:`~mmdet_eql.decoupled.feature_dataset.FeatureDataset`; a test takes images.
+
+    Args:
+        detector (dict): Config of the detector.
+
+    Raises:
+        UserError: If scores or boxes of the RoI head depend on more than the classifier's input,
+            or the features of a stage on a classifier that is trained.
+    """
+
+    def __init__(self, detector: dict) -> None:
+        super().__init__()
+        built = MODELS.build(detector)
+        self.heads = box_heads(built)
+        # The same modules, without a prefix in the names of their weights.
+        self.__dict__["detector"] = built
+        for name, child in built.named_children():
+            self.add_module(name if name != "data_preprocessor" else "image_preprocessor", child)
+        self.requires_grad_(False)
+        for module in self.trained_modules().values():
+            module.requires_grad_(True)
+        super().train(False)
+
+    def trained_modules(self) -> dict[str, nn.Module]:
+        """Return the classifiers and their losses by name."""
+        modules = {id(getattr(head, part)) for head in self.heads for part in _TRAINED}
+        return {name: module for name, module in self.named_modules() if id(module) in modules}
+
+    def init_weights(self) -> None:
+        """Initialize the classifiers; a checkpoint has the rest."""
+        for head in self.heads:
+            head.init_weights()
+
+    def train(self, mode: bool = True) -> "FrozenFeatureDetector":
+        """Set the mode of what is trained."""
+        # Called in each iteration: to go through all modules would take a tenth of it.
+        self.training = mode
+        for head in self.heads:
+            for part in _TRAINED:
+                getattr(head, part).train(mode)
+        return self
+
+    def forward(self, mode: str = "loss", **batch: Any) -> dict[str, Tensor] | list[DetDataSample]:
+        """Return the losses of a training batch, or with ``mode="predict"`` the detections of a
+        validation batch."""
+        return self.predict(**batch) if mode == "predict" else self.loss(**batch)
+
+    def loss(
+        self,
+        features: list[Tensor],
+        labels: list[Tensor],
+        verified: list[Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the classification losses and accuracies that the detector would return.
+
+        Args:
+            features (list[Tensor]): Of each stage, (N, D).
+            labels (list[Tensor]): Of each stage, int64 (N,).
+            verified (list[Tensor], optional): Image-level labels of each stage, bool (N, C).
+        """
+        losses = {}
+        for stage, (head, rows, target) in enumerate(
+            zip(self.heads, features, labels, strict=True)
+        ):
+            cls_score = head.fc_cls(rows.float())
+            weights = cls_score.new_ones(len(target))
+            if not len(target):
+                # Each rank has to have gradients.
+                of_stage = {"loss_cls": cls_score.sum()}
+            elif verified is not None:
+                of_stage = head.verified_loss(cls_score, target, weights, verified[stage])
+            else:
+                of_stage = head.loss(cls_score, None, None, target, weights, None, None)
+            if len(self.heads) == 1:
+                return of_stage
+            factor = self.detector.roi_head.stage_loss_weights[stage]
+            for name, value in of_stage.items():
+                losses[f"s{stage}.{name}"] = value * factor if "loss" in name else value
+        return losses
+
+    def predict(
+        self, features: list[Tensor], rois: Tensor, counts: list[int], metainfo: list[dict]
+    ) -> list[DetDataSample]:
+        """Return the boxes that the detector would find in images of these features.
+
+        Args:
+            features (list[Tensor]): Of each stage, (N, D).
+            rois (Tensor): Of the last stage, x1, y1, x2, y2 in the network's input, (N, 4).
+            counts (list[int]): RoIs of each image.
+            metainfo (list[dict]): Of each image.
+        """
+        roi_head, last = self.detector.roi_head, self.heads[-1]
+        scores = [
+            head.fc_cls(rows.float()) for head, rows in zip(self.heads, features, strict=True)
+        ]
+        scores = (sum(scores) / float(len(scores))).split(counts)
+        boxes = [None] * len(counts)
+        if last.with_reg:
+            boxes = last.fc_reg(features[-1].float()).split(counts)
+        # With masks, mmdet rescales the boxes after NMS.
+        results = last.predict_by_feat(
+            rois=nn.functional.pad(rois, (1, 0)).split(counts),
+            cls_scores=scores,
+            bbox_preds=boxes,
+            batch_img_metas=metainfo,
+            rcnn_test_cfg=roi_head.test_cfg,
+            rescale=not roi_head.with_mask,
+        )
+        samples = []
+        for instances, info in zip(results, metainfo, strict=True):
+            if roi_head.with_mask and len(instances):
+                instances.bboxes /= rois.new_tensor(info["scale_factor"]).repeat(2)
+            samples.append(DetDataSample(metainfo=info, pred_instances=instances))
+        return samples
+
+    def test_step(self, data: Any) -> list[DetDataSample]:
+        """Return what the detector finds in images."""
+        return self.detector.test_step(data)
+
+
+def box_heads(detector: nn.Module) -> list[BBoxHead]:
+    """Return the box heads of a detector, one per stage.
+
+    Raises:
+        UserError: If their classifiers cannot be trained on cached features.
+    """
+    roi_head = getattr(detector, "roi_head", None)
+    if not isinstance(detector, TwoStageDetector) or roi_head is None:
+        raise UserError(
+            f"model: {type(detector).__name__} has no RoI head, whose features could be cached; "
+            "use a detector as Faster, Mask or Cascade R-CNN."
+        )
+    methods = ("loss", "predict", "bbox_loss", "predict_bbox")
+    _check_methods(roi_head, "model.roi_head", methods, _ROI_HEADS)
+    heads = roi_head.bbox_head
+    heads = list(heads) if isinstance(heads, nn.ModuleList) else [heads]
+    for head in heads:
+        methods = ("forward", "loss", "loss_and_target", "get_targets")
+        _check_methods(head, "model.roi_head.bbox_head", methods, _BOX_HEADS)
+        branches = ("cls_convs", "cls_fcs", "reg_convs", "reg_fcs")
+        own = [name for name in branches if len(getattr(head, name, ()))]
+        if own:
+            raise UserError(
+                f"model.roi_head.bbox_head: its {own[0]} make the features of the classifier "
+                "others than those of the boxes; use a head with shared layers alone, as "
+                "Shared2FCBBoxHead."
+            )
+        if len(heads) > 1 and head.with_reg and not head.reg_class_agnostic:
+            raise UserError(
+                "model.roi_head.bbox_head: reg_class_agnostic is False, so that the RoIs of the "
+                "later stages depend on the classifiers that are trained; set it to True."
+            )
+    return heads
+
+
+def _check_methods(
+    module: nn.Module, key: str, names: tuple[str, ...], known: tuple[type, ...]
+) -> None:
+    """Raise a UserError if a module has one of these methods from another class."""
+    for name in names:
+        method = getattr(type(module), name, None)
+        if method not in [getattr(kind, name, None) for kind in known]:
+            raise UserError(
+                f"{key}: {type(module).__name__} has a {name}() of its own, which cached features "
+                "do not stand for; train it end to end."
+            )
+
+
+@HOOKS.register_module()
+class FrozenDetectorHook(Hook):
+    """Begin from the weights of the detector that made the features, less its classifier.
+
+    Args:
+        keep_classifier (bool): Whether the classifier goes on from its weights there.
+    """
+
+    def __init__(self, keep_classifier: bool = False) -> None:
+        self.keep_classifier = keep_classifier
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Take the classifiers out; a UserError if the checkpoint lacks a frozen weight."""
+        # Only a training has built its optimizer by now.
+        if not isinstance(runner.optim_wrapper, OptimWrapper) or runner.cfg.get("resume"):
+            return
+        model = bare_model(runner)
+        left_out = tuple(
+            f"{name}."
+            for name in model.trained_modules()
+            if not (self.keep_classifier and name.endswith(".fc_cls"))
+        )
+        weights, known = checkpoint.get("state_dict", checkpoint), weights_of(checkpoint)
+        for name, value in model.state_dict().items():
+            if name.startswith(left_out) or name.endswith("num_batches_tracked"):
+                continue
+            if getattr(known.get(name), "shape", None) != value.shape:
+                raise UserError(
+                    f"{runner.cfg.load_from}: has no {name} of {'x'.join(map(str, value.shape))}, "
+                    "which the model of the config has; give the config that the checkpoint was "
+                    "trained with, but for loss_cls, cls_predictor_cfg and the sampler."
+                )
+        for name in [*weights]:
+            if name.removeprefix("module.").startswith(left_out):
+                del weights[name]

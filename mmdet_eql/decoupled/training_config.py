@@ -1,0 +1,229 @@
+"""From the config of a detector to the training of its classifier on cached features.
+
+A config with ``features = "FOLDER"`` trains the classifier alone. Its loss, classifier, data sets,
+sampler, seed, evaluator and hooks count; its schedule, which is a detector's, does not. In its
+place is that of the dict ``decoupled``, for which :data:`SCHEDULE` has the defaults::
+
+    features = "work_dirs/features"
+    decoupled = dict(epochs=24, optimizer=dict(lr=0.05))
+"""
+
+import copy
+import hashlib
+import inspect
+import os
+from typing import Any
+
+from mmdet.registry import DATA_SAMPLERS
+from mmengine.config import Config, ConfigDict
+from mmengine.dataset import DefaultSampler, InfiniteSampler
+
+from mmdet_eql.decoupled.feature_cache import CacheDescription, first_difference, read_description
+from mmdet_eql.utils.errors import UserError
+
+#: The schedule, by the keys of ``decoupled``.
+SCHEDULE = dict(
+    # Passes over the training images, whatever the sampler draws.
+    epochs=12,
+    # Images in a step of each process.
+    batch_size=16,
+    # For 16 images a step; --auto-scale-lr multiplies it with their number.
+    optimizer=dict(type="SGD", lr=0.1, momentum=0.0, weight_decay=0.0),
+    # Shares of the training after which the learning rate falls to a tenth.
+    lr_steps=(),
+    # Epochs between two validations; None for one at the end.
+    val_interval=None,
+    # Whether the classifier goes on from that of the detector's checkpoint.
+    keep_classifier=False,
+)
+#: Of which variable each launcher's processes learn how many they are.
+_WORLD_SIZE = {"pytorch": "WORLD_SIZE", "slurm": "SLURM_NTASKS", "mpi": "OMPI_COMM_WORLD_SIZE"}
+#: Keys of a model that features do not depend on, wherever they are.
+_WITHOUT_EFFECT = (
+    *("cls_predictor_cfg", "loss_cls", "loss_bbox", "loss_mask"),
+    *("train_cfg", "rcnn", "stage_loss_weights", "frozen_stages", "norm_eval", "with_cp"),
+    *("mask_head", "mask_roi_extractor", "pad_mask", "mask_pad_value", "num_classes", "init_cfg"),
+)
+#: Heads of other types have the same features, unless they have methods of their own.
+_WITHOUT_TYPE = ("roi_head", "bbox_head")
+
+
+def train_on_features(cfg: Config) -> None:
+    """Turn a config with ``features`` into the training of its classifier.
+
+    Args:
+        cfg (Config): The merged config, which is changed: ``features`` and ``decoupled`` are gone.
+
+    Raises:
+        UserError: If the features are not there, or not those of this detector, or its sampler
+            cannot be used.
+    """
+    folder, schedule = cfg.pop("features"), _schedule(cfg.pop("decoupled", None))
+    cached = read_description(folder)
+    _check_detector(cfg, cached, folder)
+    cfg.load_from = _checkpoint(cfg.get("load_from"), cached, folder)
+    # A checkpoint has the weights of a backbone.
+    cfg.model.get("backbone", {}).pop("init_cfg", None)
+    image_level_labels = any(
+        head.get("loss_cls", {}).get("image_level_labels") for head in _box_heads(cfg.model)
+    )
+    cfg.model = ConfigDict(type="FrozenFeatureDetector", detector=cfg.model)
+
+    for split in ("train", "val"):
+        loader = cfg.get(f"{split}_dataloader")
+        if loader is None:
+            continue
+        # Memory maps need no workers.
+        loader.update(num_workers=0, persistent_workers=False, collate_fn=dict(type="whole_batch"))
+        loader.pop("prefetch_factor", None)
+        options = {"image_level_labels": True} if split == "train" and image_level_labels else {}
+        loader.dataset = dict(
+            type="FeatureDataset", features=folder, split=split, dataset=loader.dataset, **options
+        )
+    loader = cfg.train_dataloader
+    # All batches are alike, whatever the shape of their images.
+    loader.update(batch_size=schedule["batch_size"], batch_sampler=None)
+    loader.sampler = _endless(loader.sampler)
+    for evaluator in _items(cfg.get("val_evaluator")):
+        if evaluator.get("metric") is not None:
+            evaluator.metric = "bbox"
+    _set_schedule(cfg, schedule, cached.splits["train"].images)
+    _set_hooks(cfg, schedule["keep_classifier"])
+
+
+def _schedule(given: Any) -> dict[str, Any]:
+    schedule = copy.deepcopy(SCHEDULE)
+    if not isinstance(given or {}, dict):
+        raise UserError(f"decoupled is {given!r}; give a dict with {', '.join(SCHEDULE)}.")
+    for key, value in (given or {}).items():
+        if key not in SCHEDULE:
+            raise UserError(f"decoupled has no {key!r}; its keys are {', '.join(SCHEDULE)}.")
+        if key == "optimizer" and value.get("type", "SGD") == "SGD":
+            value = {**schedule[key], **value}
+        schedule[key] = value
+    for key in ("epochs", "batch_size", "val_interval"):
+        value = schedule[key]
+        if not isinstance(value, (int, float)) or value <= 0:
+            if key == "val_interval" and value is None:
+                continue
+            raise UserError(f"decoupled.{key} is {value!r}; give a number above 0.")
+    if not all(0 < share < 1 for share in schedule["lr_steps"]):
+        raise UserError(
+            f"decoupled.lr_steps is {schedule['lr_steps']!r}; give shares of the training, such as "
+            "(0.7, 0.9)."
+        )
+    return schedule
+
+
+def _set_schedule(cfg: Config, schedule: dict[str, Any], num_images: int) -> None:
+    """Count in iterations, the same for each sampler."""
+    world_size = int(os.environ.get(_WORLD_SIZE.get(cfg.get("launcher"), ""), 1))
+    per_epoch = num_images / (schedule["batch_size"] * world_size)
+    iterations = max(round(schedule["epochs"] * per_epoch), 1)
+    interval = schedule["val_interval"]
+    interval = iterations if interval is None else max(round(interval * per_epoch), 1)
+    cfg.train_cfg = ConfigDict(
+        type="IterBasedTrainLoop", max_iters=iterations, val_interval=min(interval, iterations)
+    )
+    optimizer = schedule["optimizer"]
+    cfg.optim_wrapper = ConfigDict(type="OptimWrapper", optimizer=optimizer)
+    steps = [round(share * iterations) for share in schedule["lr_steps"]]
+    cfg.param_scheduler = [
+        ConfigDict(type="MultiStepLR", by_epoch=False, milestones=steps, gamma=0.1)
+    ] * bool(steps)
+    cfg.auto_scale_lr = ConfigDict(enable=False, base_batch_size=SCHEDULE["batch_size"])
+
+
+def _set_hooks(cfg: Config, keep_classifier: bool) -> None:
+    default = cfg.setdefault("default_hooks", ConfigDict())
+    # The hook below does what it does, for the classifier and its loss.
+    for name in [name for name, hook in default.items() if _is_partial_load(hook)]:
+        del default[name]
+    custom = [hook for hook in cfg.get("custom_hooks") or [] if not _is_partial_load(hook)]
+    cfg.custom_hooks = [*custom, dict(type="FrozenDetectorHook", keep_classifier=keep_classifier)]
+    checkpoint = default.setdefault("checkpoint", ConfigDict(type="AtomicCheckpointHook"))
+    checkpoint.update(by_epoch=False, interval=cfg.train_cfg.max_iters)
+    checkpoint.pop("save_best", None)
+    logger = default.setdefault("logger", ConfigDict(type="LoggerHook"))
+    logger.update(interval=max(logger.get("interval", 10), 100), log_metric_by_epoch=False)
+    cfg.log_processor = ConfigDict(cfg.get("log_processor") or {}, by_epoch=False)
+
+
+def _is_partial_load(hook: Any) -> bool:
+    return isinstance(hook, dict) and hook.get("type") == "PartialLoadHook"
+
+
+def _endless(sampler: dict) -> dict:
+    """The sampler, without an end of its epochs."""
+    kind = DATA_SAMPLERS.get(sampler["type"])
+    if kind is not None and issubclass(kind, DefaultSampler):
+        return ConfigDict(type="InfiniteSampler", shuffle=sampler.get("shuffle", True))
+    if kind is not None and "infinite" in inspect.signature(kind).parameters:
+        return ConfigDict(sampler, infinite=True)
+    if kind is None or issubclass(kind, InfiniteSampler):
+        return sampler
+    raise UserError(
+        f"train_dataloader.sampler: {sampler['type']} ends after an epoch, and the training on "
+        "features counts iterations; use DefaultSampler, RepeatFactorSampler or "
+        "CategoryAwareSampler."
+    )
+
+
+def _check_detector(cfg: Config, cached: CacheDescription, folder: str) -> None:
+    """Refuse a config whose features would be others than the cached ones."""
+    pairs = [("model", cached.model, cfg.model)]
+    loader = cfg.get("val_dataloader")
+    if loader is not None and "val" in cached.splits:
+        pipelines = cached.splits["val"].pipeline, loader.dataset.get("pipeline")
+        pairs.append(("val_dataloader.dataset.pipeline", *map(_image_steps, pipelines)))
+    for key, there, now in pairs:
+        difference = first_difference(_relevant(there), _relevant(now), key)
+        if difference is not None:
+            raise UserError(
+                f"{difference[0]} is {difference[2]!r}, but {difference[1]!r} in the config that "
+                f"the features in {folder} were made with; make features with this config, or "
+                "train the classifier of that one."
+            )
+
+
+def _image_steps(pipeline: list[dict] | None) -> list[dict]:
+    """Those that change the image."""
+    steps = pipeline or []
+    return [step for step in steps if not any(word in step["type"] for word in ("Load", "Pack"))]
+
+
+def _relevant(part: Any, key: str = "") -> Any:
+    """What features depend on, as JSON has it."""
+    if isinstance(part, dict):
+        left_out = (*_WITHOUT_EFFECT, *(["type"] if key in _WITHOUT_TYPE else []))
+        names = [name for name in part if name not in left_out and part[name] is not None]
+        return {name: _relevant(part[name], name) for name in names}
+    if isinstance(part, (list, tuple)):
+        return [_relevant(item, key) for item in part]
+    return part
+
+
+def _box_heads(model: dict) -> list[dict]:
+    return _items(model.get("roi_head", {}).get("bbox_head"))
+
+
+def _checkpoint(given: str | None, cached: CacheDescription, folder: str) -> str:
+    """The checkpoint that made the features, where it was, or else where the config says."""
+    path = cached.checkpoint if os.path.isfile(cached.checkpoint) else given
+    if path is None or not os.path.isfile(path):
+        raise UserError(
+            f"{folder}: the checkpoint that made its features, {cached.checkpoint}, is not there; "
+            "say where it is by --cfg-options load_from=CHECKPOINT."
+        )
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != cached.checkpoint_sha256:
+        raise UserError(
+            f"{path}: is not the checkpoint that made the features in {folder}, which was "
+            f"{cached.checkpoint}; give that one by --cfg-options load_from=CHECKPOINT."
+        )
+    return path
+
+
+def _items(value: Any) -> list[dict]:
+    return [value] if isinstance(value, dict) else list(value or [])
