@@ -16,7 +16,7 @@ minilvis        the rendered data set
 losses          EQL, EQL v2, softmax EQL, and what they are compared with
 heads           RoI heads, NMS and masks for a thousand categories, test-time augmentation
 engine          from a config to a run: hooks, checkpoints, resuming
-decoupled       classifiers on the features of a frozen detector
+decoupled       classifiers on the features of a frozen detector; calibration
 runs            many trainings and their comparison
 analysis        gradients, errors of a category, pictures
 classification  image classifiers on the same losses and samplers

@@ -1,9 +1,12 @@
 """Decoupled training: a classifier on the features of a frozen detector.
 
-classifier_model  the detector of which the classifier alone is trained
-feature_cache     the features of each RoI in memory-mapped files: format, writer, reader
-feature_dataset   a dataset that gives the features of its images
-training_config   from the config of a detector to that of its classifier's training
+calibration         a trained classifier's logits, scaled and shifted by category
+calibration_run     from a checkpoint to a calibrated one
+calibration_search  every calibration on the same outputs of the network, and its metrics
+classifier_model    the detector of which the classifier alone is trained
+feature_cache       the features of each RoI in memory-mapped files: format, writer, reader
+feature_dataset     a dataset that gives the features of its images
+training_config     from the config of a detector to that of its classifier's training
 """
 
 from mmdet_eql.decoupled.classifier_model import FrozenDetectorHook, FrozenFeatureDetector
