@@ -3,7 +3,7 @@
     FOLDER/
       features.json       what the features are made of: CacheDescription
       train/00000/        a shard: the first 250 images, in the order of the dataset
-        image_ids.npy     int64 (I,)
+        image_ids.npy     int64 or text (I,)
         metainfo.json     of each image: img_id, ori_shape, img_shape, scale_factor, flip
         features_0.npy    float16 or float32 (N, D), the input of fc_cls in stage 0
         rois_0.npy        float32 (N, 4), x1, y1, x2, y2 in pixels of the network's input
@@ -18,6 +18,7 @@ Item i of a split is item i of its dataset. A shard gets its name when it is com
 labels and class frequencies are not here; they stay with the dataset.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -35,7 +36,8 @@ from mmdet_eql.utils.files import write_text
 FORMAT = 1
 #: Fields that may differ between two runs that fill one cache.
 _PLACES = ("config", "checkpoint")
-_METAINFO = ("img_id", "ori_shape", "img_shape", "scale_factor", "flip")
+#: What is kept of the metainfo of an image.
+METAINFO = ("img_id", "ori_shape", "img_shape", "scale_factor", "flip")
 
 
 @dataclass
@@ -117,13 +119,13 @@ class ImageFeatures:
             ``metainfo.json``.
         features (list[np.ndarray]): Floats of shape (n, D).
         rois (list[np.ndarray]): Floats of shape (n, 4).
-        labels (list[np.ndarray], optional): Integers of shape (n,); None in validation.
+        labels (list[np.ndarray]): Integers of shape (n,); no stages in validation.
     """
 
     metainfo: dict[str, Any]
-    features: list[np.ndarray]
-    rois: list[np.ndarray]
-    labels: list[np.ndarray] | None = None
+    features: list[np.ndarray] = field(default_factory=list)
+    rois: list[np.ndarray] = field(default_factory=list)
+    labels: list[np.ndarray] = field(default_factory=list)
 
 
 def begin_cache(folder: str | os.PathLike, description: CacheDescription) -> None:
@@ -170,6 +172,15 @@ def read_description(folder: str | os.PathLike) -> CacheDescription:
         ) from None
 
 
+def sha256_of(path: str | os.PathLike) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def write_shard(
     folder: str | os.PathLike,
     split: str,
@@ -185,7 +196,7 @@ def write_shard(
     shard = _shard(folder, split, number)
     unfinished = shard.with_name(f".{shard.name}.tmp")
     arrays = dict(_arrays(images, dtype))
-    metainfo = [{key: image.metainfo.get(key) for key in _METAINFO} for image in images]
+    metainfo = [{key: image.metainfo.get(key) for key in METAINFO} for image in images]
     try:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
@@ -207,7 +218,7 @@ class FeatureSplit:
 
     Attributes:
         description (CacheDescription): What the features are made of.
-        image_ids (np.ndarray): Ids of the images, int64 of shape (I,).
+        image_ids (np.ndarray): Ids of the images, int64 or text of shape (I,).
         counts (list[np.ndarray]): Rows of each image in each stage, int64 of shape (I,).
     """
 
@@ -310,8 +321,8 @@ def _shard(folder: str | os.PathLike, split: str, number: int) -> Path:
 
 def _arrays(images: Sequence[ImageFeatures], dtype: str) -> Iterator[tuple[str, np.ndarray]]:
     """Name and content of each array of a shard."""
-    image_ids = [image.metainfo["img_id"] for image in images]
-    yield "image_ids", np.array(image_ids, dtype=np.int64)
+    image_ids = np.asarray([image.metainfo["img_id"] for image in images])
+    yield "image_ids", image_ids
     for stage in range(len(images[0].features)):
         parts = [image.features[stage] for image in images]
         with np.errstate(over="ignore"):
@@ -328,7 +339,7 @@ def _arrays(images: Sequence[ImageFeatures], dtype: str) -> Iterator[tuple[str, 
         yield f"offsets_{stage}", offsets
         rois = np.concatenate([image.rois[stage] for image in images])
         yield f"rois_{stage}", rois.astype(np.float32, copy=False)
-        if images[0].labels is not None:
+        if images[0].labels:
             labels = np.concatenate([image.labels[stage] for image in images])
             yield f"labels_{stage}", labels.astype(np.int32, copy=False)
 

@@ -9,7 +9,6 @@ place is that of the dict ``decoupled``, for which :data:`SCHEDULE` has the defa
 """
 
 import copy
-import hashlib
 import inspect
 import os
 from typing import Any
@@ -18,7 +17,12 @@ from mmdet.registry import DATA_SAMPLERS
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 
-from mmdet_eql.decoupled.feature_cache import CacheDescription, first_difference, read_description
+from mmdet_eql.decoupled.feature_cache import (
+    CacheDescription,
+    first_difference,
+    read_description,
+    sha256_of,
+)
 from mmdet_eql.utils.errors import UserError
 
 #: The schedule, by the keys of ``decoupled``.
@@ -215,9 +219,7 @@ def _checkpoint(given: str | None, cached: CacheDescription, folder: str) -> str
             f"{folder}: the checkpoint that made its features, {cached.checkpoint}, is not there; "
             "say where it is by --cfg-options load_from=CHECKPOINT."
         )
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != cached.checkpoint_sha256:
+    if sha256_of(path) != cached.checkpoint_sha256:
         raise UserError(
             f"{path}: is not the checkpoint that made the features in {folder}, which was "
             f"{cached.checkpoint}; give that one by --cfg-options load_from=CHECKPOINT."

@@ -59,6 +59,21 @@ PRIVATE_NAMES = {
         "called for the mask logits; the public methods paste them into images",
         *(_MMDET, "6cf4cbba"),
     ),
+    "mmdet.models.StandardRoIHead._bbox_forward": (
+        "decoupled/frozen_detector.py",
+        "called for the features of RoIs; the public methods go on to losses or NMS",
+        *(_MMDET, "902c3b63"),
+    ),
+    "mmdet.models.CascadeRoIHead._bbox_forward": (
+        "decoupled/frozen_detector.py",
+        "called for the features of RoIs; the public methods go on to losses or NMS",
+        *(_MMDET, "ecd81835"),
+    ),
+    "mmdet.models.HybridTaskCascadeRoIHead._bbox_forward": (
+        "decoupled/frozen_detector.py",
+        "called for the features of RoIs; the public methods go on to losses or NMS",
+        *(_MMDET, "3c92623e"),
+    ),
     "mmdet.models.BBoxHead._predict_by_feat_single": (
         "heads/box_head.py",
         "overridden to replace NMS; without a test_cfg it returns the boxes and scores before NMS",

@@ -43,7 +43,7 @@ def make_images(labels: bool) -> list[ImageFeatures]:
                 ),
                 [rng.normal(size=(n, DIM)).astype(np.float32) for n in counts],
                 [rng.uniform(0, 99, size=(n, 4)).astype(np.float32) for n in counts],
-                [rng.integers(0, 3, size=n) for n in counts] if labels else None,
+                [rng.integers(0, 3, size=n) for n in counts] if labels else [],
             )
         )
     return images
@@ -72,7 +72,7 @@ def test_rows_come_back(folder, split):
             expected = image.features[stage].astype(np.float16)
             np.testing.assert_array_equal(rows[f"features_{stage}"], expected, strict=True)
             np.testing.assert_array_equal(rows[f"rois_{stage}"], image.rois[stage], strict=True)
-            if image.labels is not None:
+            if image.labels:
                 np.testing.assert_array_equal(rows[f"labels_{stage}"], image.labels[stage])
     assert features.metainfo[3] == dict(images[3].metainfo, flip=None)
 
