@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 
 from mmdet_eql.engine.class_list_hook import ClassListHook, bare_model
 from mmdet_eql.frequency import GROUP_COLOURS, class_frequency_of, frequency_group
-from mmdet_eql.losses import GradientSums, connect_losses
+from mmdet_eql.losses import RunningStatistics, connect_losses
 from mmdet_eql.utils.errors import UserError
 
 
@@ -24,8 +24,8 @@ class ClassFrequencyHook(ClassListHook):
     The classes themselves are followed as in :class:`ClassListHook`.
 
     Before any checkpoint is loaded, each loss gets to know its head
-    (:func:`~mmdet_eql.losses.connect_losses`). Losses that sum up gradients add them after each
-    iteration, over all ranks.
+    (:func:`~mmdet_eql.losses.connect_losses`). Running statistics of a loss, such as sums of
+    gradients, are added after each iteration, over all ranks.
     """
 
     def before_run(self, runner: Runner) -> None:
@@ -37,7 +37,7 @@ class ClassFrequencyHook(ClassListHook):
         """Hand over the frequencies; a UserError if the training dataset does not count them."""
         super().before_train(runner)
         model = bare_model(runner)
-        self._sums = [module for module in model.modules() if isinstance(module, GradientSums)]
+        self._sums = [module for module in model.modules() if isinstance(module, RunningStatistics)]
         for module in self._sums:
             module.defer()
         wanted = [
@@ -66,7 +66,7 @@ class ClassFrequencyHook(ClassListHook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Add the gradients of this iteration to the sums of the losses."""
+        """Add this iteration to the running statistics of the losses."""
         for module in self._sums:
             module.add_deferred()
 

@@ -71,7 +71,7 @@ class PrefixNMSShared4Conv1FCBBoxHead(
 
 @MODELS.register_module()
 class PriorLinear(nn.Linear):
-    """A linear layer whose sigmoids start at ``prior_prob``, for ``bbox_head.cls_predictor_cfg``.
+    """A linear layer whose scores start at ``prior_prob``, for ``bbox_head.cls_predictor_cfg``.
 
     With C sigmoids at p = 0.5 the first steps push every logit down by gradients that grow with C;
     a small probability avoids them.
@@ -81,10 +81,17 @@ class PriorLinear(nn.Linear):
         bias (bool): True, since the bias keeps the prior; a UserError otherwise.
         prior_prob (float): Initial probability of each category, in (0, 1), a UserError otherwise.
             The official code of EQL starts at 0.001.
+        activation (str): ``"sigmoid"``, or ``"gumbel"`` for
+            :class:`~mmdet_eql.losses.GumbelOptimizedLoss`; a UserError otherwise.
     """
 
     def __init__(
-        self, in_features: int, out_features: int, bias: bool = True, prior_prob: float = 0.001
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        prior_prob: float = 0.001,
+        activation: str = "sigmoid",
     ) -> None:
         if not 0 < prior_prob < 1:
             raise UserError(
@@ -95,9 +102,17 @@ class PriorLinear(nn.Linear):
                 "cls_predictor_cfg: PriorLinear keeps its prior in the bias; leave out bias=False "
                 "or use type='Linear'."
             )
+        if activation not in ("sigmoid", "gumbel"):
+            raise UserError(
+                f"cls_predictor_cfg.activation is {activation!r}; choose 'sigmoid' or 'gumbel'."
+            )
         self.prior_prob = prior_prob
+        self.activation = activation
         super().__init__(in_features, out_features, bias=True)
 
     def init_weights(self) -> None:
-        """Set the bias to -log((1 - p) / p); called by the box head after its own."""
-        nn.init.constant_(self.bias, -math.log((1 - self.prior_prob) / self.prior_prob))
+        """Set the bias to the logit of p: -log((1 - p) / p), or -log(-log p) for Gumbel's
+        exp(-exp(-z)); called by the box head after its own."""
+        odds = (1 - self.prior_prob) / self.prior_prob
+        of_activation = {"sigmoid": odds, "gumbel": -math.log(self.prior_prob)}
+        nn.init.constant_(self.bias, -math.log(of_activation[self.activation]))

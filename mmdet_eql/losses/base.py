@@ -31,7 +31,10 @@ from mmdet_eql.utils.errors import UserError
 
 #: What is wrong with a use_sigmoid that is True or False.
 _USE_SIGMOID = {
-    True: "has no sigmoids; leave out use_sigmoid, or choose a loss on sigmoids.",
+    True: (
+        "has no sigmoids for the C outputs of a dense or query head; leave out use_sigmoid in a "
+        "box head, or choose another loss."
+    ),
     False: (
         "works on sigmoids, but use_sigmoid is False; write use_sigmoid=True in a dense or query "
         "head, or loss_cls=dict(_delete_=True, ...) without it in a box head."
@@ -56,6 +59,8 @@ class ClassificationLoss(nn.Module):
     use_sigmoid = False  #: Whether a dense or query head has C outputs and scores them by sigmoids.
     extra_logits = 0  #: K - C
     reads_quality = False  #: Whether ``row_losses`` takes the ``quality`` of the samples.
+    box_heads_only = False  #: Whether the loss is defined for the proposals of a box head alone.
+    activation = "sigmoid"  #: What ``PriorLinear`` has to start, if it is used.
 
     def __init__(
         self,
@@ -235,6 +240,33 @@ class SoftmaxLoss(ClassificationLoss):
         """Return ``acc``, over all rows and logits, and ``acc_classes``, over the foreground."""
         of_classes = foreground_accuracy(cls_score[:, : self.num_classes], labels)
         return {"acc": accuracy(cls_score, labels), "acc_classes": of_classes}
+
+
+class ObjectnessLoss(SigmoidLoss):
+    """Base of the losses on C + 1 sigmoids, the last of which tells background from objects."""
+
+    use_sigmoid = False
+    extra_logits = 1
+    test_with_objectness = True  #: Whether scores are multiplied by 1 - p(background).
+
+    def get_activation(self, cls_score: Tensor) -> Tensor:
+        """Return the scores: sigmoids, of the categories multiplied by 1 - p(background), shape
+        (N, C + 1)."""
+        self.check_logits(cls_score)
+        categories, background = cls_score.sigmoid().tensor_split([self.num_classes], dim=1)
+        if self.test_with_objectness:
+            categories = categories * (1 - background)
+        return torch.cat([categories, background], dim=1)
+
+    def get_accuracy(self, cls_score: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Return ``acc_objectness``, the percentage of rows whose last output tells background from
+        objects correctly, and ``acc_classes``, see :func:`foreground_accuracy`."""
+        background = cls_score[:, -1]
+        objectness = torch.stack([-background, background], dim=1)
+        return {
+            "acc_objectness": accuracy(objectness, (labels == self.num_classes).long()),
+            "acc_classes": foreground_accuracy(cls_score[:, :-1], labels),
+        }
 
 
 def check_number(name: str, value: float, low: float = 0, high: float = math.inf) -> None:

@@ -1,4 +1,4 @@
-"""What a loss knows of each category: its frequency, its instances, the gradients it received.
+"""What a loss knows of each category: frequency, instances, gradients received, mean score.
 
 A loss inherits a mixin of this file before its base. Its statistics live in persistent buffers, so
 that a checkpoint is evaluated without the training annotations and resumed with the same weights.
@@ -118,21 +118,16 @@ class CountAware(ClassStatistics):
         return self._known_statistic("class_counts")
 
 
-class GradientSums(ClassStatistics):
-    """Mixin of the losses that need pos_j / neg_j, in the buffers ``pos_grad`` and ``neg_grad``.
+class RunningStatistics(ClassStatistics):
+    """Mixin of statistics that follow the training: two sums over the samples of each forward pass.
 
-    Each forward pass adds to the sums, over all ranks, which every rank then has to reach. Dense
-    and query heads call their loss for each level or layer, and some do not call it on a rank
-    without objects: ``ClassFrequencyHook`` therefore has them added after each iteration
-    (:meth:`defer`, :meth:`add_deferred`). With accumulated gradients the weights change with every
-    small batch, and a repeated pass (activation checkpointing around the loss) counts twice.
+    They are added over all ranks, which every rank then has to reach. Dense and query heads call
+    their loss for each level or layer, and some do not call it on a rank without objects:
+    ``ClassFrequencyHook`` therefore has them added after each iteration (:meth:`defer`,
+    :meth:`add_deferred`). With accumulated gradients the weights change with every small batch, and
+    a repeated pass (activation checkpointing around the loss) counts twice.
     """
 
-    # Over a whole training, float32 would lose the small terms of a rare category.
-    statistics = ("pos_grad", "neg_grad")
-    initial_value = 0.0
-    pos_grad: Tensor
-    neg_grad: Tensor
     num_seen: Tensor  #: Number of samples so far, int64 scalar.
 
     def __init__(self, num_classes: int | None = None, **kwargs) -> None:
@@ -140,14 +135,14 @@ class GradientSums(ClassStatistics):
         self.register_buffer("num_seen", torch.zeros((), dtype=torch.int64))
         self._deferred: Tensor | None = None
 
-    def gradient_ratio(self) -> Tensor:
-        """Return g_j = pos_j / neg_j so far, float64 of shape (C,)."""
-        return self.pos_grad / (self.neg_grad + _RATIO_EPS)
+    def update(self, first: Tensor, second: Tensor) -> None:
+        """Take in the sums of a pass over all ranks, each float64 of shape (C,)."""
+        raise NotImplementedError
 
-    def add_gradients(self, positive: Tensor, negative: Tensor, num_rows: int) -> None:
-        """Add a forward pass: the sums of this rank's positives and negatives, float64 of shape
-        (C,), and the number of its samples."""
-        step = torch.cat([positive, negative, positive.new_full((1,), num_rows)])
+    def add_pass(self, first: Tensor, second: Tensor, num_rows: int) -> None:
+        """Add a forward pass: the sums of this rank, each float64 of shape (C,), and the number of
+        its samples."""
+        step = torch.cat([first, second, first.new_full((1,), num_rows)])
         if self._deferred is None:
             self._add(step)
         else:
@@ -155,7 +150,8 @@ class GradientSums(ClassStatistics):
 
     def defer(self) -> None:
         """Let forward passes wait for :meth:`add_deferred` from now on."""
-        self._deferred = self.pos_grad.new_zeros(2 * len(self.pos_grad) + 1)
+        values = getattr(self, self.statistics[0])
+        self._deferred = values.new_zeros(2 * len(values) + 1)
 
     def add_deferred(self) -> None:
         """Add the forward passes since the last call; every rank has to call it."""
@@ -166,10 +162,42 @@ class GradientSums(ClassStatistics):
         # One message: the two sums, and whether any rank had a sample at all.
         step = step.clone()
         all_reduce(step)
-        positive, negative, seen = step.split([len(self.pos_grad), len(self.neg_grad), 1])
-        self.pos_grad += positive
-        self.neg_grad += negative
-        self.num_seen += seen[0].long()
+        self.update(*step[:-1].chunk(2))
+        self.num_seen += step[-1].long()
+
+
+class GradientSums(RunningStatistics):
+    """Mixin of the losses that need pos_j / neg_j, in the buffers ``pos_grad`` and ``neg_grad``."""
+
+    # Over a whole training, float32 would lose the small terms of a rare category.
+    statistics = ("pos_grad", "neg_grad")
+    initial_value = 0.0
+    pos_grad: Tensor
+    neg_grad: Tensor
+
+    def gradient_ratio(self) -> Tensor:
+        """Return g_j = pos_j / neg_j so far, float64 of shape (C,)."""
+        return self.pos_grad / (self.neg_grad + _RATIO_EPS)
+
+    def update(self, first: Tensor, second: Tensor) -> None:
+        """Add the sums of positives and of negatives."""
+        self.pos_grad += first
+        self.neg_grad += second
+
+
+class MeanScores(RunningStatistics):
+    """Mixin of the losses that need s_j, the mean score of the samples of category j at their own
+    category, in the buffer ``mean_score``: a moving average over the passes that have some."""
+
+    statistics = ("mean_score",)
+    initial_value = 0.01
+    momentum = 0.9
+    mean_score: Tensor
+
+    def update(self, first: Tensor, second: Tensor) -> None:
+        """Move s_j towards the mean score, from the sums of scores and the numbers of samples."""
+        new = torch.where(second > 0, first / second.clamp(min=1), self.mean_score)
+        self.mean_score.lerp_(new, 1 - self.momentum)
 
 
 def _take_size(module: ClassStatistics, state_dict: dict, prefix: str, *_) -> None:

@@ -28,17 +28,8 @@ from mmdet.registry import MODELS
 from torch import Tensor
 
 from mmdet_eql.losses.base import SigmoidLoss, one_hot_targets
-from mmdet_eql.losses.class_statistics import FrequencyAware
-from mmdet_eql.losses.tail_weighting import (
-    ThresholdTail,
-    build_tail_weighting,
-    check_lambda,
-    checked_tail,
-)
+from mmdet_eql.losses.tail_weighting import DEFAULT_LAMBDA, TailAware
 from mmdet_eql.utils.errors import UserError
-
-#: lambda of the paper for LVIS v0.5: its tail is then the rare and the common categories.
-DEFAULT_LAMBDA = 1.76e-3
 
 
 def equalization_loss(
@@ -69,16 +60,14 @@ def equalization_loss(
 
 
 @MODELS.register_module()
-class EqualizationLoss(FrequencyAware, SigmoidLoss):
+class EqualizationLoss(TailAware, SigmoidLoss):
     """Equalization Loss for the heads of mmdet.
 
     Args:
-        lambda_ (float, optional): Frequency below which a category belongs to the tail. 0 makes
-            the plain sigmoid baseline, which needs no frequencies.
+        lambda_, tail_weighting: Those of :class:`~mmdet_eql.losses.tail_weighting.TailAware`;
+            lambda_ = 0 is the plain sigmoid baseline.
         exclude_background (bool): Whether background proposals keep pushing tail categories down,
             i.e. whether E(r) is used. Without it E(r) = 1 for every proposal.
-        tail_weighting (dict, optional): Another T(f) than the threshold at ``lambda_``, which it
-            replaces, built from the registry ``TASK_UTILS``.
         image_level_labels (bool): Whether a tail category keeps its negative gradient in images
             that are verified to contain it or not to contain it (section 4.2). Needs a box head
             and a sampler that pass image-level labels on: see
@@ -104,23 +93,9 @@ class EqualizationLoss(FrequencyAware, SigmoidLoss):
         image_level_labels: bool = False,
         **kwargs,
     ) -> None:
-        super().__init__(num_classes, **kwargs)
-        if tail_weighting is None:
-            check_lambda(lambda_)
-            tail_weighting = ThresholdTail(lambda_)
-        else:
-            lambda_ = None
-        self.lambda_ = lambda_
-        self.tail_weighting = build_tail_weighting(tail_weighting)
+        super().__init__(num_classes, lambda_, tail_weighting, **kwargs)
         self.exclude_background = exclude_background
         self.image_level_labels = image_level_labels
-
-    def tail_weights(self) -> Tensor:
-        """Return T(f_j) in [0, 1], float64 of shape (C,); a UserError if frequencies are missing,
-        or ``tail_weighting`` returns something else than a weight in [0, 1] per category."""
-        if self.lambda_ == 0:
-            return torch.zeros_like(self.class_frequency)
-        return checked_tail(self.tail_weighting, self.known_class_frequency())
 
     def row_losses(
         self,

@@ -20,14 +20,13 @@ import math
 
 import torch
 import torch.nn.functional as F
-from mmdet.models.losses import accuracy
 from mmdet.registry import MODELS
 from torch import Tensor
 
 from mmdet_eql.losses.base import (
+    ObjectnessLoss,
     SigmoidLoss,
     check_number,
-    foreground_accuracy,
     one_hot_targets,
     split_target,
 )
@@ -36,7 +35,7 @@ from mmdet_eql.utils.errors import UserError
 
 
 @MODELS.register_module()
-class EqualizationLossV2(GradientSums, SigmoidLoss):
+class EqualizationLossV2(GradientSums, ObjectnessLoss):
     """Equalization Loss v2 for the heads of mmdet.
 
     The running sums (:class:`~mmdet_eql.losses.class_statistics.GradientSums`) are in the
@@ -67,7 +66,6 @@ class EqualizationLossV2(GradientSums, SigmoidLoss):
         ([0.5, 0.0], [0.5, 1.0])
     """
 
-    extra_logits = 1
     reads_quality = True
 
     def __init__(
@@ -98,27 +96,14 @@ class EqualizationLossV2(GradientSums, SigmoidLoss):
         self.test_with_objectness = test_with_objectness
 
     def get_activation(self, cls_score: Tensor) -> Tensor:
-        """Return the scores: sigmoids, those of the categories multiplied by 1 - p(background),
-        shape (N, C + 1)."""
-        if self.use_sigmoid:
-            return super().get_activation(cls_score)
-        self.check_logits(cls_score)
-        categories, background = cls_score.sigmoid().tensor_split([self.num_classes], dim=1)
-        if self.test_with_objectness:
-            categories = categories * (1 - background)
-        return torch.cat([categories, background], dim=1)
+        """See the base class; plain sigmoids if there is no output for objectness."""
+        base = SigmoidLoss if self.use_sigmoid else ObjectnessLoss
+        return base.get_activation(self, cls_score)
 
     def get_accuracy(self, cls_score: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Return ``acc_objectness``, the percentage of rows whose last output tells background from
-        objects correctly, and ``acc_classes``, see ``foreground_accuracy``."""
-        if self.use_sigmoid:
-            return super().get_accuracy(cls_score, labels)
-        background = cls_score[:, -1]
-        objectness = torch.stack([-background, background], dim=1)
-        return {
-            "acc_objectness": accuracy(objectness, (labels == self.num_classes).long()),
-            "acc_classes": foreground_accuracy(cls_score[:, :-1], labels),
-        }
+        """See the base class."""
+        base = SigmoidLoss if self.use_sigmoid else ObjectnessLoss
+        return base.get_accuracy(self, cls_score, labels)
 
     def class_weights(self) -> tuple[Tensor, Tensor]:
         """Return q_j and r_j for the next forward pass, each float64 of shape (K,): all are 1
@@ -155,5 +140,5 @@ class EqualizationLossV2(GradientSums, SigmoidLoss):
                 (gradient * is_of)[:, : self.num_classes].sum(dim=0, dtype=torch.float64)
                 for is_of in (own, 1 - own)
             )
-            self.add_gradients(positive, negative, len(logits))
+            self.add_pass(positive, negative, len(logits))
         return self.reduce(losses.sum(dim=1), weight, avg_factor, reduction_override)

@@ -103,7 +103,7 @@ class _EqualizedFocal(GradientSums, SigmoidLoss):
             negative = (weight @ gradient).double()
         positive = torch.zeros_like(negative)
         positive.index_add_(0, label, (weight[row] * derivative.abs()).double())
-        self.add_gradients(positive, negative, len(gradient))
+        self.add_pass(positive, negative, len(gradient))
 
 
 @MODELS.register_module()

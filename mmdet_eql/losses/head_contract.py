@@ -79,12 +79,28 @@ def _misfit(head: nn.Module, stock: type, loss: ClassificationLoss, attribute: s
             "ImageLevelShared2FCBBoxHead, or set image_level_labels=False."
         )
     if hasattr(head, "custom_activation") and name not in SIGMOID_HEADS:  # a box head
+        if not getattr(loss, "has_background", True):
+            return (
+                "the loss has no output for background proposals; use one that has, such as "
+                "SoftmaxEqualizationLoss without has_background=False."
+            )
+        started = getattr(getattr(head, "fc_cls", None), "activation", loss.activation)
+        if started != loss.activation:
+            return (
+                f"PriorLinear starts {started}s, but the loss trains {loss.activation}s; set "
+                f"cls_predictor_cfg=dict(type='PriorLinear', activation={loss.activation!r})."
+            )
         if outputs not in (None, needed):
             return (
                 f"the head has {outputs} outputs for {num_classes} categories, whatever its loss "
                 f"is, which needs {needed}; use a head that asks, as Shared2FCBBoxHead."
             )
         return _NO_QUALITY if isinstance(loss, EqualizedQualityFocalLoss) else None
+    if loss.box_heads_only:
+        return (
+            "it is defined for the proposals of a box head; use one, as Shared2FCBBoxHead, or "
+            "another loss."
+        )
     if name in SOFTMAX_HEADS:
         return _softmax_misfit(loss, needed, outputs)
     if name not in SIGMOID_HEADS:

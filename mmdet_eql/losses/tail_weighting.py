@@ -24,8 +24,11 @@ import torch
 from mmdet.registry import TASK_UTILS
 from torch import Tensor
 
+from mmdet_eql.losses.class_statistics import FrequencyAware
 from mmdet_eql.utils.errors import UserError
 
+#: lambda of the EQL paper for LVIS v0.5: its tail is then the rare and the common categories.
+DEFAULT_LAMBDA = 1.76e-3
 #: For the rounding of f_j = N_j / images: a ratio that a set of categories reaches exactly fits.
 _RATIO_TOLERANCE = 1e-9
 
@@ -210,3 +213,37 @@ def checked_tail(weighting: Callable[[Tensor], Tensor], frequency: Tensor) -> Te
             f"loss_cls.tail_weighting: {name} returned a weight outside of 0..1; clip it."
         )
     return weights
+
+
+class TailAware(FrequencyAware):
+    """Mixin of the losses with a tail of categories; a UserError if an argument is out of range.
+
+    Args:
+        lambda_ (float, optional): Frequency below which a category belongs to the tail. 0 makes
+            a loss without a tail, which needs no frequencies.
+        tail_weighting (dict, optional): Another T(f) than the threshold at ``lambda_``, which it
+            replaces, built from the registry ``TASK_UTILS``.
+    """
+
+    def __init__(
+        self,
+        num_classes: int | None = None,
+        lambda_: float | None = DEFAULT_LAMBDA,
+        tail_weighting: dict | None = None,
+        **kwargs,
+    ) -> None:
+        super().__init__(num_classes, **kwargs)
+        if tail_weighting is None:
+            check_lambda(lambda_)
+            tail_weighting = ThresholdTail(lambda_)
+        else:
+            lambda_ = None
+        self.lambda_ = lambda_
+        self.tail_weighting = build_tail_weighting(tail_weighting)
+
+    def tail_weights(self) -> Tensor:
+        """Return T(f_j) in [0, 1], float64 of shape (C,); a UserError if frequencies are missing,
+        or ``tail_weighting`` returns something else than a weight in [0, 1] per category."""
+        if self.lambda_ == 0:
+            return torch.zeros_like(self.class_frequency)
+        return checked_tail(self.tail_weighting, self.known_class_frequency())

@@ -29,6 +29,10 @@ C = TOOL["C"]
 #: Every head and every loss.
 SAMPLE = [
     ("Faster R-CNN", "BAGS"),
+    ("Faster R-CNN", "GOL"),
+    ("Cascade R-CNN", "DropLoss"),
+    ("Double-Head", "ECM"),
+    ("Double-Head", "LOCE"),
     ("Cascade R-CNN", "EQL, image labels"),
     ("Double-Head", "logit adjustment"),
     ("RetinaNet", "EQL v2"),
@@ -88,6 +92,11 @@ def test_a_head_trains_and_predicts(head, loss):
         ("DINO", "EQL, image labels", ["DINOHead", "image_level_labels=False"]),
         ("Mask2Former", "EQL", ["class_weight", "SoftmaxEqualizationLoss"]),
         ("DETR", "logit adjustment", ["DETRHead", "softmax"]),
+        ("Double-Head", "GOL", ["5 outputs", "needs 4"]),
+        ("RetinaNet", "DropLoss", ["RetinaHead", "proposals of a box head"]),
+        ("Sparse R-CNN", "GOL", ["DIIHead", "proposals of a box head"]),
+        ("RetinaNet", "ECM", ["EffectiveClassMarginLoss", "no sigmoids"]),
+        ("DETR", "LOCE", ["DETRHead", "proposals of a box head"]),
     ],
 )
 def test_what_cannot_work_is_refused_in_one_sentence(head, loss, words):

@@ -30,13 +30,19 @@ LOSSES = {
     "federated": dict(type="FederatedLoss", num_chosen=3),
     "bags": dict(type="BalancedGroupSoftmaxLoss"),
     "logit_adjustment": dict(type="LogitAdjustedSoftmaxLoss"),
+    "drop": dict(type="DropLoss"),
+    "gumbel": dict(type="GumbelOptimizedLoss"),
+    "ecm": dict(type="EffectiveClassMarginLoss"),
+    "equilibrium": dict(type="EquilibriumLoss"),
 }
+#: Those on C + 1 outputs.
+WITH_BACKGROUND = ("eql_v2", "seql", "cb_softmax", "logit_adjustment", "ecm", "equilibrium")
 
 
 def channels(name: str) -> int:
     if name == "bags":
         return C + 6
-    return C + (name in ("eql_v2", "seql", "cb_softmax", "logit_adjustment"))
+    return C + (name in WITH_BACKGROUND)
 
 
 def make_loss(name: str, hand_over: bool = True):
@@ -140,7 +146,7 @@ def test_every_category_can_win_and_scores_are_probabilities(name):
     assert scores[range(C), range(C)].min() > 0.9
     random = loss.get_activation(torch.randn(20, channels(name)) * 5)
     assert ((random >= 0) & (random <= 1)).all()
-    if "soft" in name or name in ("seql", "logit_adjustment"):
+    if "soft" in name or name in ("seql", "logit_adjustment", "equilibrium"):
         torch.testing.assert_close(random.sum(1), torch.ones(20))
 
 
@@ -290,6 +296,9 @@ def test_an_unknown_number_of_categories_is_one_sentence(name):
         ("eql_decay", "class frequencies"),
         ("seql", "class frequencies"),
         ("federated", "class frequencies"),
+        ("drop", "class frequencies"),
+        ("gumbel", "class frequencies"),
+        ("ecm", "class frequencies"),
         ("cb_sigmoid", "class counts"),
         ("cb_softmax", "class counts"),
         ("bags", "class counts"),

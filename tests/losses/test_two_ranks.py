@@ -16,6 +16,8 @@ from mmdet_eql.losses import (
     EqualizationLoss,
     EqualizationLossV2,
     EqualizedFocalLoss,
+    EquilibriumLoss,
+    GradientSoftmaxEqualizationLoss,
     SoftmaxEqualizationLoss,
 )
 
@@ -28,20 +30,23 @@ LOSSES = {
     # As ClassFrequencyHook has it; heads as YOLOX's do not call it on a rank without objects.
     "EFL, deferred": (EqualizedFocalLoss, dict()),
     "SEQL": (SoftmaxEqualizationLoss, dict(lambda_=0.08, gamma=1.0)),
+    "LOCE": (EquilibriumLoss, dict()),
+    # In image classification the label NUM_CLASSES is one more class.
+    "gradient softmax EQL": (GradientSoftmaxEqualizationLoss, dict(num_classes=NUM_CLASSES + 1)),
 }
 
 
 def train(name, rank=0, world_size=1):
     """The loss of each step on this rank's rows, and the weights at the end."""
     kind, options = LOSSES[name]
-    loss_of = kind(num_classes=NUM_CLASSES, **options)
+    loss_of = kind(**dict(num_classes=NUM_CLASSES) | options)
     if hasattr(loss_of, "set_class_frequency"):
         loss_of.set_class_frequency(FREQUENCY)
     deferred = name.endswith("deferred")
     if deferred:
         loss_of.defer()
     torch.manual_seed(0)
-    model = torch.nn.Linear(8, loss_of.get_cls_channels(NUM_CLASSES), dtype=torch.float64)
+    model = torch.nn.Linear(8, loss_of.get_cls_channels(loss_of.num_classes), dtype=torch.float64)
     if world_size > 1:
         model = DistributedDataParallel(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)

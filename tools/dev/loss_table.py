@@ -55,6 +55,10 @@ LOSSES = {
     "CB softmax": dict(type="ClassBalancedSoftmaxLoss"),
     "BAGS": dict(type="BalancedGroupSoftmaxLoss"),
     "logit adjustment": dict(type="LogitAdjustedSoftmaxLoss"),
+    "DropLoss": dict(type="DropLoss"),
+    "GOL": dict(type="GumbelOptimizedLoss"),
+    "ECM": dict(type="EffectiveClassMarginLoss"),
+    "LOCE": dict(type="EquilibriumLoss"),
 }
 #: Rows: MMDetection's configs.
 HEADS = {
