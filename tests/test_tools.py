@@ -295,13 +295,14 @@ def test_launchers_say_how_to_call_them(run_tool, script):
     assert "usage:" in result.stderr
 
 
+@pytest.mark.parametrize("study", ["minilvis", "minilvis-dense"])
 @pytest.mark.parametrize("arguments", [["--dry-run"], ["--slurm", "gpu"]])
-def test_a_study_that_is_not_trained_here_has_no_tables(run_tool, tmp_path, arguments):
+def test_a_study_that_is_not_trained_here_has_no_tables(run_tool, tmp_path, study, arguments):
     stub = tmp_path / "python"
     stub.write_text('#!/bin/bash\nprintf "%s\\n" "$1"\n')
     stub.chmod(0o755)
     env = {"PYTHON": str(stub), "MMDET_EQL_DATA": str(tmp_path / "data")}
-    result = run_tool("run_study.sh", "minilvis", *arguments, env=env, check=True)
+    result = run_tool("run_study.sh", study, *arguments, env=env, check=True)
     _, *called = result.stdout.splitlines()
     assert called[-1] == "tools/sweep.py"
     if arguments == ["--dry-run"]:

@@ -9,8 +9,8 @@ usage: bash tools/run_study.sh STUDY [SWEEP_ARGUMENT...]
 Makes the data, trains all runs of configs/studies/STUDY.yaml and prints the tables of docs/evidence.md.
 Stopped at any time, the same command goes on where it was. The environment must be active or in .venv.
 
-  STUDY             minilvis (losses and samplers in a detector), minilvis-ablations (of EQL in it) or
-                    minilvis-crops (classification)
+  STUDY             minilvis (losses and samplers in a detector), minilvis-ablations (of EQL in it),
+                    minilvis-dense (losses of a one-stage detector) or minilvis-crops (classification)
   SWEEP_ARGUMENT    passed on to tools/sweep.py (default: --jobs with the number of cores); with --dry-run
                     data are made, and nothing is trained
 
@@ -31,6 +31,7 @@ case $study in
   minilvis) core_hours="5 to 7" ;;
   minilvis-ablations) core_hours="6 to 8.5 (3 to 4.5 after minilvis)" ;;
   minilvis-crops) core_hours=1.5 ;;
+  minilvis-dense) core_hours= ;; # not measured
   -h | --help)
     usage
     exit
@@ -56,24 +57,28 @@ done
 cd "$tools/.."
 data=${MMDET_EQL_DATA:-data}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-echo "$study takes about $core_hours hours of one core, shared out among the jobs"
+echo "$study takes ${core_hours:+about $core_hours }hours of one core, shared out among the jobs"
 
-# A detector for the others to start from, trained on equally many images of all categories.
+# A detector for the others to start from, trained on equally many images of all categories: CONFIG
+# FOLDER
 pretrain() {
-  local folder=work_dirs/minilvis-pretrained
+  local config=configs/minilvis/$1_1xb4_minilvis.py folder=work_dirs/$2
   local -x MMDET_EQL_DATA=$data/minilvis-study/balanced
   [[ -e $folder/iter_3000.pth ]] && return
   $trains || return 0
   "$PYTHON" tools/datasets/make_minilvis.py "$MMDET_EQL_DATA/minilvis" --seed 1 \
     --steepness 0 --label-rate 1 --num-train-images 4000 --num-val-images 300
-  "$PYTHON" tools/train.py configs/minilvis/mask-rcnn_r18_fpn_1xb4_minilvis.py \
+  "$PYTHON" tools/train.py "$config" \
     --work-dir "$folder" --resume --cfg-options randomness.seed=0 \
     train_cfg.max_iters=3000 train_cfg.val_interval=3000 \
     param_scheduler.1.end=3000 param_scheduler.1.milestones=[2300,2800]
 }
 
 if [[ $study != minilvis-crops ]]; then
-  pretrain
+  case $study in
+    minilvis-dense) pretrain atss_r18_fpn_focal minilvis-dense-pretrained ;;
+    *) pretrain mask-rcnn_r18_fpn minilvis-pretrained ;;
+  esac
   export MMDET_EQL_DATA=$data/minilvis-study
   "$PYTHON" tools/datasets/make_minilvis.py "$MMDET_EQL_DATA/minilvis" \
     --num-train-images 2000 --num-val-images 600 --steepness 1.3
@@ -112,6 +117,9 @@ case $study in
     compare "$study-designs" EQL "${bins[@]}" "$work_dir"/EQL_seed=* "$work_dir"/EQL-*
     compare "$study-classifier" softmax "${bins[@]}" \
       "$work_dir"/{softmax,softmax_type=NormedLinear,Seesaw}_seed=*
+    ;;
+  minilvis-dense)
+    compare "$study" focal "${bins[@]}" "$work_dir"/{focal,EFL,EQL,EFL+RFS}_seed=*
     ;;
   minilvis-crops)
     compare "$study" softmax "$work_dir"
