@@ -48,8 +48,9 @@ _WITHOUT_EFFECT = (
     *("train_cfg", "rcnn", "stage_loss_weights", "frozen_stages", "norm_eval", "with_cp"),
     *("mask_head", "mask_roi_extractor", "pad_mask", "mask_pad_value", "num_classes", "init_cfg"),
 )
-#: Heads of other types have the same features, unless they have methods of their own.
-_WITHOUT_TYPE = ("roi_head", "bbox_head")
+#: Likewise in one place. Heads of other types have the same features, unless they have methods of
+#: their own; a detector that is built puts its test_cfg.rcnn into the roi_head.
+_WITHOUT_EFFECT_IN = {"roi_head": ("type", "test_cfg"), "bbox_head": ("type",)}
 
 
 def train_on_features(cfg: Config) -> None:
@@ -199,7 +200,7 @@ def _image_steps(pipeline: list[dict] | None) -> list[dict]:
 def _relevant(part: Any, key: str = "") -> Any:
     """What features depend on, as JSON has it."""
     if isinstance(part, dict):
-        left_out = (*_WITHOUT_EFFECT, *(["type"] if key in _WITHOUT_TYPE else []))
+        left_out = (*_WITHOUT_EFFECT, *_WITHOUT_EFFECT_IN.get(key, ()))
         names = [name for name in part if name not in left_out and part[name] is not None]
         return {name: _relevant(part[name], name) for name in names}
     if isinstance(part, (list, tuple)):
