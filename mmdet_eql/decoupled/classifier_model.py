@@ -15,11 +15,11 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
-from torch import Tensor, nn
+from torch import Tensor, arange, nn
 
 from mmdet_eql.engine.checkpoint_fit import weights_of
 from mmdet_eql.engine.class_list_hook import bare_model
-from mmdet_eql.heads import ImageLevelLabelHeadMixin
+from mmdet_eql.heads import ImageLevelLabelHeadMixin, passing_labels
 from mmdet_eql.utils.errors import UserError
 
 #: The parts of a box head that are trained.
@@ -105,10 +105,10 @@ class FrozenFeatureDetector(BaseModel):
             if not len(target):
                 # Each rank has to have gradients.
                 of_stage = {"loss_cls": cls_score.sum()}
-            elif verified is not None:
-                of_stage = head.verified_loss(cls_score, target, weights, verified[stage])
             else:
-                of_stage = head.loss(cls_score, None, None, target, weights, None, None)
+                of_rows = None if verified is None else verified[stage]
+                with passing_labels(head, of_rows, arange):
+                    of_stage = head.loss(cls_score, None, None, target, weights, None, None)
             if len(self.heads) == 1:
                 return of_stage
             factor = self.detector.roi_head.stage_loss_weights[stage]

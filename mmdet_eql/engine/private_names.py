@@ -74,6 +74,11 @@ PRIVATE_NAMES = {
         "called for the features of RoIs; the public methods go on to losses or NMS",
         *(_MMDET, "3c92623e"),
     ),
+    "mmdet.models.YOLOXHead._get_targets_single": (
+        "heads/image_level_labels.py",
+        "overridden to note how many points of each image are assigned",
+        *(_MMDET, "dcc9abcd"),
+    ),
     "mmdet.models.BBoxHead._predict_by_feat_single": (
         "heads/box_head.py",
         "overridden to replace NMS; without a test_cfg it returns the boxes and scores before NMS",

@@ -86,19 +86,23 @@ class TailStatisticsHook(Hook):
     def _look(self, loss: nn.Module, inputs: tuple, options: dict) -> None:
         if self._looks:
             labels, _ = split_target(inputs[1], loss.num_classes)
-            counts = count_ignored(loss, labels, options.get("verified"))
+            known = (options.get(name) for name in ("verified", "image"))
+            counts = count_ignored(loss, labels, *known)
             self._seen.setdefault(loss, []).append(counts)
 
 
 @torch.no_grad()
-def count_ignored(loss: nn.Module, labels: Tensor, verified: Tensor | None = None) -> Tensor:
+def count_ignored(
+    loss: nn.Module, labels: Tensor, verified: Tensor | None = None, image: Tensor | None = None
+) -> Tensor:
     """Return the size of the tail, the number of ignored negatives and that of negatives in a
     batch, float64 of shape (3,).
 
     Args:
         loss (nn.Module): EQL, softmax EQL or EQL v2.
         labels (Tensor): int64 of shape (N,), in [0, C]; C means background.
-        verified (Tensor, optional): Image-level labels, boolean of shape (N, C).
+        verified, image (Tensor, optional): Image-level labels, boolean of shape (B, C), and the row
+            of each sample therein, shape (N,).
     """
     if isinstance(loss, EqualizationLossV2):
         tail = 1 - loss.class_weights()[1][: loss.num_classes]
@@ -108,8 +112,8 @@ def count_ignored(loss: nn.Module, labels: Tensor, verified: Tensor | None = Non
     of_label = torch.cat([tail, tail.new_zeros(1)])[labels]
     ignored = tail.sum() - of_label
     if verified is not None and getattr(loss, "image_level_labels", False):
-        own = labels.clamp(max=len(tail) - 1)[:, None]
-        ignored = ignored - verified.to(tail) @ tail + of_label * verified.gather(1, own)[:, 0]
+        own = verified[image, labels.clamp(max=len(tail) - 1)]
+        ignored = ignored - (verified.to(tail) @ tail)[image] + of_label * own
     if isinstance(loss, SoftmaxEqualizationLoss):
         ignored = ignored * loss.gamma
     if getattr(loss, "exclude_background", False):

@@ -2,7 +2,7 @@
 
 box_head            box heads with that NMS, and a classifier with a prior
 multiclass_nms      NMS over a thousand categories: the highest scores first
-image_level_labels  which categories are verified in an image: from the sampler to the loss
+image_level_labels  which categories are verified in an image: from the ground truth to the loss
 mask_head           mask heads that compute one mask per RoI, and their cascades
 mask_pasting        masks as run-length encodings of the image's size
 roi_align           RoIAlign on the CPU
@@ -17,9 +17,15 @@ from mmdet_eql.heads.box_head import (
     PriorLinear,
 )
 from mmdet_eql.heads.image_level_labels import (
+    ImageLevelDIIHead,
+    ImageLevelFCOSHead,
+    ImageLevelLabelDenseHeadMixin,
     ImageLevelLabelHeadMixin,
     ImageLevelLabelSampler,
+    ImageLevelPseudoSampler,
     ImageLevelShared2FCBBoxHead,
+    ImageLevelYOLOXHead,
+    passing_labels,
 )
 from mmdet_eql.heads.instance_tta import InstanceTTAModel
 from mmdet_eql.heads.mask_head import (
@@ -33,9 +39,14 @@ from mmdet_eql.heads.multiclass_nms import multiclass_nms
 from mmdet_eql.heads.roi_align import SeparableRoIAlign, SeparableRoIExtractor
 
 __all__ = [
+    "ImageLevelDIIHead",
+    "ImageLevelFCOSHead",
+    "ImageLevelLabelDenseHeadMixin",
     "ImageLevelLabelHeadMixin",
     "ImageLevelLabelSampler",
+    "ImageLevelPseudoSampler",
     "ImageLevelShared2FCBBoxHead",
+    "ImageLevelYOLOXHead",
     "InstanceTTAModel",
     "PrefixNMSConvFCBBoxHead",
     "PrefixNMSHeadMixin",
@@ -49,5 +60,6 @@ __all__ = [
     "SeparableRoIAlign",
     "SeparableRoIExtractor",
     "multiclass_nms",
+    "passing_labels",
     "paste_as_rle",
 ]

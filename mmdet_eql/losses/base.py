@@ -307,6 +307,17 @@ def one_hot_targets(labels: Tensor, logits: Tensor, quality: Tensor | None = Non
     return targets.scatter_(1, labels[:, None], value)[:, :-1]
 
 
+def wanted_labels(loss: nn.Module, verified: Tensor | None) -> Tensor | None:
+    """Return the image-level labels of a batch, boolean of shape (B, C), None if
+    ``image_level_labels`` is off; a UserError if it is on and there are none."""
+    if loss.image_level_labels and verified is None:
+        raise UserError(
+            f"{type(loss).__name__}: image_level_labels is on, but the head passes none on; set "
+            "the type of the head to that with the prefix 'ImageLevel', as 'ImageLevelATSSHead'."
+        )
+    return verified if loss.image_level_labels else None
+
+
 def foreground_accuracy(cls_score: Tensor, labels: Tensor) -> Tensor:
     """Return the percentage of foreground rows whose highest of C logits is their label, or 0."""
     foreground = (labels < cls_score.shape[1]).nonzero().squeeze(1)

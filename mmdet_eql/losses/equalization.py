@@ -18,8 +18,9 @@ Where a head gives the quality of a positive, it is y_j at its label, as in the 
 weight there stays 1. With T = 0 this is then sigmoid cross-entropy.
 
 Glossary, and that of :mod:`mmdet_eql.losses.base`:
-    verified: boolean of shape (N, C); whether the image of proposal r is known to contain, or known
-        not to contain, category j.
+    verified: boolean of shape (B, C); whether image b, of B, is known to contain, or known not to
+        contain, category j.
+    image: int64 of shape (N,); the image of each proposal, in [0, B).
 """
 
 import torch
@@ -27,9 +28,8 @@ import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from mmdet_eql.losses.base import SigmoidLoss, one_hot_targets
+from mmdet_eql.losses.base import SigmoidLoss, one_hot_targets, wanted_labels
 from mmdet_eql.losses.tail_weighting import DEFAULT_LAMBDA, TailAware
-from mmdet_eql.utils.errors import UserError
 
 
 def equalization_loss(
@@ -38,6 +38,7 @@ def equalization_loss(
     tail: Tensor,
     excluded: Tensor,
     verified: Tensor | None = None,
+    image: Tensor | None = None,
     quality: Tensor | None = None,
 ) -> Tensor:
     """Return the loss of each proposal, summed over the categories (equation 3), shape (N,).
@@ -46,7 +47,8 @@ def equalization_loss(
         logits, labels (Tensor): Shapes (N, C), float32 or float64, and (N,).
         tail (Tensor): T(f_j), shape (C,).
         excluded (Tensor): E(r), boolean of shape (N,).
-        verified (Tensor, optional): Where the weight is 1 nevertheless, boolean of shape (N, C).
+        verified, image (Tensor, optional): For which categories of an image the weight is 1
+            nevertheless, and the image of each proposal.
         quality (Tensor, optional): Target of the positives in [0, 1], shape (N,); 1 by default.
     """
     targets = one_hot_targets(labels, logits)
@@ -54,7 +56,7 @@ def equalization_loss(
     if quality is not None:
         targets = targets * quality[:, None].to(logits.dtype)
     if verified is not None:
-        ignored = ignored.masked_fill(verified, 0)
+        ignored = ignored.masked_fill(verified[image], 0)
     losses = F.binary_cross_entropy_with_logits(logits, targets, 1 - ignored, reduction="none")
     return losses.sum(dim=1)
 
@@ -69,9 +71,9 @@ class EqualizationLoss(TailAware, SigmoidLoss):
         exclude_background (bool): Whether background proposals keep pushing tail categories down,
             i.e. whether E(r) is used. Without it E(r) = 1 for every proposal.
         image_level_labels (bool): Whether a tail category keeps its negative gradient in images
-            that are verified to contain it or not to contain it (section 4.2). Needs a box head
-            and a sampler that pass image-level labels on: see
-            :mod:`mmdet_eql.heads.image_level_labels`. The official code leaves this out.
+            that are verified to contain it or not to contain it (section 4.2). Needs a head that
+            passes image-level labels on: see :mod:`mmdet_eql.heads.image_level_labels`. The
+            official code leaves this out.
         **kwargs: Those of :class:`~mmdet_eql.losses.base.SigmoidLoss`.
 
     Example:
@@ -102,18 +104,14 @@ class EqualizationLoss(TailAware, SigmoidLoss):
         logits: Tensor,
         labels: Tensor,
         verified: Tensor | None = None,
+        image: Tensor | None = None,
         quality: Tensor | None = None,
     ) -> Tensor:
-        """Return the loss of each proposal; ``image_level_labels`` needs ``verified``."""
-        if not self.image_level_labels:
-            verified = None
-        elif verified is None:
-            raise UserError(
-                f"{type(self).__name__}: image_level_labels is on, but the box head passes none "
-                "on; set bbox_head.type to 'ImageLevelShared2FCBBoxHead'."
-            )
+        """Return the loss of each proposal; ``image_level_labels`` needs ``verified`` and
+        ``image``."""
+        verified = wanted_labels(self, verified)
         excluded = labels < self.num_classes
         if not self.exclude_background:
             excluded = torch.ones_like(excluded)
         tail = self.tail_weights()
-        return equalization_loss(logits, labels, tail, excluded, verified, quality)
+        return equalization_loss(logits, labels, tail, excluded, verified, image, quality)

@@ -9,6 +9,7 @@ scores. C is the number of foreground categories, K that of the logits of a loss
 from torch import nn
 
 from mmdet_eql.losses.base import ClassificationLoss, SigmoidLoss, SoftmaxLoss
+from mmdet_eql.losses.class_statistics import CountAware, GradientSums
 from mmdet_eql.losses.equalized_focal import EqualizedQualityFocalLoss
 from mmdet_eql.utils.errors import UserError
 
@@ -36,6 +37,7 @@ SOFTMAX_HEADS = ("DETRHead", "MaskFormerHead", "Mask2FormerHead")
 _NO_QUALITY = "the head gives no IoU with its labels; use EqualizedFocalLoss."
 #: The attributes of a head that hold a loss of the categories.
 _LOSSES = ("loss_cls", "initial_loss_cls")
+_PER_CATEGORY = (CountAware, GradientSums)
 
 
 def connect_losses(model: nn.Module) -> None:
@@ -73,10 +75,15 @@ def _misfit(head: nn.Module, stock: type, loss: ClassificationLoss, attribute: s
     needed = num_classes + loss.extra_logits
     outputs = _num_outputs(head)
     wants_labels = getattr(loss, "image_level_labels", False)
+    with_labels = (
+        f"ImageLevel{name}"
+        if name in SIGMOID_HEADS
+        else "a box head that does, as ImageLevelShared2FCBBoxHead"
+    )
     if wants_labels and not getattr(head, "passes_image_level_labels", False):
         return (
-            "the head does not pass image-level labels on; use a box head that does, as "
-            "ImageLevelShared2FCBBoxHead, or set image_level_labels=False."
+            f"the head does not pass image-level labels on; use {with_labels}, or set "
+            "image_level_labels=False."
         )
     if hasattr(head, "custom_activation") and name not in SIGMOID_HEADS:  # a box head
         if not getattr(loss, "has_background", True):
@@ -124,6 +131,11 @@ def _misfit(head: nn.Module, stock: type, loss: ClassificationLoss, attribute: s
             "the head divides the sum of the loss itself; set reduction='sum'."
             if divides
             else "the head gives its loss the number to divide by; set reduction='mean'."
+        )
+    if name == "DeformableDETRHead" and head.as_two_stage and isinstance(loss, _PER_CATEGORY):
+        return (
+            "the encoder of its two stages labels all objects 0, which the statistics of category "
+            "0 would count; set as_two_stage=False, use DINO or a loss without such statistics."
         )
     gives_quality = SIGMOID_HEADS[name] and attribute == "loss_cls"
     if isinstance(loss, EqualizedQualityFocalLoss) and not gives_quality:

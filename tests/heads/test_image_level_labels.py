@@ -1,13 +1,19 @@
 """Image-level labels from the annotation file to the gradient on the classifier."""
 
+import runpy
+
 import pytest
 import torch
 from mmdet.registry import TRANSFORMS
+from mmengine.logging import MessageHub
 from mmengine.registry import init_default_scope
 
-from mmdet_eql.losses import EqualizationLoss
+from mmdet_eql.losses import EqualizationLoss, FederatedLoss, split_target
 from mmdet_eql.utils.errors import UserError
+from tests.conftest import REPOSITORY
 from tests.heads.test_detectors import C, batch_of, build, every_detector, make_config, stages
+
+TOOL = runpy.run_path(str(REPOSITORY / "tools" / "dev" / "loss_table.py"))
 
 
 def rare_label_verified_absent_from_one(dataset) -> tuple[int, int, int]:
@@ -81,10 +87,80 @@ def test_weight_of_verified_categories_is_one():
     loss = EqualizationLoss(num_classes=3, lambda_=0.1, image_level_labels=True)
     loss.set_class_frequency(torch.tensor([0.5, 0.01, 0.02]))
     logits = torch.zeros(2, 3, requires_grad=True)
-    verified = torch.tensor([[False, True, False], [False, False, True]])
-    loss(logits, torch.tensor([0, 0]), avg_factor=1, verified=verified).backward()
+    verified = torch.tensor([[False, False, True], [False, True, False]])
+    image = torch.tensor([1, 0])
+    loss(logits, torch.tensor([0, 0]), avg_factor=1, verified=verified, image=image).backward()
     expected = torch.tensor([[-0.5, 0.5, 0.0], [-0.5, 0.0, 0.5]])
     torch.testing.assert_close(logits.grad, expected)
+
+
+def test_federated_loss_teaches_the_verified_categories_of_an_image():
+    """Those that occur, here 0 and 1, are taught everywhere, and verified ones in their image."""
+    loss = FederatedLoss(num_classes=4, num_chosen=0, image_level_labels=True, reduction="sum")
+    loss.set_class_frequency(torch.full((4,), 0.5))
+    logits = torch.randn(3, 4, requires_grad=True)
+    verified = torch.tensor([[True, False, False, True], [False, True, False, False]])
+    image, labels = torch.tensor([1, 0, 0]), torch.tensor([1, 0, 4])
+    loss(logits, labels, verified=verified, image=image).backward()
+    taught = [[1, 1, 0, 0], [1, 1, 0, 1], [1, 1, 0, 1]]
+    targets = torch.tensor([[0.0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]])
+    expected = (logits.detach().sigmoid() - targets) * torch.tensor(taught)
+    torch.testing.assert_close(logits.grad, expected)
+
+
+#: A head of each way to call its loss: levels, all levels together, assigned points alone, layers
+#: and denoised queries, sampled proposals.
+CALLS = [
+    ("TOOD", "EQL, image labels"),
+    ("FCOS", "federated, image labels"),
+    ("YOLOX", "EQL, image labels"),
+    ("DINO", "EQL, image labels"),
+    ("Sparse R-CNN", "federated, image labels"),
+]
+
+
+@pytest.mark.parametrize(("head", "loss"), CALLS)
+def test_samples_of_dense_and_query_heads_have_the_labels_of_their_image(head, loss):
+    """Image 0 has category 0 and is known not to have the rare last one; image 1 has category 1, of
+    the last one nothing is known."""
+    init_default_scope("mmdet")
+    torch.manual_seed(0)
+    model, data, last = TOOL["build"](head, loss), TOOL["batch"](False), TOOL["C"] - 1
+    model.init_weights()
+    TOOL["hand_over"](model)
+    for index, sample in enumerate(data["data_samples"]):
+        sample.gt_instances.labels.fill_(index)
+        known = torch.tensor([index] if index else [index, last])
+        sample.gt_instances.set_metainfo(dict(verified_labels=known))
+    data = model.data_preprocessor(data, True)
+    MessageHub.get_current_instance().update_info("epoch", 0)  # for TOOD
+    calls = []
+
+    def note(_, args):
+        args[0].retain_grad()
+        calls.append(args)
+
+    for module in model.modules():
+        if getattr(module, "image_level_labels", False):
+            module.register_forward_pre_hook(note)
+    total, _ = model.parse_losses(model.train()(**data, mode="loss"))
+    total.backward()
+    labels = torch.cat([split_target(args[1], TOOL["C"])[0] for args in calls])
+    gradient = torch.cat([args[0].grad for args in calls])
+    for of_image in (0, 1):
+        at_last = gradient[labels == of_image, last]
+        assert len(at_last) > 0
+        assert (at_last > 0).all() if of_image == 0 else (at_last == 0).all()
+
+
+def test_a_dense_head_without_labels_is_one_sentence():
+    init_default_scope("mmdet")
+    model, data = TOOL["build"]("ATSS", "EQL, image labels"), TOOL["batch"](False)
+    TOOL["hand_over"](model)
+    for sample in data["data_samples"]:
+        sample.gt_instances = sample.gt_instances.new(metainfo={})
+    with pytest.raises(UserError, match=r"image_level_labels: .*'PackLVISInputs'"):
+        model(**model.data_preprocessor(data, True), mode="loss")
 
 
 def test_labels_survive_geometry(minilvis):

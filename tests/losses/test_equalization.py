@@ -108,10 +108,11 @@ def test_gradcheck():
     logits = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
     tail = torch.tensor([1.0, 0, 0.3, 0], dtype=torch.float64)
     labels = torch.tensor([0, 1, 2, 4, 4])
-    verified = torch.rand(5, 4) < 0.3
+    verified, image = torch.rand(2, 4) < 0.3, torch.tensor([0, 1, 0, 1, 1])
     for known in (None, verified):
         assert torch.autograd.gradcheck(
-            lambda z, known=known: equalization_loss(z, labels, tail, labels < 4, known), (logits,)
+            lambda z, known=known: equalization_loss(z, labels, tail, labels < 4, known, image),
+            (logits,),
         )
 
 
@@ -144,7 +145,8 @@ def test_fractional_tails_and_verified_categories_equal_the_equation(
     labels = torch.randint(num_classes + 1, (num_rows,))
     logits = (scale * torch.randn(num_rows, num_classes)).to(dtype).requires_grad_()
     weights = torch.rand(num_rows) if label_weights else None
-    verified = torch.rand(num_rows, num_classes) < 0.3 if with_verified else None
+    verified = torch.rand(2, num_classes) < 0.3 if with_verified else None
+    image = torch.randint(2, (num_rows,))
     loss = make_loss(
         frequency,
         tail_weighting=lambda f: f,
@@ -152,7 +154,7 @@ def test_fractional_tails_and_verified_categories_equal_the_equation(
         image_level_labels=with_verified,
         loss_weight=1.5,
     )
-    value = loss(logits, labels, weights, avg_factor=avg_factor, verified=verified)
+    value = loss(logits, labels, weights, avg_factor=avg_factor, verified=verified, image=image)
     value.backward()
 
     z = logits.detach().double()
@@ -160,7 +162,7 @@ def test_fractional_tails_and_verified_categories_equal_the_equation(
     w = torch.ones_like(z)
     for r, j in np.ndindex(*z.shape):
         excluded = labels[r] < num_classes or not exclude_background
-        known = with_verified and verified[r, j]
+        known = with_verified and verified[image[r], j]
         if excluded and not known and y[r, j] == 0:
             w[r, j] = 1 - frequency[j]
     of_row = 1.5 * (weights.double() if label_weights else torch.ones(num_rows).double())

@@ -34,6 +34,7 @@ SAMPLE = [
     ("Double-Head", "ECM"),
     ("Double-Head", "LOCE"),
     ("Cascade R-CNN", "EQL, image labels"),
+    ("RetinaNet", "federated, image labels"),
     ("Double-Head", "logit adjustment"),
     ("RetinaNet", "EQL v2"),
     ("FCOS", "federated"),
@@ -89,7 +90,7 @@ def test_a_head_trains_and_predicts(head, loss):
         ("Double-Head", "EQL", ["DoubleConvFCBBoxHead", "5 outputs", "needs 4"]),
         ("RetinaNet", "EQFL", ["RetinaHead", "no IoU"]),
         ("RetinaNet", "SEQL", ["SoftmaxEqualizationLoss", "no sigmoids"]),
-        ("DINO", "EQL, image labels", ["DINOHead", "image_level_labels=False"]),
+        ("Double-Head", "EQL, image labels", ["ImageLevelShared2FCBBoxHead", "=False"]),
         ("Mask2Former", "EQL", ["class_weight", "SoftmaxEqualizationLoss"]),
         ("DETR", "logit adjustment", ["DETRHead", "softmax"]),
         ("Double-Head", "GOL", ["5 outputs", "needs 4"]),
@@ -133,7 +134,11 @@ def detector(head: str, delete: bool, **loss):
         ("GFL", False, dict(type="EqualizedQualityFocalLoss"), ["'beta'", "_delete_=True"]),
         ("GFL", False, dict(type="ClassBalancedSigmoidLoss"), ["beta", "_delete_=True"]),
         ("Faster R-CNN", False, dict(type="EqualizationLoss"), ["use_sigmoid", "_delete_=True"]),
+        ("DINO", False, dict(type="EqualizationLoss", image_level_labels=True),
+         ["'gamma'", "_delete_=True"]),
         # What it has to say and the user does not.
+        ("DINO", True, dict(type="EqualizationLoss", use_sigmoid=True, image_level_labels=True),
+         ["ImageLevelDINOHead", "image_level_labels=False"]),
         ("RetinaNet", True, dict(type="EqualizationLossV2"), ["objectness", "use_sigmoid=True"]),
         ("RetinaNet", True, dict(type="EqualizationLoss"), ["5 outputs", "use_sigmoid=True"]),
         ("RetinaNet", True, dict(type="ClassBalancedSoftmaxLoss"), ["a loss on sigmoids"]),
@@ -173,6 +178,15 @@ def test_a_stock_config_with_another_type_alone(head, kind):
     options = dict(lambda_=0.1) if kind == "SoftmaxEqualizationLoss" else {}
     model = detector(head, False, type=kind, **options)
     assert [m.num_classes for m in model.modules() if type(m).__name__ == kind] == [C]
+
+
+def test_an_encoder_that_labels_all_objects_alike_is_refused():
+    cfg = Config(dict(model=TOOL["stock_model"]("Deformable DETR").to_dict()))
+    cfg.model.update(as_two_stage=True, with_box_refine=True)
+    cfg.model.bbox_head.loss_cls = dict(type="EqualizedFocalLoss", use_sigmoid=True)
+    check_sentence(lambda: connect_losses(MODELS.build(cfg.model)), ["labels all objects 0"])
+    cfg.model.bbox_head.loss_cls.type = "EqualizationLoss"
+    connect_losses(MODELS.build(cfg.model))
 
 
 def test_an_unknown_head_of_mmdet_is_refused_and_a_derived_one_is_not():

@@ -51,6 +51,7 @@ LOSSES = {
     "focal": dict(type="SigmoidFocalLoss"),
     "CB sigmoid": dict(type="ClassBalancedSigmoidLoss"),
     "federated": dict(type="FederatedLoss", num_chosen=3),
+    "federated, image labels": dict(type="FederatedLoss", num_chosen=1, image_level_labels=True),
     "SEQL": dict(type="SoftmaxEqualizationLoss", lambda_=1.76e-3),
     "CB softmax": dict(type="ClassBalancedSoftmaxLoss"),
     "BAGS": dict(type="BalancedGroupSoftmaxLoss"),
@@ -154,12 +155,8 @@ def category_head(model: ConfigDict) -> list[ConfigDict]:
 def build(head: str, loss: str) -> BaseDetector:
     """Return a tiny detector with a loss; a UserError or a TypeError if it does not work there."""
     model = Config(dict(model=stock_model(head).to_dict())).model
-    if LOSSES[loss].get("image_level_labels") and head in ("Faster R-CNN", "Cascade R-CNN"):
-        stages = model.train_cfg.rcnn
-        for stage in stages if isinstance(stages, list) else [stages]:
-            stage.sampler.type = "ImageLevelLabelSampler"
-        for part in category_head(model):
-            part.type = "ImageLevelShared2FCBBoxHead"
+    if LOSSES[loss].get("image_level_labels"):
+        pass_labels_on(model)
     for part in category_head(model):
         for name in ("loss_cls", "initial_loss_cls"):
             if name == "initial_loss_cls" and (name not in part or loss == "EQFL"):
@@ -170,12 +167,23 @@ def build(head: str, loss: str) -> BaseDetector:
                 if key in ("use_sigmoid", "activated", "reduction", "class_weight", "bg_cls_weight")
             }
             # A box head leaves it to its loss.
-            if "roi_head" in model and part.type != "DIIHead":
+            if "roi_head" in model and "DIIHead" not in part.type:
                 kept.pop("use_sigmoid")
             part[name] = dict(kept, **LOSSES[loss])
     detector = MODELS.build(model)
     connect_losses(detector)
     return detector
+
+
+def pass_labels_on(model: ConfigDict) -> None:
+    """Set the heads and samplers that image-level labels need, in place, where there are such."""
+    stages = model.train_cfg.get("rcnn", []) if "roi_head" in model else []
+    for stage in stages if isinstance(stages, list) else [stages]:
+        kind = stage.sampler.type.removeprefix("Random").removesuffix("Sampler")
+        stage.sampler.type = f"ImageLevel{kind or 'Label'}Sampler"
+    for part in category_head(model):
+        if f"ImageLevel{part.type}" in MODELS:
+            part.type = f"ImageLevel{part.type}"
 
 
 def hand_over(detector: nn.Module) -> None:

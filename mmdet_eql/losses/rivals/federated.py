@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from mmdet_eql.losses.base import SigmoidLoss, check_number, one_hot_targets
+from mmdet_eql.losses.base import SigmoidLoss, check_number, one_hot_targets, wanted_labels
 from mmdet_eql.losses.class_statistics import FrequencyAware
 
 
@@ -20,7 +20,8 @@ def federated_loss(
     logits: Tensor, labels: Tensor, chosen: Tensor, quality: Tensor | None = None
 ) -> Tensor:
     """Return the loss of each proposal, shape (N,), summed over the chosen categories: logits
-    float32 or float64 of shape (N, C), labels and qualities (N,), chosen boolean of shape (C,)."""
+    float32 or float64 of shape (N, C), labels and qualities (N,), chosen boolean of shape (C,) or
+    (N, C)."""
     targets = one_hot_targets(labels, logits, quality)
     losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     return (losses * chosen.to(losses.dtype)).sum(dim=1)
@@ -39,6 +40,10 @@ class FederatedLoss(FrequencyAware, SigmoidLoss):
             chosen, and others up to this number. detectron2 counts background as one of them.
         freq_power (float): Others are drawn in proportion to f_j to this power, without
             replacement; a category that never occurs in training is not drawn, unless it is 0.
+        image_level_labels (bool): Whether each sample is also taught the categories that its image
+            is verified to contain or not to contain; with ``num_chosen=0`` these and those that
+            occur in the batch alone. Needs a head that passes image-level labels on: see
+            :mod:`mmdet_eql.heads.image_level_labels`. The authors leave this out.
         **kwargs: Those of :class:`~mmdet_eql.losses.base.SigmoidLoss`.
 
     Example:
@@ -51,13 +56,19 @@ class FederatedLoss(FrequencyAware, SigmoidLoss):
     reads_quality = True
 
     def __init__(
-        self, num_classes=None, num_chosen: int = 50, freq_power: float = 0.5, **kwargs
+        self,
+        num_classes=None,
+        num_chosen: int = 50,
+        freq_power: float = 0.5,
+        image_level_labels: bool = False,
+        **kwargs,
     ) -> None:
         super().__init__(num_classes, **kwargs)
         check_number("num_chosen", num_chosen)
         check_number("freq_power", freq_power)
         self.num_chosen = num_chosen
         self.freq_power = freq_power
+        self.image_level_labels = image_level_labels
 
     def choose_categories(self, labels: Tensor) -> Tensor:
         """Return which categories a batch with labels (N,) teaches, boolean of shape (C,)."""
@@ -72,6 +83,17 @@ class FederatedLoss(FrequencyAware, SigmoidLoss):
         drawn = (place < self.num_chosen - occurs.sum()) & (best.values > 0)
         return occurs.scatter(0, best.indices, occurs[best.indices] | drawn)
 
-    def row_losses(self, logits: Tensor, labels: Tensor, quality: Tensor | None = None) -> Tensor:
-        """See the base class; needs frequencies."""
-        return federated_loss(logits, labels, self.choose_categories(labels), quality)
+    def row_losses(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        verified: Tensor | None = None,
+        image: Tensor | None = None,
+        quality: Tensor | None = None,
+    ) -> Tensor:
+        """See the base class; needs frequencies. For ``verified`` and ``image`` see
+        :mod:`mmdet_eql.losses.equalization`."""
+        chosen = self.choose_categories(labels)
+        if wanted_labels(self, verified) is not None:
+            chosen = chosen | verified[image]
+        return federated_loss(logits, labels, chosen, quality)
