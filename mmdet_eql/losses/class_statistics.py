@@ -14,6 +14,7 @@ import torch
 from mmengine.dist import all_reduce
 from torch import Tensor
 
+from mmdet_eql.losses.focal_rows import WithGradient, row_blocks
 from mmdet_eql.utils.errors import UserError
 
 _PLURAL = {"class_frequency": "class frequencies", "class_counts": "class counts"}
@@ -183,6 +184,36 @@ class GradientSums(RunningStatistics):
         """Add the sums of positives and of negatives."""
         self.pos_grad += first
         self.neg_grad += second
+
+    def with_sums(
+        self,
+        cls_score: Tensor,
+        losses: Tensor,
+        gradient: Tensor,
+        of_positives: tuple[Tensor, Tensor, Tensor],
+        weight: Tensor | None,
+    ) -> Tensor:
+        """Return the losses of the rows (N,) with their gradient, which in training is added to the
+        sums, times the weights of the rows.
+
+        ``losses``, ``gradient`` and ``of_positives`` are what
+        :func:`~mmdet_eql.losses.focal_rows.focal_rows` returns. A logit beyond the C categories has
+        no sums.
+        """
+        row, label, derivative = of_positives
+        if self.training and torch.is_grad_enabled():
+            of_row = gradient.new_ones(len(gradient)) if weight is None else weight
+            of_row = of_row.to(gradient.dtype)
+            negative = gradient.new_zeros(gradient.shape[1], dtype=torch.float64)
+            with torch.autocast(gradient.device.type, enabled=False):  # for the matrix product
+                for rows in row_blocks(gradient):
+                    negative += of_row[rows] @ gradient[rows]
+            positive = torch.zeros_like(negative)
+            positive.index_add_(0, label, (of_row[row] * derivative.abs()).double())
+            num_classes = len(self.pos_grad)
+            self.add_pass(positive[:num_classes], negative[:num_classes], len(gradient))
+        gradient[row, label] = derivative
+        return WithGradient.apply(cls_score, losses, gradient)
 
 
 class MeanScores(RunningStatistics):

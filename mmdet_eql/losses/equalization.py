@@ -24,11 +24,11 @@ Glossary, and that of :mod:`mmdet_eql.losses.base`:
 """
 
 import torch
-import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from mmdet_eql.losses.base import SigmoidLoss, one_hot_targets, wanted_labels
+from mmdet_eql.losses.base import SigmoidLoss, wanted_labels
+from mmdet_eql.losses.focal_rows import cross_entropy_rows
 from mmdet_eql.losses.tail_weighting import DEFAULT_LAMBDA, TailAware
 
 
@@ -51,14 +51,15 @@ def equalization_loss(
             nevertheless, and the image of each proposal.
         quality (Tensor, optional): Target of the positives in [0, 1], shape (N,); 1 by default.
     """
-    targets = one_hot_targets(labels, logits)
-    ignored = excluded[:, None] * tail.to(logits.dtype) * (1 - targets)
-    if quality is not None:
-        targets = targets * quality[:, None].to(logits.dtype)
-    if verified is not None:
-        ignored = ignored.masked_fill(verified[image], 0)
-    losses = F.binary_cross_entropy_with_logits(logits, targets, 1 - ignored, reduction="none")
-    return losses.sum(dim=1)
+    tail = tail.to(logits.dtype)
+
+    def weights(rows: slice) -> Tensor:
+        if not excluded[rows].any():  # most rows of a dense head
+            return torch.ones_like(tail)
+        weights = 1 - excluded[rows, None] * tail
+        return weights if verified is None else weights.masked_fill_(verified[image[rows]], 1)
+
+    return cross_entropy_rows(logits, labels, weights, quality)
 
 
 @MODELS.register_module()

@@ -27,10 +27,14 @@ from mmdet_eql.losses.base import (
     ObjectnessLoss,
     SigmoidLoss,
     check_number,
-    one_hot_targets,
     split_target,
 )
 from mmdet_eql.losses.class_statistics import GradientSums
+from mmdet_eql.losses.focal_rows import (
+    cross_entropy_negatives,
+    cross_entropy_positives,
+    focal_rows,
+)
 from mmdet_eql.utils.errors import UserError
 
 
@@ -126,19 +130,15 @@ class EqualizationLossV2(GradientSums, ObjectnessLoss):
         self.check_logits(cls_score)
         labels, quality = split_target(target, self.num_classes)
         logits = self.to_logits(cls_score)
-        own = one_hot_targets(labels, logits)
-        targets = own if quality is None else one_hot_targets(labels, logits, quality)
-        positive, negative = (weights.to(logits.dtype) for weights in self.class_weights())
-        weights = torch.where(own > 0, positive, negative)
-        losses = F.binary_cross_entropy_with_logits(logits, targets, weights, reduction="none")
-        if self.training and torch.is_grad_enabled():
-            gradient = (logits.detach().sigmoid() - targets).abs() * weights
-            if weight is not None:
-                gradient = gradient * weight[:, None]
-            # Background, the last, has no sums.
-            positive, negative = (
-                (gradient * is_of)[:, : self.num_classes].sum(dim=0, dtype=torch.float64)
-                for is_of in (own, 1 - own)
-            )
-            self.add_pass(positive, negative, len(logits))
-        return self.reduce(losses.sum(dim=1), weight, avg_factor, reduction_override)
+        of_positive, of_negative = (weights.to(logits.dtype) for weights in self.class_weights())
+
+        def positives(at_label: Tensor, row: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+            of_row = None if quality is None else quality[row]
+            loss, derivative = cross_entropy_positives(at_label, of_row)
+            return of_positive[label] * loss, of_positive[label] * derivative
+
+        losses, gradient, of_positives = focal_rows(
+            logits.detach(), labels, cross_entropy_negatives, of_negative, positives
+        )
+        losses = self.with_sums(logits, losses, gradient, of_positives, weight)
+        return self.reduce(losses, weight, avg_factor, reduction_override)

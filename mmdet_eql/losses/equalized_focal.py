@@ -25,7 +25,7 @@ from torch import Tensor
 
 from mmdet_eql.losses.base import SigmoidLoss, check_number, full_precision, split_target
 from mmdet_eql.losses.class_statistics import GradientSums
-from mmdet_eql.losses.focal_rows import WithGradient, focal_negatives, focal_rows
+from mmdet_eql.losses.focal_rows import focal_negatives, focal_rows
 from mmdet_eql.utils.errors import UserError
 
 
@@ -88,22 +88,15 @@ class _EqualizedFocal(GradientSums, SigmoidLoss):
             loss, derivative = self.positive_losses(at_label, of_row, gamma[label])
             return loss * factor[label], derivative * factor[label]
 
-        losses, gradient, (row, label, derivative) = focal_rows(
-            logits, labels, gamma, self.negative_factor * factor, positives
+        losses, gradient, of_positives = focal_rows(
+            logits,
+            labels,
+            lambda z: focal_negatives(z, gamma),
+            self.negative_factor * factor,
+            positives,
         )
-        if self.training and torch.is_grad_enabled():
-            self._record(gradient, row, label, derivative, weight)
-        gradient[row, label] = derivative
-        losses = WithGradient.apply(cls_score, losses, gradient)
+        losses = self.with_sums(cls_score, losses, gradient, of_positives, weight)
         return self.reduce(losses, weight, avg_factor, reduction_override)
-
-    def _record(self, gradient: Tensor, row: Tensor, label: Tensor, derivative: Tensor, weight):
-        weight = gradient.new_ones(len(gradient)) if weight is None else weight.to(gradient.dtype)
-        with torch.autocast(gradient.device.type, enabled=False):  # for the matrix product
-            negative = (weight @ gradient).double()
-        positive = torch.zeros_like(negative)
-        positive.index_add_(0, label, (weight[row] * derivative.abs()).double())
-        self.add_pass(positive, negative, len(gradient))
 
 
 @MODELS.register_module()

@@ -1,23 +1,27 @@
-"""Focal losses of the samples of a batch, with the gradient written out.
+"""Losses of the samples of a batch on sigmoids, with the gradient written out.
 
 Autograd keeps several tensors of shape (N, C), 385 MB each for the anchors of 4 images at 1,203
 categories. Here the gradient alone is kept, and what leads to it is computed in blocks of rows. N
 is the number of samples, C that of categories; see :mod:`mmdet_eql.losses.base`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmdet_eql.utils.errors import UserError
+
 #: softplus(z) = z from here on, to the last digit of float64.
 _LINEAR_FROM = 40.0
 #: Number of logits that are taken at a time; on a CPU they stay in its cache.
 _BLOCK = {"cpu": 2**17, "cuda": 2**25}
+#: Losses and their derivatives by the logit.
+Losses = tuple[Tensor, Tensor]
 
 
-def focal_negatives(logits: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
+def focal_negatives(logits: Tensor, gamma: Tensor) -> Losses:
     """Return -p^gamma log(1 - p) and its derivative by the logit, both of the logits' shape.
 
     Those of positives, -(1 - p)^gamma log p, are the loss of -z, and minus the derivative there.
@@ -29,39 +33,66 @@ def focal_negatives(logits: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
     return loss.mul_(modulation), derivative
 
 
+def cross_entropy_negatives(logits: Tensor) -> Losses:
+    """Return -log(1 - p) and its derivative by the logit, both of the logits' shape."""
+    return F.softplus(logits, threshold=_LINEAR_FROM), logits.sigmoid()
+
+
+def cross_entropy_positives(logits: Tensor, quality: Tensor | None = None) -> Losses:
+    """Return -q log p - (1 - q) log(1 - p) and its derivative by the logit, all of one shape; q is
+    1 by default."""
+    targets = torch.ones_like(logits) if quality is None else quality.to(logits.dtype)
+    losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return losses, logits.sigmoid() - targets
+
+
+def row_blocks(logits: Tensor) -> Iterator[slice]:
+    """Yield the blocks of rows in which logits of shape (N, C) are taken."""
+    size = max(_BLOCK.get(logits.device.type, 2**25) // max(logits.shape[1], 1), 1)
+    for start in range(0, len(logits), size):
+        yield slice(start, start + size)
+
+
 def focal_rows(
     logits: Tensor,
     labels: Tensor,
-    gamma: Tensor,
-    factor: Tensor,
-    positives: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
+    negatives: Callable[[Tensor], Losses],
+    factor: Tensor | Callable[[slice], Tensor],
+    positives: Callable[[Tensor, Tensor, Tensor], Losses],
 ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
-    """Return the losses of the rows (N,), and their gradient in two parts.
+    """Return the losses of the rows (N,), and their gradient in two parts; a UserError if a label
+    is out of range.
 
     These are the gradient of the negatives, of shape (N, C) and 0 at the labels, and for the P
     positives their rows, labels and derivatives, each of shape (P,).
 
     Args:
         logits, labels (Tensor): Shapes (N, C), float32 or float64, and (N,).
-        gamma, factor (Tensor): Focusing and weight of a negative of each category, shape (C,).
+        negatives (Callable): Maps logits of shape (n, C) to their losses and derivatives as
+            negatives.
+        factor (Tensor | Callable): Weight of a negative of each category, shape (C,), or what
+            returns it for a slice of rows, with shape (C,) or (n, C).
         positives (Callable): Maps logits, rows and labels of the positives, each of shape (P,), to
             their losses and derivatives.
     """
+    if not bool(((labels >= 0) & (labels <= logits.shape[1])).all()):
+        raise UserError(
+            f"the labels of the samples go from {labels.min()} to {labels.max()}; they have to lie "
+            f"between 0 and {logits.shape[1]}, the last for background: correct num_classes."
+        )
     with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
         losses, gradient = logits.new_empty(len(logits)), torch.empty_like(logits)
-        size = max(_BLOCK.get(logits.device.type, 2**25) // max(logits.shape[1], 1), 1)
-        # As if all were negatives, and then the positives, one entry of a row at most.
-        for start in range(0, len(logits), size):
-            rows = slice(start, start + size)
-            loss, derivative = focal_negatives(logits[rows], gamma)
-            losses[rows] = loss @ factor
-            torch.mul(derivative, factor, out=gradient[rows])
+        for rows in row_blocks(logits):
+            loss, derivative = negatives(logits[rows])
+            own = (labels[rows] < logits.shape[1]).nonzero().squeeze(1)
+            loss[own, labels[rows][own]] = 0
+            weight = factor(rows) if callable(factor) else factor
+            losses[rows] = loss @ weight if weight.ndim == 1 else loss.mul_(weight).sum(dim=1)
+            torch.mul(derivative, weight, out=gradient[rows])
         row = (labels < logits.shape[1]).nonzero().squeeze(1)
         label = labels[row]
-        at_label = logits[row, label]
-        negative = focal_negatives(at_label, gamma[label])[0] * factor[label]
-        positive, derivative = positives(at_label, row, label)
-        losses[row] += positive - negative
+        positive, derivative = positives(logits[row, label], row, label)
+        losses[row] += positive
         gradient[row, label] = 0
     return losses, gradient, (row, label, derivative)
 
@@ -82,3 +113,22 @@ class WithGradient(torch.autograd.Function):
         """Return the gradient by ``cls_score``."""
         (gradient,) = ctx.saved_tensors
         return (grad_losses[:, None] * gradient).to(ctx.dtype), None, None
+
+
+def cross_entropy_rows(
+    logits: Tensor,
+    labels: Tensor,
+    factor: Tensor | Callable[[slice], Tensor],
+    quality: Tensor | None = None,
+) -> Tensor:
+    """Return the sigmoid cross-entropy of the rows (N,), whose negatives weigh what ``factor`` of
+    :func:`focal_rows` says, positives 1; ``quality`` (N,) is the target of these, by default 1."""
+
+    def positives(at_label: Tensor, row: Tensor, label: Tensor) -> Losses:
+        return cross_entropy_positives(at_label, None if quality is None else quality[row])
+
+    losses, gradient, (row, label, derivative) = focal_rows(
+        logits.detach(), labels, cross_entropy_negatives, factor, positives
+    )
+    gradient[row, label] = derivative
+    return WithGradient.apply(logits, losses, gradient)

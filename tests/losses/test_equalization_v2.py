@@ -418,7 +418,7 @@ def test_fault_6_their_sums_lose_small_terms():
     ours, theirs = EqualizationLossV2(num_classes=4), EQLV2Loss(num_classes=4)
     ours(logits, labels)
     theirs(logits, labels)
-    assert ours.neg_grad[0].item() == pytest.approx(expected, rel=1e-6)
+    assert ours.neg_grad[0].item() == pytest.approx(expected, rel=1e-5)
     assert abs(theirs.neg_grad[0].item() / expected - 1) > 1e-4
 
     # With fixed weights, so that the sums alone differ.

@@ -181,12 +181,14 @@ def test_a_stock_config_with_another_type_alone(head, kind):
 
 
 def test_an_encoder_that_labels_all_objects_alike_is_refused():
-    cfg = Config(dict(model=TOOL["stock_model"]("Deformable DETR").to_dict()))
-    cfg.model.update(as_two_stage=True, with_box_refine=True)
-    cfg.model.bbox_head.loss_cls = dict(type="EqualizedFocalLoss", use_sigmoid=True)
-    check_sentence(lambda: connect_losses(MODELS.build(cfg.model)), ["labels all objects 0"])
-    cfg.model.bbox_head.loss_cls.type = "EqualizationLoss"
-    connect_losses(MODELS.build(cfg.model))
+    def connect(kind):
+        cfg = Config(dict(model=TOOL["stock_model"]("Deformable DETR").to_dict()))
+        cfg.model.update(as_two_stage=True, with_box_refine=True)
+        cfg.model.bbox_head.loss_cls = dict(type=kind, use_sigmoid=True)
+        connect_losses(MODELS.build(cfg.model))
+
+    check_sentence(lambda: connect("EqualizedFocalLoss"), ["labels all objects 0"])
+    connect("EqualizationLoss")
 
 
 def test_an_unknown_head_of_mmdet_is_refused_and_a_derived_one_is_not():

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from mmdet_eql.losses.base import SigmoidLoss, SoftmaxLoss, one_hot_targets
+from mmdet_eql.losses.base import SigmoidLoss, SoftmaxLoss
 from mmdet_eql.losses.class_statistics import CountAware
+from mmdet_eql.losses.focal_rows import cross_entropy_rows
 from mmdet_eql.utils.errors import UserError
 
 
@@ -69,9 +70,8 @@ class ClassBalancedSigmoidLoss(_ClassBalanced, SigmoidLoss):
 
     def row_losses(self, logits: Tensor, labels: Tensor, quality: Tensor | None = None) -> Tensor:
         """See the base class; needs counts."""
-        targets = one_hot_targets(labels, logits, quality)
-        losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-        return self._balance(losses.sum(dim=1), labels)
+        weights = logits.new_ones(logits.shape[1:])
+        return self._balance(cross_entropy_rows(logits, labels, weights, quality), labels)
 
 
 @MODELS.register_module()

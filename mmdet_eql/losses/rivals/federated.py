@@ -8,23 +8,39 @@ frequency (arXiv 2103.07461; used by detectron2's LVIS baselines). For N, C, f_j
 """
 
 import torch
-import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from mmdet_eql.losses.base import SigmoidLoss, check_number, one_hot_targets, wanted_labels
+from mmdet_eql.losses.base import SigmoidLoss, check_number, wanted_labels
 from mmdet_eql.losses.class_statistics import FrequencyAware
+from mmdet_eql.losses.focal_rows import cross_entropy_rows
 
 
 def federated_loss(
-    logits: Tensor, labels: Tensor, chosen: Tensor, quality: Tensor | None = None
+    logits: Tensor,
+    labels: Tensor,
+    chosen: Tensor,
+    verified: Tensor | None = None,
+    image: Tensor | None = None,
+    quality: Tensor | None = None,
 ) -> Tensor:
-    """Return the loss of each proposal, shape (N,), summed over the chosen categories: logits
-    float32 or float64 of shape (N, C), labels and qualities (N,), chosen boolean of shape (C,) or
-    (N, C)."""
-    targets = one_hot_targets(labels, logits, quality)
-    losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    return (losses * chosen.to(losses.dtype)).sum(dim=1)
+    """Return the loss of each proposal, shape (N,), summed over its label, the chosen categories
+    and those that are verified in its image.
+
+    Args:
+        logits, labels (Tensor): Shapes (N, C), float32 or float64, and (N,).
+        chosen (Tensor): Boolean of shape (C,), true for the labels.
+        verified, image, quality (Tensor, optional): As in
+            :func:`~mmdet_eql.losses.equalization.equalization_loss`.
+    """
+    if verified is None:
+        weights = chosen.to(logits.dtype)
+    else:
+
+        def weights(rows: slice) -> Tensor:
+            return (chosen | verified[image[rows]]).to(logits.dtype)
+
+    return cross_entropy_rows(logits, labels, weights, quality)
 
 
 @MODELS.register_module()
@@ -93,7 +109,6 @@ class FederatedLoss(FrequencyAware, SigmoidLoss):
     ) -> Tensor:
         """See the base class; needs frequencies. For ``verified`` and ``image`` see
         :mod:`mmdet_eql.losses.equalization`."""
+        verified = wanted_labels(self, verified)
         chosen = self.choose_categories(labels)
-        if wanted_labels(self, verified) is not None:
-            chosen = chosen | verified[image]
-        return federated_loss(logits, labels, chosen, quality)
+        return federated_loss(logits, labels, chosen, verified, image, quality)

@@ -31,7 +31,7 @@ def sigmoid_focal_loss(logits: Tensor, labels: Tensor, gamma: float, alpha: floa
 
     factor = torch.full_like(focusing, of_negative)
     losses, gradient, (row, label, derivative) = focal_rows(
-        logits.detach(), labels, focusing, factor, positives
+        logits.detach(), labels, lambda z: focal_negatives(z, focusing), factor, positives
     )
     gradient[row, label] = derivative
     return WithGradient.apply(logits, losses, gradient)
