@@ -4,7 +4,6 @@
 
     datasets/            CIFAR-LT, image lists and folders, MiniLVIS crops
     backbones            CIFARResNet, ResNet10
-    classifiers          the last layer: linear, cosine, tau-normalised, scaled
     models               image classifier and its head
     losses               balanced softmax, LDAM
     long_tail_accuracy   top-k accuracy; accuracy of many, medium and few shots
@@ -13,7 +12,6 @@
 
 from mmdet_eql.classification import (  # noqa: F401
     backbones,
-    classifiers,
     datasets,
     hooks,
     long_tail_accuracy,

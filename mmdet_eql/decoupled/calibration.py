@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from mmdet.models.layers import NormedLinear
 from torch import Tensor, nn
 
 from mmdet_eql.losses import LogitAdjustedSoftmaxLoss, SigmoidLoss, SoftmaxLoss
@@ -116,22 +117,25 @@ def methods_of(heads: Sequence[nn.Module]) -> list[str]:
     scale of its weights has no effect.
 
     Raises:
-        UserError: If a classifier is not linear with a bias.
+        UserError: If a classifier is neither linear nor normalised, or has no bias.
     """
     methods = list(GRID)
     for head in heads:
         classifier = getattr(head, "fc_cls", None)
-        if not isinstance(classifier, nn.Linear) or classifier.bias is None:
+        forward = getattr(type(classifier), "forward", None)
+        known = forward in (nn.Linear.forward, NormedLinear.forward)
+        if not known or classifier.bias is None:
             raise UserError(
-                f"bbox_head: the classifier of {type(head).__name__} is no linear layer with a "
-                "bias, which calibration changes; use a head with 'fc_cls', as Shared2FCBBoxHead."
+                f"bbox_head: the classifier of {type(head).__name__} is a "
+                f"{type(classifier).__name__}; calibration changes linear and normalised layers "
+                "with a bias, 'fc_cls' of the box head."
             )
         refused = set()
         if not is_softmax(head):
             refused.add(LOGIT_ADJUSTMENT)
         if isinstance(head.loss_cls, SigmoidLoss) and head.loss_cls.extra_logits == 0:
             refused.add("temperature")
-        if type(classifier).forward is not nn.Linear.forward:
+        if forward is NormedLinear.forward:
             refused |= {"temperature", "tau-norm"}
         methods = [name for name in methods if name not in refused]
     return methods

@@ -54,9 +54,16 @@ class FrozenFeatureDetector(BaseModel):
         self.__dict__["detector"] = built
         for name, child in built.named_children():
             self.add_module(name if name != "data_preprocessor" else "image_preprocessor", child)
+        # A classifier may train a part of itself alone, as ScaledClassifier.
+        trained = [
+            parameter
+            for module in self.trained_modules().values()
+            for parameter in module.parameters()
+            if parameter.requires_grad
+        ]
         self.requires_grad_(False)
-        for module in self.trained_modules().values():
-            module.requires_grad_(True)
+        for parameter in trained:
+            parameter.requires_grad_(True)
         super().train(False)
 
     def trained_modules(self) -> dict[str, nn.Module]:
@@ -228,7 +235,11 @@ class FrozenDetectorHook(Hook):
         )
         weights, known = checkpoint.get("state_dict", checkpoint), weights_of(checkpoint)
         for name, value in model.state_dict().items():
-            if name.startswith(left_out) or name.endswith("num_batches_tracked"):
+            owner, _, kind = name.rpartition(".")
+            is_new = owner.endswith("fc_cls") and kind not in ("weight", "bias")
+            if name.startswith(left_out) or kind == "num_batches_tracked":
+                continue
+            if is_new and name not in known:
                 continue
             if getattr(known.get(name), "shape", None) != value.shape:
                 raise UserError(

@@ -39,6 +39,8 @@ SCHEDULE = dict(
     val_interval=None,
     # Whether the classifier goes on from that of the detector's checkpoint.
     keep_classifier=False,
+    # Whether the classifier is the class means of the features, without training.
+    class_means=False,
 )
 #: Of which variable each launcher's processes learn how many they are.
 _WORLD_SIZE = {"pytorch": "WORLD_SIZE", "slurm": "SLURM_NTASKS", "mpi": "OMPI_COMM_WORLD_SIZE"}
@@ -94,6 +96,8 @@ def train_on_features(cfg: Config) -> None:
             evaluator.metric = "bbox"
     _set_schedule(cfg, schedule, cached.splits["train"].images)
     _set_hooks(cfg, schedule["keep_classifier"])
+    if schedule["class_means"]:
+        cfg.custom_hooks.append(dict(type="ClassMeanHook"))
 
 
 def _schedule(given: Any) -> dict[str, Any]:
@@ -112,6 +116,8 @@ def _schedule(given: Any) -> dict[str, Any]:
             if key == "val_interval" and value is None:
                 continue
             raise UserError(f"decoupled.{key} is {value!r}; give a number above 0.")
+    if schedule["class_means"] and len(given) > 1:
+        raise UserError("decoupled.class_means trains nothing; leave out the other keys.")
     if not all(0 < share < 1 for share in schedule["lr_steps"]):
         raise UserError(
             f"decoupled.lr_steps is {schedule['lr_steps']!r}; give shares of the training, such as "
@@ -125,6 +131,9 @@ def _set_schedule(cfg: Config, schedule: dict[str, Any], num_images: int) -> Non
     world_size = int(os.environ.get(_WORLD_SIZE.get(cfg.get("launcher"), ""), 1))
     per_epoch = num_images / (schedule["batch_size"] * world_size)
     iterations = max(round(schedule["epochs"] * per_epoch), 1)
+    if schedule["class_means"]:
+        # A step that changes nothing: runs end with a checkpoint and a validation.
+        iterations, schedule["optimizer"] = 1, dict(type="SGD", lr=0.0)
     interval = schedule["val_interval"]
     interval = iterations if interval is None else max(round(interval * per_epoch), 1)
     cfg.train_cfg = ConfigDict(

@@ -1,6 +1,7 @@
 """Parts of RoI heads that long-tailed detection needs, and test-time augmentation.
 
 box_head            box heads with that NMS, and a classifier with a prior
+classifiers         the last layer: linear, cosine, tau-normalised, scaled
 multiclass_nms      NMS over a thousand categories: the highest scores first
 image_level_labels  which categories are verified in an image: from the ground truth to the loss
 mask_head           mask heads that compute one mask per RoI, and their cascades
@@ -15,6 +16,12 @@ from mmdet_eql.heads.box_head import (
     PrefixNMSShared2FCBBoxHead,
     PrefixNMSShared4Conv1FCBBoxHead,
     PriorLinear,
+)
+from mmdet_eql.heads.classifiers import (
+    CosineClassifier,
+    LinearClassifier,
+    ScaledClassifier,
+    TauNormalizedClassifier,
 )
 from mmdet_eql.heads.image_level_labels import (
     ImageLevelDIIHead,
@@ -39,6 +46,7 @@ from mmdet_eql.heads.multiclass_nms import multiclass_nms
 from mmdet_eql.heads.roi_align import SeparableRoIAlign, SeparableRoIExtractor
 
 __all__ = [
+    "CosineClassifier",
     "ImageLevelDIIHead",
     "ImageLevelFCOSHead",
     "ImageLevelLabelDenseHeadMixin",
@@ -48,17 +56,20 @@ __all__ = [
     "ImageLevelShared2FCBBoxHead",
     "ImageLevelYOLOXHead",
     "InstanceTTAModel",
+    "LinearClassifier",
     "PrefixNMSConvFCBBoxHead",
     "PrefixNMSHeadMixin",
     "PrefixNMSShared2FCBBoxHead",
     "PrefixNMSShared4Conv1FCBBoxHead",
     "PriorLinear",
+    "ScaledClassifier",
     "SelectiveFCNMaskHead",
     "SelectiveHTCMaskHead",
     "SelectiveMaskCascadeRoIHead",
     "SelectiveMaskHTCRoIHead",
     "SeparableRoIAlign",
     "SeparableRoIExtractor",
+    "TauNormalizedClassifier",
     "multiclass_nms",
     "passing_labels",
     "paste_as_rle",

@@ -12,13 +12,13 @@ from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
 
 from mmdet_eql.classification.backbones import CIFARResNet, ResNet10
-from mmdet_eql.classification.classifiers import (
+from mmdet_eql.classification.losses import BalancedSoftmaxLoss, LDAMLoss
+from mmdet_eql.heads import (
     CosineClassifier,
     LinearClassifier,
     ScaledClassifier,
     TauNormalizedClassifier,
 )
-from mmdet_eql.classification.losses import BalancedSoftmaxLoss, LDAMLoss
 from mmdet_eql.utils.errors import UserError
 
 COUNTS = torch.tensor([500, 60, 7, 0])

@@ -142,7 +142,7 @@ def test_what_does_not_apply():
     assert methods_of([normed]) == ["norcal", "logit-adjustment"]
     adjusted = make_head(dict(type="LogitAdjustedSoftmaxLoss"))
     assert "logit-adjustment" not in methods_of([adjusted]), "it is applied already"
-    with pytest.raises(UserError, match="no linear layer with a bias"):
+    with pytest.raises(UserError, match="linear and normalised layers with a bias"):
         methods_of([make_head(SOFTMAX, cls_predictor_cfg=dict(type="Linear", bias=False))])
     with pytest.raises(UserError, match="two-stage"):
         box_heads(torch.nn.Linear(1, 1))

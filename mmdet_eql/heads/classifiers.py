@@ -1,8 +1,9 @@
 """The last layer: linear and cosine classifiers, and those of two-stage training.
 
-Each takes ``in_features``, D, and ``out_features``, C, and returns the logits z of shape (N, C) for
-features x of N images, shape (N, D); w_j and b_j are weights and bias of class j. Each can load the
-weights of a :class:`LinearClassifier`.
+They are for ``head.classifier`` of image classifiers and ``cls_predictor_cfg`` of box heads. Each
+takes ``in_features``, D, and ``out_features``, C, and returns the logits z of shape (N, C) for
+features x of N images or RoIs, shape (N, D); w_j and b_j are weights and bias of class j. Each can
+load the weights of a :class:`LinearClassifier`.
 """
 
 import math
@@ -49,6 +50,7 @@ class TauNormalizedClassifier(LinearClassifier):
     """Tau-normalisation (Kang et al., arXiv 1910.09217, section 4.2): z_j = w_j x / |w_j|^tau.
 
     In evaluation only; in training it is a linear classifier. Test it with the checkpoint of one.
+    For image classifiers: a detector's background needs its bias (``tools/calibrate.py``).
     A tau of 0 changes no weight, 1 makes all norms equal; a UserError if it is not finite.
     """
 

@@ -1,0 +1,126 @@
+"""The methods of decoupled training in the classifier's training, by the options of the docs."""
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+from mmdet.registry import DATASETS, MODELS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+from mmdet_eql.decoupled.feature_cache import (
+    CacheDescription,
+    ImageFeatures,
+    SplitDescription,
+    begin_cache,
+    write_shard,
+)
+from mmdet_eql.decoupled.training_config import train_on_features
+from mmdet_eql.engine.launch import build_runner, merge_options
+from mmdet_eql.utils.errors import UserError
+from tests.conftest import TINY, minilvis_config, tiny_options
+
+C, D = TINY.num_categories, 32
+HEAD = "model.roi_head.bbox_head."
+METHODS = {
+    "cRT": {"train_dataloader.sampler": dict(type="CategoryAwareSampler")},
+    "LWS": {
+        HEAD + "cls_predictor_cfg.type": "ScaledClassifier",
+        "decoupled.keep_classifier": True,
+        "train_dataloader.sampler": dict(type="CategoryAwareSampler"),
+    },
+    "NCM": {
+        HEAD + "cls_predictor_cfg": dict(type="NormedLinear", temperature=20),
+        "decoupled.class_means": True,
+    },
+    "BAGS": {HEAD + "loss_cls.type": "BalancedGroupSoftmaxLoss"},
+}
+
+
+@pytest.fixture(scope="module")
+def cached(minilvis, tmp_path_factory):
+    """A detector's checkpoint, features of its training set, and their rows and labels."""
+    folder = tmp_path_factory.mktemp("cached")
+    cfg = Config.fromfile(minilvis_config("softmax"))
+    cfg.merge_from_dict(tiny_options(minilvis, method="softmax"))
+    init_default_scope("mmdet")
+    cfg.model.backbone.init_cfg = None
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    model = MODELS.build(cfg.model)
+    torch.save({"state_dict": model.state_dict(), "meta": {}}, folder / "detector.pth")
+    rng, ids = np.random.default_rng(0), [dataset.get_data_info(i)["img_id"] for i in range(9)]
+    cfg.train_dataloader.dataset.indices = len(ids)
+    images = [
+        ImageFeatures(
+            {"img_id": image},
+            [rng.random((20, D), dtype=np.float32)],
+            [np.zeros((20, 4), np.float32)],
+            [rng.integers(0, C + 1, 20)],
+        )
+        for image in ids
+    ]
+    counts = dataset.class_frequency.instance_count.tolist()
+    split = SplitDescription("train.json", len(ids), 64, [], instance_count=counts)
+    description = CacheDescription(
+        list(dataset.metainfo["classes"]), 1, D, "float32", cfg.to_dict()["model"],
+        hashlib.sha256((folder / "detector.pth").read_bytes()).hexdigest(), {"train": split},
+        str(folder / "detector.pth"),
+    )  # fmt: skip
+    begin_cache(folder / "features", description)
+    write_shard(folder / "features", "train", 0, images, "float32")
+    rows, labels = (
+        np.concatenate([getattr(image, name)[0] for image in images])
+        for name in ("features", "labels")
+    )
+    return cfg, folder, rows, labels
+
+
+def train(cached, tmp_path, options) -> tuple[dict, dict]:
+    """The classifier of the checkpoint and the trained one."""
+    cfg, folder, *_ = cached
+    cfg = Config(cfg.to_dict(), filename="x.py")
+    cfg.features, cfg.decoupled = str(folder / "features"), {}
+    cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
+    merge_options(cfg, options)
+    cfg.launcher, cfg.work_dir, cfg.experiment_name = "none", str(tmp_path), tmp_path.name
+    train_on_features(cfg)
+    runner = build_runner(cfg, "train")
+    runner.train()
+    before = torch.load(folder / "detector.pth")["state_dict"]
+    after = runner.model.state_dict()
+    prefix = "roi_head.bbox_head.fc_cls."
+    for name, value in before.items():
+        assert name.startswith(prefix) or torch.equal(value, after[name]), name
+    return tuple(
+        {name.removeprefix(prefix): of[name] for name in of if name.startswith(prefix)}
+        for of in (before, after)
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_trained(method, cached, tmp_path):
+    before, after = train(cached, tmp_path, METHODS[method])
+    if method == "cRT":
+        assert after["weight"].abs().max() < 0.5 * before["weight"].abs().max(), "begun anew"
+        assert after["bias"].abs().max() > 0
+    elif method == "LWS":
+        assert torch.equal(before["weight"], after["weight"])
+        assert torch.equal(before["bias"], after["bias"])
+        assert (after["class_scale"] - 1).abs().max() > 1e-4
+    elif method == "NCM":
+        _, _, rows, labels = cached
+        for label in range(C + 1):
+            mean = rows[labels == label].mean(axis=0)
+            np.testing.assert_allclose(after["weight"][label], mean, rtol=1e-5)
+        assert not after["bias"].any()
+    else:
+        assert after["weight"].shape == (C + 4 + 2, D)
+        assert after["bias"].abs().max() > 0
+
+
+def test_class_means_need_cosines(cached, tmp_path):
+    with pytest.raises(UserError, match="the scores are cosines"):
+        train(cached, tmp_path, {"decoupled.class_means": True})
+    with pytest.raises(UserError, match="trains nothing; leave out the other keys"):
+        train(cached, tmp_path, {"decoupled": dict(class_means=True, epochs=3)})
