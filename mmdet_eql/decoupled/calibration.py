@@ -82,7 +82,7 @@ AFFINE: dict[str, AffineMap] = {
 LOGIT_ADJUSTMENT = "logit-adjustment"
 #: What is tried by default.
 GRID = {
-    "norcal": (0.2, 0.4, 0.6, 0.8, 1.0),
+    "norcal": (0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5),
     LOGIT_ADJUSTMENT: (0.25, 0.5, 0.75, 1.0),
     "temperature": (0.5, 0.75, 1.5, 2.0),
     "tau-norm": (0.25, 0.5, 0.75, 1.0),

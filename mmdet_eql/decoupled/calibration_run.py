@@ -99,7 +99,8 @@ def run_calibration(
     of_train = compare(detector, loader, calibrations, frequency, max_per_img)
     print("\n" + comparison_table(of_train))
     ranked = best_of(calibrations, of_train, by)
-    print(f"\nBest by {by}: {ranked[0]}. On {len(runner.test_dataloader.dataset):,} test images:")
+    print(f"\nBest by {by}: {ranked[0]}{_edge(ranked[0], calibrations)}.")
+    print(f"On {len(runner.test_dataloader.dataset):,} test images:")
     reported = sorted(ranked, key=lambda calibration: calibration.method != "none")
     of_val = compare(detector, runner.test_dataloader, reported, frequency, max_per_img)
     print("\n" + comparison_table(of_val))
@@ -159,6 +160,13 @@ def _usable(grid: Sequence[Calibration] | None, methods: list[str]) -> list[Cali
                 f"choose from {', '.join(methods)} (docs/test-time.md)."
             )
     return list(grid)
+
+
+def _edge(best: Calibration, calibrations: Sequence[Calibration]) -> str:
+    values = [other.value for other in calibrations if other.method == best.method]
+    if len(values) > 1 and best.value in (min(values), max(values)):
+        return f", at the end of what was tried; go further by --grid {best.method}=..."
+    return ""
 
 
 def _options(best: Calibration, heads: Sequence[torch.nn.Module]) -> str:

@@ -1,12 +1,15 @@
 """The methods of decoupled training in the classifier's training, by the options of the docs."""
 
+import argparse
 import hashlib
+import re
+import shlex
 
 import numpy as np
 import pytest
 import torch
 from mmdet.registry import DATASETS, MODELS
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 
 from mmdet_eql.decoupled.feature_cache import (
@@ -19,23 +22,19 @@ from mmdet_eql.decoupled.feature_cache import (
 from mmdet_eql.decoupled.training_config import train_on_features
 from mmdet_eql.engine.launch import build_runner, merge_options
 from mmdet_eql.utils.errors import UserError
-from tests.conftest import TINY, minilvis_config, tiny_options
+from tests.conftest import REPOSITORY, TINY, minilvis_config, tiny_options
 
 C, D = TINY.num_categories, 32
-HEAD = "model.roi_head.bbox_head."
-METHODS = {
-    "cRT": {"train_dataloader.sampler": dict(type="CategoryAwareSampler")},
-    "LWS": {
-        HEAD + "cls_predictor_cfg.type": "ScaledClassifier",
-        "decoupled.keep_classifier": True,
-        "train_dataloader.sampler": dict(type="CategoryAwareSampler"),
-    },
-    "NCM": {
-        HEAD + "cls_predictor_cfg": dict(type="NormedLinear", temperature=20),
-        "decoupled.class_means": True,
-    },
-    "BAGS": {HEAD + "loss_cls.type": "BalancedGroupSoftmaxLoss"},
-}
+METHODS = ("cRT", "LWS", "nearest class mean", "BAGS")
+
+
+def documented(method: str) -> dict:
+    """The options that docs/decoupled.md gives for a method."""
+    text = (REPOSITORY / "docs" / "decoupled.md").read_text()
+    (options,) = re.findall(rf"^\| {method} .*\| `(.*)` \|$", text, re.MULTILINE)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction)
+    return parser.parse_args(["--cfg-options", *shlex.split(options)]).cfg_options
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +78,7 @@ def cached(minilvis, tmp_path_factory):
 def train(cached, tmp_path, options) -> tuple[dict, dict]:
     """The classifier of the checkpoint and the trained one."""
     cfg, folder, *_ = cached
-    cfg = Config(cfg.to_dict(), filename="x.py")
+    cfg = Config(cfg.to_dict())
     cfg.features, cfg.decoupled = str(folder / "features"), {}
     cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
     merge_options(cfg, options)
@@ -100,7 +99,7 @@ def train(cached, tmp_path, options) -> tuple[dict, dict]:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_what_is_trained(method, cached, tmp_path):
-    before, after = train(cached, tmp_path, METHODS[method])
+    before, after = train(cached, tmp_path, documented(method))
     if method == "cRT":
         assert after["weight"].abs().max() < 0.5 * before["weight"].abs().max(), "begun anew"
         assert after["bias"].abs().max() > 0
@@ -108,7 +107,7 @@ def test_what_is_trained(method, cached, tmp_path):
         assert torch.equal(before["weight"], after["weight"])
         assert torch.equal(before["bias"], after["bias"])
         assert (after["class_scale"] - 1).abs().max() > 1e-4
-    elif method == "NCM":
+    elif method == "nearest class mean":
         _, _, rows, labels = cached
         for label in range(C + 1):
             mean = rows[labels == label].mean(axis=0)
