@@ -16,7 +16,6 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmdet_eql.engine.checkpoint import address_of, fetch, load_checkpoint_file
-from mmdet_eql.engine.class_list_hook import ClassListHook
 from mmdet_eql.engine.config_check import typed_parts
 from mmdet_eql.engine.num_classes import set_num_classes
 from mmdet_eql.engine.startup import QuietRunner, SummaryHook
@@ -131,8 +130,9 @@ def build_runner(cfg: Config, *loops: str) -> Runner:
     try:
         runner = RUNNERS.build(cfg) if "runner_type" in cfg else QuietRunner.from_cfg(cfg)
         runner.register_hook(SummaryHook())
-        if not any(isinstance(hook, ClassListHook) for hook in runner.hooks):
-            runner.register_hook(ClassListHook())
+        for name in ("ClassListHook", "FixedAPTestHook"):
+            if name not in {type(hook).__name__ for hook in runner.hooks}:
+                runner.register_hook(dict(type=name))
         for loop in loops:
             getattr(runner, f"{loop}_loop")  # is built when it is first asked for
     except UserError:

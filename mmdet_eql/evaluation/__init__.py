@@ -9,6 +9,7 @@ Needs neither PyTorch nor MMDetection but in the metrics of a config, ``*_metric
     protocol            how an annotation file is evaluated, and which of its categories are rare
     lvis_evaluation     AP and AR from precision and recall
     fixed_ap            AP of the best detections of each category: Fixed AP, pooled AP
+    best_predictions    keeping what can count for Fixed AP while a model is tested
     bootstrap           error bars of AP, by drawing images
     lvis_results        result files: reading, checking, writing them
     result_mistakes     which mistake a wrong result file looks like

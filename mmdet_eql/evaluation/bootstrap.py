@@ -15,6 +15,7 @@ Glossary, besides that of :mod:`mmdet_eql.evaluation.matches`:
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -139,10 +140,19 @@ def intervals(
 
 
 def interval_metrics(
-    draws: Mapping[str, np.ndarray], metrics: Mapping[str, float]
+    ground_truth: LVISGroundTruth,
+    detections: LVISDetections,
+    iou_type: str,
+    metrics: Mapping[str, float],
+    *options: Any,
 ) -> dict[str, float]:
-    """Return :func:`intervals` as ``AP_low``, ``AP_high``, ``APr_low``, ...; -1 if unknown."""
+    """Return :func:`intervals` as ``AP_low``, ``AP_high``, ``APr_low``, ...; -1 if unknown.
+
+    ``metrics`` are those of all images; ``options`` those of :func:`resample_category_ap`.
+    """
     flat = {}
+    category_ap = resample_category_ap(ground_truth, detections, iou_type, *options)
+    draws = frequency_means(category_ap, ground_truth.frequencies)
     for name, ends in intervals(draws, metrics).items():
         flat[f"{name}_low"], flat[f"{name}_high"] = ends or (-1.0, -1.0)
     return flat

@@ -209,6 +209,22 @@ class LVISDetections:
         return LVISDetections(*(None if of is None else of[index] for of in columns))
 
 
+def rank_in_groups(group: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """Return the rank of each score among those of its group: 0 for the highest.
+
+    Of equal scores the first goes first.
+
+    Args:
+        group (np.ndarray): int64 of shape (N,), not negative.
+        score (np.ndarray): Floating point of shape (N,).
+    """
+    order = np.lexsort((-score, group))
+    counts = np.bincount(group)
+    rank = np.empty(len(group), dtype=np.int64)
+    rank[order] = np.arange(len(group)) - (np.cumsum(counts) - counts)[group[order]]
+    return rank
+
+
 def read_ground_truth(
     ann_file: str, with_masks: bool = False, backend_args: dict | None = None
 ) -> LVISGroundTruth:

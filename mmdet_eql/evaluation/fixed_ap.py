@@ -14,7 +14,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from mmdet_eql.evaluation.columns import FREQUENCY_GROUPS, LVISDetections, LVISGroundTruth
+from mmdet_eql.evaluation.columns import (
+    FREQUENCY_GROUPS,
+    LVISDetections,
+    LVISGroundTruth,
+    rank_in_groups,
+)
 from mmdet_eql.evaluation.lvis_evaluation import (
     IOU_THRESHOLDS,
     evaluate_detections,
@@ -38,10 +43,8 @@ def best_of_categories(
         tuple: The detections, and how many categories have fewer than ``number``.
     """
     counts = np.bincount(detections.category, minlength=len(ground_truth.category_ids))
-    by_score = np.lexsort((-detections.score, detections.category))
-    rank = np.arange(len(by_score)) - (np.cumsum(counts) - counts)[detections.category[by_score]]
-    kept = np.sort(by_score[rank < number])
-    best = detections if len(kept) == len(by_score) else detections.take(kept)
+    kept = rank_in_groups(detections.category, detections.score) < number
+    best = detections if kept.all() else detections.take(kept)
     if best.masks is not None:
         best = replace(best, boxes=None)
     return best, int((counts < number).sum())

@@ -62,7 +62,11 @@ class ImagePredictions:
 
     def of_labels(self, wanted: np.ndarray) -> "ImagePredictions":
         """Return the predictions of the labels that are wanted, bool of shape (C,)."""
-        kept = np.flatnonzero(wanted[self.labels])
+        return self.take(wanted[self.labels])
+
+    def take(self, wanted: np.ndarray) -> "ImagePredictions":
+        """Return the predictions that are wanted, bool of shape (N,)."""
+        kept = np.flatnonzero(wanted)
         if len(kept) == len(self.labels):
             return self
         masks = None if self.masks is None else [self.masks[index] for index in kept]

@@ -6,19 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from mmdet.registry import METRICS
 from mmengine import fileio
 from mmengine.logging import MMLogger, print_log
 
 from mmdet_eql.annotations import read_annotations
 from mmdet_eql.annotations.class_names import difference_of_classes
-from mmdet_eql.evaluation.bootstrap import (
-    NUM_DRAWS,
-    frequency_means,
-    interval_metrics,
-    resample_category_ap,
-)
+from mmdet_eql.evaluation.best_predictions import BestPredictions
+from mmdet_eql.evaluation.bootstrap import NUM_DRAWS, interval_metrics
 from mmdet_eql.evaluation.columns import (
     LVISDetections,
     LVISGroundTruth,
@@ -57,7 +52,7 @@ from mmdet_eql.evaluation.proposal_recall import proposal_metrics
 from mmdet_eql.evaluation.protocol import count_groups, describe_protocol, warn_of_numbers
 from mmdet_eql.evaluation.tables import category_records, category_table, metric_table
 from mmdet_eql.utils.errors import UserError
-from mmdet_eql.utils.gathered_metric import GatheredMetric
+from mmdet_eql.utils.gathered_metric import GatheredMetric, to_numpy
 
 
 @METRICS.register_module()
@@ -81,7 +76,7 @@ class LVISFastMetric(GatheredMetric):
 
     Args:
         ann_file (str): Annotation file in LVIS or COCO format. ``format_only`` needs no
-            annotations in it, as for the test server.
+            annotations in it.
         metric (str | Sequence[str]): 'bbox', 'segm' and 'boundary' (Boundary AP,
             :mod:`mmdet_eql.evaluation.boundary_iou`), or class-agnostic recall of boxes, for each
             of ``proposal_nums``: 'proposal' matches them by score as AP does and gives ``AR@300``,
@@ -112,8 +107,9 @@ class LVISFastMetric(GatheredMetric):
             its ``max_per_img``.
         fixed_ap (bool | int): Whether to add Fixed AP, of the best 10,000 detections of each
             category or another number, as ``lvis/bbox_fixed_AP``, ``lvis/bbox_fixed_APr`` and so on
-            (:mod:`mmdet_eql.evaluation.fixed_ap`). The model should keep more than 300 detections
-            per image (``model.test_cfg``) for it.
+            (:mod:`mmdet_eql.evaluation.fixed_ap`). A test asks a two-stage model for these
+            detections (``FixedAPTestHook``); others, and validation, give what ``model.test_cfg``
+            lets through.
         pooled_ap (bool | int): Likewise pooled AP, as ``lvis/bbox_pooled_AP`` and so on.
         bootstrap (bool | int): Whether to add the 95 % interval of AP, APr, APc and APf from 1,000
             draws of images or another number, as ``lvis/bbox_APr_low`` and ``lvis/bbox_APr_high``
@@ -171,6 +167,7 @@ class LVISFastMetric(GatheredMetric):
         self.evaluations: dict[str, LVISEvaluation] = {}
         self._ground_truth: LVISGroundTruth | None = None
         self._told: str | None = None
+        self._best: BestPredictions | None = None
 
         check_stock_arguments(file_client_args, collect_device)
         nums, items = self.proposal_nums, self.metric_items
@@ -205,6 +202,18 @@ class LVISFastMetric(GatheredMetric):
         more = [self.fixed_ap, self.pooled_ap, self.bootstrap, self.classwise]
         return list_names(self.metrics, self.proposal_nums, self.metric_items, any(more))
 
+    def keep_best(self, num_classes: int) -> np.ndarray:
+        """In the test to come, hold no more predictions than can count.
+
+        Return the score of each class above which one can count, float32 of shape (C,), which rises
+        while predictions come in.
+        """
+        recall = bool(set(self.metrics) - set(IOU_TYPES))
+        per_image = max((self.max_detections, *self.proposal_nums * recall))
+        number = max(self.fixed_ap or 0, self.pooled_ap or 0)
+        self._best = BestPredictions(number, per_image, num_classes)
+        return self._best.thresholds
+
     def check_dataset(self, dataset: Any) -> None:
         """Open the annotation files before the first image, for the classes of ``dataset_meta``.
 
@@ -235,9 +244,11 @@ class LVISFastMetric(GatheredMetric):
         with_masks = bool(mask_metrics or self.outfile_prefix)
         wanted = ["bboxes", "scores", "labels", "mask_scores", *(["masks"] if with_masks else [])]
         classes = (self.dataset_meta or {}).get("classes")
+        if self._best is not None:
+            self._best.make_room(self.results)
         for sample in data_samples:
             pred = sample["pred_instances"]
-            pred = {name: _to_numpy(pred[name]) for name in wanted if name in pred}
+            pred = {name: to_numpy(pred[name]) for name in wanted if name in pred}
             result = ImagePredictions.from_arrays(int(sample["img_id"]), pred)
             if mask_metrics and result.masks is None:
                 raise UserError(
@@ -322,10 +333,8 @@ class LVISFastMetric(GatheredMetric):
         evaluated = ground_truth, detections, metric
         values = best_of_category_metrics(*evaluated, self.fixed_ap, self.pooled_ap, self.iou_thrs)
         if self.bootstrap:
-            limits = self.iou_thrs, self.max_detections
-            category_ap = resample_category_ap(*evaluated, self.bootstrap, *limits)
-            draws = frequency_means(category_ap, ground_truth.frequencies)
-            values |= interval_metrics(draws, self.evaluations[metric].metrics())
+            limits = self.bootstrap, self.iou_thrs, self.max_detections
+            values |= interval_metrics(*evaluated, self.evaluations[metric].metrics(), *limits)
         if values:
             shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
             print_log(f"{metric}: {shown}", "current")
@@ -388,12 +397,3 @@ class LVISFastMetric(GatheredMetric):
             paths.append(f"{self.outfile_prefix}.segm.json")
             write_results(paths[1], (result.mask_records(category_of_label) for result in results))
         print_log(f"Results written to {' and '.join(paths)}.", "current")
-
-
-def _to_numpy(values: Any) -> Any:
-    """A tensor as an array, on the CPU; anything else as it is."""
-    if not isinstance(values, torch.Tensor):
-        return values
-    values = values.detach().cpu()
-    # NumPy has no bfloat16.
-    return (values.float() if values.dtype == torch.bfloat16 else values).numpy()

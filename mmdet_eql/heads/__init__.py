@@ -2,6 +2,7 @@
 
 box_head            box heads with that NMS, and a classifier with a prior
 classifiers         the last layer: linear, cosine, tau-normalised, scaled
+fixed_ap_test_hook  a test for Fixed AP: each category's best detections are let through
 multiclass_nms      NMS over a thousand categories: the highest scores first
 image_level_labels  which categories are verified in an image: from the ground truth to the loss
 mask_head           mask heads that compute one mask per RoI, and their cascades
@@ -23,6 +24,7 @@ from mmdet_eql.heads.classifiers import (
     ScaledClassifier,
     TauNormalizedClassifier,
 )
+from mmdet_eql.heads.fixed_ap_test_hook import FixedAPTestHook
 from mmdet_eql.heads.image_level_labels import (
     ImageLevelDIIHead,
     ImageLevelFCOSHead,
@@ -47,6 +49,7 @@ from mmdet_eql.heads.roi_align import SeparableRoIAlign, SeparableRoIExtractor
 
 __all__ = [
     "CosineClassifier",
+    "FixedAPTestHook",
     "ImageLevelDIIHead",
     "ImageLevelFCOSHead",
     "ImageLevelLabelDenseHeadMixin",

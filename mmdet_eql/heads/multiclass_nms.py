@@ -18,6 +18,8 @@ from mmdet.models.layers import multiclass_nms as stock_multiclass_nms
 from mmdet.utils import ConfigType
 from torch import Tensor
 
+from mmdet_eql.utils.errors import UserError
+
 #: Candidates that are looked at first, for each detection that is wanted, and by how much their
 #: number grows.
 _FIRST, _GROWTH = 4, 4
@@ -34,6 +36,7 @@ def multiclass_nms(
     score_factors: Tensor | None = None,
     return_inds: bool = False,
     box_dim: int = 4,
+    category_thr: Tensor | None = None,
 ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:
     """As mmdet's ``multiclass_nms``: the same boxes, scores and labels in the same order.
 
@@ -53,10 +56,15 @@ def multiclass_nms(
         max_num (int): How many detections are wanted.
         score_factors (Tensor, optional): Finite factors on the scores above the threshold, (N,).
         return_inds (bool): Whether to return the candidates' numbers as well.
+        category_thr (Tensor, optional): A score of each category, shape (C,): detections above it
+            are returned besides the ``max_num`` best.
 
     Returns:
         tuple[Tensor, ...]: Boxes with scores of shape (K, 5), labels, int64 of shape (K,), and with
         ``return_inds`` the numbers of the candidates, int64 of shape (K,); highest scores first.
+
+    Raises:
+        UserError: If ``category_thr`` comes with another NMS than the plain one of each category.
 
     Example:
         >>> boxes = torch.tensor([[0., 0., 9., 9.], [0., 0., 9., 8.], [20., 20., 29., 29.]])
@@ -65,7 +73,14 @@ def multiclass_nms(
         >>> labels.tolist()
         [0, 0, 1]
     """
-    if max_num <= 0 or box_dim != 4 or not _is_plain_nms(nms_cfg):
+    is_plain = box_dim == 4 and _is_plain_nms(nms_cfg)
+    if category_thr is not None and (not is_plain or nms_cfg.get("class_agnostic")):
+        raise UserError(
+            f"test_cfg.rcnn.nms is {nms_cfg}; the best detections of each category are found by "
+            "type='nms' without class_agnostic alone. Use it, or leave 'fixed_ap' and 'pooled_ap' "
+            "out of the evaluator and evaluate the result file by tools/evaluate.py."
+        )
+    if max_num <= 0 or not is_plain:
         return stock_multiclass_nms(
             multi_bboxes, multi_scores, score_thr, nms_cfg, max_num, score_factors, return_inds,
             box_dim,
@@ -90,20 +105,36 @@ def multiclass_nms(
         distance = boxes.amax(dim=2).masked_fill(~valid, -torch.inf).max() + 1
 
     scores = scores.masked_fill(~valid, -torch.inf)
+
+    def boxes_of(inds: Tensor) -> tuple[Tensor, Tensor]:
+        proposals, labels = inds // num_classes, inds % num_classes
+        return boxes[proposals, labels if boxes.size(1) > 1 else 0], labels
+
+    def suppress(size: int, scores: Tensor) -> tuple[Tensor, Tensor]:
+        inds = _highest(scores.flatten(), size)
+        candidates, labels = boxes_of(inds)
+        moved = candidates + (labels.to(boxes) * distance)[:, None]
+        return inds, inds[_suppress(moved, labels, one_by_one, options)]
+
     size = _FIRST * wanted
     while True:
-        inds = _highest(scores.flatten(), min(size, number))
-        proposals, labels = inds // num_classes, inds % num_classes
-        candidates = boxes[proposals, labels if boxes.size(1) > 1 else 0]
-        moved = candidates + (labels.to(boxes) * distance)[:, None]
-        kept = _suppress(moved, labels, one_by_one, options)[:wanted]
-        if len(kept) == wanted or size >= number:
+        inds, kept = suppress(min(size, number), scores)
+        if len(kept) >= wanted or size >= number:
             break
         size *= _GROWTH
+    if category_thr is None:
+        kept = kept[:wanted]
+    else:
+        # Of each category, all candidates down to some score: NMS begins as over all of them.
+        above = scores > category_thr
+        chosen = above.flatten().index_fill(0, inds, True).view_as(above)
+        masked = scores.masked_fill(~chosen, -torch.inf)
+        kept = suppress(int(chosen.count_nonzero()), masked)[1]
+        kept = torch.cat([kept[:wanted], kept[wanted:][above.flatten()[kept[wanted:]]]])
 
-    kept_scores = scores[proposals[kept], labels[kept], None]
-    dets = torch.cat([candidates[kept], kept_scores], dim=1)
-    return (dets, labels[kept], inds[kept]) if return_inds else (dets, labels[kept])
+    candidates, labels = boxes_of(kept)
+    dets = torch.cat([candidates, scores.flatten()[kept, None]], dim=1)
+    return (dets, labels, kept) if return_inds else (dets, labels)
 
 
 def _is_plain_nms(nms_cfg: ConfigType | None) -> bool:

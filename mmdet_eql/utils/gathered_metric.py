@@ -2,7 +2,9 @@
 
 import functools
 from itertools import chain, zip_longest
+from typing import Any
 
+import torch
 from mmengine.dist import (
     broadcast_object_list,
     gather_object,
@@ -42,3 +44,12 @@ class GatheredMetric(BaseMetric):
 def _cpu_group() -> distributed.ProcessGroup | None:
     """A group that sends from main memory; None is the default group."""
     return None if get_backend() == "gloo" else distributed.new_group(backend="gloo")
+
+
+def to_numpy(values: Any) -> Any:
+    """Return a tensor as an array, on the CPU; anything else as it is."""
+    if not isinstance(values, torch.Tensor):
+        return values
+    values = values.detach().cpu()
+    # NumPy has no bfloat16.
+    return (values.float() if values.dtype == torch.bfloat16 else values).numpy()

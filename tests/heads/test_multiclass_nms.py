@@ -8,6 +8,7 @@ from mmdet.models.layers import multiclass_nms as stock_multiclass_nms
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmdet_eql.heads import multiclass_nms
+from mmdet_eql.utils.errors import UserError
 
 
 def clusters(generator, number: int, spread: float) -> torch.Tensor:
@@ -98,7 +99,7 @@ def random_case(number: int, num_classes: int, boxes: torch.Tensor, **nms_cfg) -
         multi_bboxes=boxes,
         multi_scores=(scores - 3).sigmoid(),
         score_thr=1e-4,
-        nms_cfg=dict(type="nms", iou_threshold=0.5, **nms_cfg),
+        nms_cfg={"type": "nms", "iou_threshold": 0.5, **nms_cfg},
         max_num=100,
         return_inds=True,
     )
@@ -191,3 +192,28 @@ def test_nothing_is_as_large_as_the_boxes_of_all_candidates():
         multiclass_nms(**case)
     # A score for each candidate; mmdet has 16 bytes for its box and 8 for its label.
     assert largest.size <= 4 * number * num_classes
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_what_is_above_the_threshold_of_its_category_is_kept_besides_the_best(seed):
+    generator = torch.Generator().manual_seed(seed)
+    num_classes, of_each = 30, seed % 2 == 1
+    boxes = clusters(generator, 40 * (num_classes if of_each else 1), 4).clamp(min=0)
+    case = random_case(40, num_classes, boxes.view(40, -1), split_thr=[10, 10_000][seed // 2 % 2])
+    case["multi_scores"] = (20 * case["multi_scores"]).ceil() / 20
+    case["max_num"] = 5
+    category_thr = torch.rand(num_classes, generator=generator) / 2
+    category_thr[:3] = 1e-7
+    dets, labels, inds = nms_of_mmdet({**case, "max_num": -1})
+    kept = dets[:, 4] > category_thr[labels]
+    kept[:5] = True
+    assert 20 < kept.sum() < len(kept)
+    results = multiclass_nms(**case, category_thr=category_thr)
+    assert_equal(results, (dets[kept], labels[kept], inds[kept]))
+
+
+@pytest.mark.parametrize("nms_cfg", [dict(type="soft_nms"), dict(class_agnostic=True)])
+def test_thresholds_of_categories_need_plain_nms(nms_cfg):
+    case = random_case(4, 3, torch.rand(4, 4), **nms_cfg)
+    with pytest.raises(UserError, match="type='nms' without class_agnostic"):
+        multiclass_nms(**case, category_thr=torch.zeros(3))

@@ -1,0 +1,157 @@
+"""Testing for Fixed AP: asking a two-stage detector for each category's best detections."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from mmdet.models.roi_heads.bbox_heads import BBoxHead
+from mmdet.registry import HOOKS
+from mmdet.structures.mask import encode_mask_results
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from mmengine.structures import InstanceData
+from torch import nn
+
+from mmdet_eql.heads.multiclass_nms import multiclass_nms
+
+#: Lowest score of a detection that counts.
+_MIN_SCORE = 1e-7
+#: Masks that are predicted at once.
+_MASKS_AT_ONCE = 1000
+
+
+@HOOKS.register_module()
+class FixedAPTestHook(Hook):
+    """In a test whose evaluator has ``fixed_ap`` or ``pooled_ap``, let through what can count.
+
+    These are, of each image, the ``max_per_img`` best detections, and all whose score is above a
+    threshold of their category. It begins at 1e-7 and rises as places among the best of the
+    category are filled (``keep_best`` of the metric). Masks are computed of these detections alone,
+    1,000 at once, and kept as RLE. Fixed AP and pooled AP are the same as from all detections, and
+    AP is that of ``score_thr=1e-7``.
+
+    For another kind of model a warning says why it is tested as it is: the metrics are then of what
+    its ``test_cfg`` lets through.
+    """
+
+    # After ClassListHook, which gives the evaluator its classes.
+    priority = "HIGH"
+
+    def __init__(self) -> None:
+        self._roi_head: nn.Module | None = None
+
+    def before_test(self, runner: Runner) -> None:
+        """Prepare the model, if a metric asks for it."""
+        metrics = getattr(getattr(runner.test_loop, "evaluator", None), "metrics", ())
+        metrics = [
+            metric
+            for metric in metrics
+            if getattr(metric, "fixed_ap", None) or getattr(metric, "pooled_ap", None)
+        ]
+        if not metrics:
+            return
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        roi_head = getattr(model, "roi_head", None)
+        problem = _problem(roi_head)
+        if problem is not None:
+            runner.logger.warning(
+                f"Fixed AP and pooled AP are of what the model's test_cfg lets through: {problem}."
+            )
+            return
+        box_head = _box_head(roi_head)
+        thresholds = [metric.keep_best(box_head.num_classes) for metric in metrics]
+        box_head.predict_by_feat = _BestBoxes(box_head, thresholds)
+        if roi_head.with_mask:
+            roi_head.predict_mask = _InParts(roi_head.predict_mask)
+        self._roi_head = roi_head
+
+    def after_test(self, runner: Runner) -> None:
+        """Leave the model as it was: the methods of its classes show again."""
+        if self._roi_head is not None:
+            del _box_head(self._roi_head).predict_by_feat
+            vars(self._roi_head).pop("predict_mask", None)
+            self._roi_head = None
+
+
+def _box_head(roi_head: nn.Module) -> nn.Module:
+    """The box head that detects: the last one of a cascade."""
+    head = roi_head.bbox_head
+    return head[-1] if isinstance(head, nn.ModuleList) else head
+
+
+def _problem(roi_head: nn.Module | None) -> str | None:
+    """Why a detector cannot have a threshold for each category; None if it can."""
+    if roi_head is None or not getattr(roi_head, "with_bbox", False):
+        return (
+            "thresholds of categories are for two-stage detectors without test-time augmentation; "
+            "raise 'max_per_img' there"
+        )
+    head = type(_box_head(roi_head))
+    if getattr(head, "predict_by_feat", None) is not BBoxHead.predict_by_feat:
+        return f"the box head {head.__name__} has its own way to detect"
+    if hasattr(roi_head, "mask_iou_head"):
+        return "its masks have scores of their own, which are not known before the masks"
+    return None
+
+
+class _BestBoxes:
+    """``predict_by_feat`` of a box head, which keeps what can count."""
+
+    def __init__(self, box_head: BBoxHead, thresholds: list[np.ndarray]) -> None:
+        self._predict_by_feat = box_head.predict_by_feat
+        self._thresholds = thresholds
+
+    def __call__(
+        self,
+        *args: Any,
+        rcnn_test_cfg: dict,
+        **kwargs: Any,
+    ) -> list[InstanceData]:
+        # Without a test_cfg, it returns the boxes and scores before NMS.
+        of_images = self._predict_by_feat(*args, **kwargs, rcnn_test_cfg=None)
+        lowest = torch.from_numpy(np.minimum.reduce(self._thresholds))
+        detected = []
+        for raw in of_images:
+            boxes = raw.bboxes.new_zeros(0, 5), raw.bboxes.new_zeros(0, dtype=torch.int64)
+            if len(raw.bboxes):
+                boxes = multiclass_nms(
+                    raw.bboxes,
+                    raw.scores,
+                    min(rcnn_test_cfg.score_thr, _MIN_SCORE),
+                    rcnn_test_cfg.nms,
+                    rcnn_test_cfg.max_per_img,
+                    category_thr=lowest.to(raw.scores.device),
+                )
+            dets, labels = boxes
+            detected.append(InstanceData(bboxes=dets[:, :4], scores=dets[:, 4], labels=labels))
+        return detected
+
+
+class _InParts:
+    """``predict_mask`` of a RoI head, for a bounded number of detections at once."""
+
+    def __init__(self, predict_mask: Callable) -> None:
+        self._predict_mask = predict_mask
+        self._signature = inspect.signature(predict_mask)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> list[InstanceData]:
+        call = self._signature.bind(*args, **kwargs)
+        results = call.arguments["results_list"]
+        step = max(1, _MASKS_AT_ONCE // len(results))
+        parts = [[] for _ in results]
+        for start in range(0, max(1, *map(len, results)), step):
+            call.arguments["results_list"] = [result[start : start + step] for result in results]
+            predicted = self._predict_mask(*call.args, **call.kwargs)
+            for of_image, part in zip(parts, predicted, strict=True):
+                if start == 0 or len(part):
+                    of_image.append(_with_rle(part))
+        return [InstanceData.cat(of_image) for of_image in parts]
+
+
+def _with_rle(part: InstanceData) -> InstanceData:
+    if isinstance(part.masks, torch.Tensor):
+        part.masks = encode_mask_results(part.masks.cpu().numpy())
+    return part
