@@ -55,10 +55,14 @@ def parse_args() -> argparse.Namespace:
         "over the first one",
     )
     parser.add_argument(
+        "--errors", action="store_true", help="add what each kind of error costs, in AP50"
+    )
+    parser.add_argument(
         "--images", help="evaluate on these images alone: a list of ids, or an annotation file"
     )
     parser.add_argument("--classwise", action="store_true", help="add the AP of each category")
     parser.add_argument("--json", help="write metrics, as fractions, to this JSON file")
+    parser.add_argument("--plot", help="draw metrics and errors to this PNG file")
     parser.add_argument("--csv", help="write metrics, as fractions, to this CSV file")
     return parser.parse_args()
 
@@ -80,12 +84,19 @@ def main() -> None:
         args.fixed_ap,
         args.pooled_ap,
         args.bootstrap,
+        args.errors,
     )
     print(tables.comparison_table(files))
+    if args.errors:
+        print("\n" + tables.error_table(files))
     if args.classwise:
         print("\n" + tables.category_comparison(files))
     if args.json:
         write_text(args.json, tables.comparison_json(files, args.classwise))
+    if args.plot:
+        from mmdet_eql.evaluation.comparison_plot import plot_files
+
+        plot_files(files, args.plot)
     if args.csv:
         write_text(args.csv, tables.comparison_csv(files, args.classwise))
 

@@ -1,25 +1,30 @@
 """Hits, misses, false alarms and confusions of one category.
 
-Detections are matched as in the LVIS protocol, at one IoU threshold: the highest score first, each
-to the free annotation of its image and category that it overlaps most. An image judges a category
-if it is annotated there or verified absent (in a COCO file, always); elsewhere a detection is
-neither right nor wrong, nor is one that matches nothing where annotation is not exhaustive. Boxes
-are x, y, width, height in pixels, as in result files.
+Detections are matched and sorted as by :mod:`mmdet_eql.evaluation.error_kinds`, without a limit per
+image. Boxes are x, y, width, height in pixels, as in result files.
 """
 
 import difflib
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pycocotools.mask as mask_utils
 
+from mmdet_eql.evaluation import error_kinds
 from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth
+from mmdet_eql.evaluation.lvis_evaluation import iou_function, match
 from mmdet_eql.utils.errors import UserError
 
-#: A false alarm that overlaps an annotation of its category at least so much is badly placed.
-_NEAR = 0.1
+#: Kinds of wrong detections, for people.
+_WORDS = {
+    "Cls": "another category",
+    "Loc": "badly placed",
+    "Both": "another category, badly placed",
+    "Dupe": "duplicate",
+    "Bkg": "nothing annotated",
+}
 
 
 @dataclass(frozen=True)
@@ -55,9 +60,8 @@ class FalseAlarm:
 
     Args:
         image (int): Position of its image.
-        kind (str): ``"another category"`` if an annotation of another category is there;
-            ``"duplicate"`` if one of the category is there, which a better detection has taken;
-            ``"badly placed"`` if one of the category is nearby; else ``"nothing annotated"``.
+        kind (str): ``"another category"``, ``"badly placed"``, ``"duplicate"``, ``"nothing
+            annotated"``, or ``"another category, badly placed"``.
         truth_category (str, optional): The other category.
         truth_box (np.ndarray, optional): The annotation that ``kind`` speaks of, shape (4,).
     """
@@ -143,100 +147,71 @@ def find_errors(
         score_thr (float): Lowest score of a detection that counts.
     """
     judged = _images_of(ground_truth, ground_truth.judged, category)
-    not_exhaustive = _images_of(ground_truth, ground_truth.not_exhaustive, category)
     own = ground_truth.category == category
-    counts = (detections.category == category) & (detections.score >= score_thr)
+    of_category = (detections.category == category) & (detections.score >= score_thr)
     is_judged = np.isin(detections.image, judged)
+    images = np.union1d(ground_truth.image[own], detections.image[of_category & is_judged])
+    detections, unjudged = (
+        detections.take(np.isin(detections.image, images)),
+        of_category & ~is_judged,
+    )
 
-    truths, false_alarms, num_excused = [], [], 0
-    images = np.union1d(ground_truth.image[own], detections.image[counts & is_judged])
-    truth_rows = _rows_of_images(ground_truth.image, images)
-    detection_rows = _rows_of_images(detections.image, images)
-    for image, truth, found in zip(images.tolist(), truth_rows, detection_rows, strict=True):
+    counting = detections.take(detections.score >= score_thr)
+    matches = match(ground_truth, counting, "bbox", [iou_thr], None)
+    errors = error_kinds.find_errors(
+        ground_truth, matches, iou_function(ground_truth, counting, "bbox", iou_thr), iou_thr
+    )
+    names = ground_truth.category_names
+
+    def detection(row: int, of: LVISDetections = counting) -> Detection:
+        return Detection(names[of.category[row]], float(of.score[row]), of.boxes[row])
+
+    false_alarms, of_this = [], matches.category == category
+    for row in np.flatnonzero(of_this & (errors.kind >= 0)).tolist():
+        kind, at = error_kinds.KINDS[errors.kind[row]], errors.object[row]
+        alarm = FalseAlarm(int(matches.image[row]), detection(matches.index[row]), _WORDS[kind])
+        if at >= 0:
+            alarm = replace(alarm, truth_box=ground_truth.boxes[at])
+        if kind in ("Cls", "Both"):
+            alarm = replace(alarm, truth_category=names[ground_truth.category[at]])
+        false_alarms.append(alarm)
+
+    found_by = dict(zip(matches.pairs[3].tolist(), matches.index[matches.pairs[2]], strict=True))
+    truths = []
+    for at in np.flatnonzero(own & ~ground_truth.ignore).tolist():
+        image, box = int(ground_truth.image[at]), ground_truth.boxes[at]
+        if at in found_by:
+            truths.append(TruthCase(image, box, detection(found_by[at])))
+            continue
+        there = np.flatnonzero(detections.image == image)
         # By falling score; of equal scores the first goes first.
-        found = found[np.argsort(-detections.score[found], kind="stable")]
-        cases, alarms = _sort_image(
-            ground_truth, detections, category, iou_thr, score_thr, image, truth, found
+        there = there[np.argsort(-detections.score[there], kind="stable")]
+        overlap = mask_utils.iou(detections.boxes[there], box[None], [0]) if len(there) else there
+        there = there[np.reshape(overlap, -1) >= iou_thr]
+        is_own, counts = (
+            detections.category[there] == category,
+            detections.score[there] >= score_thr,
         )
-        truths += cases
-        if image in not_exhaustive:
-            num_excused += len(alarms)
-        else:
-            false_alarms += alarms
+        seen = (
+            detection(rows[0], detections) if len(rows) else None
+            for rows in (there[~is_own & counts], there[is_own & ~counts])
+        )
+        truths.append(TruthCase(image, box, None, *seen))
+
+    unmatched = np.ones(len(of_this), dtype=bool)
+    unmatched[matches.pairs[2]] = False
     frequencies = ground_truth.frequencies
     return CategoryErrors(
-        category=ground_truth.category_names[category],
+        category=names[category],
         frequency="" if frequencies is None else str(frequencies[category]),
         truths=truths,
         false_alarms=sorted(false_alarms, key=lambda alarm: -alarm.detection.score),
         num_absent=len(np.setdiff1d(judged, ground_truth.image[own])),
-        num_excused=num_excused,
-        num_unjudged=int((counts & ~is_judged).sum()),
+        num_excused=int((of_this & matches.ignored[0, 0] & unmatched).sum()),
+        num_unjudged=int(unjudged.sum()),
         iou_thr=iou_thr,
         score_thr=score_thr,
     )
-
-
-def _sort_image(
-    ground_truth: LVISGroundTruth,
-    detections: LVISDetections,
-    category: int,
-    iou_thr: float,
-    score_thr: float,
-    image: int,
-    truth: np.ndarray,
-    found: np.ndarray,
-) -> tuple[list[TruthCase], list[FalseAlarm]]:
-    """Sort one image; ``truth`` and ``found`` are its rows, the latter by falling score."""
-    names = ground_truth.category_names
-    boxes, truth_boxes = detections.boxes[found], ground_truth.boxes[truth]
-    truth_category = ground_truth.category[truth]
-    own_truth, ignore = truth_category == category, ground_truth.ignore[truth]
-    own_found = detections.category[found] == category
-    counts = detections.score[found] >= score_thr
-    iou = np.zeros((len(found), len(truth)))
-    if iou.size:
-        iou = mask_utils.iou(boxes, truth_boxes, np.zeros(len(truth), np.uint8))
-
-    def detection(rows: np.ndarray) -> Detection | None:
-        """The first of some detections."""
-        if not len(rows):
-            return None
-        row = found[rows[0]]
-        score = float(detections.score[row])
-        return Detection(names[detections.category[row]], score, detections.boxes[row])
-
-    match_of_truth = np.full(len(truth), -1)
-    alarms = []
-    for row in np.flatnonzero(own_found & counts):
-        free = own_truth & (match_of_truth < 0) & (iou[row] >= iou_thr)
-        # An ignored annotation matches only what matches nothing else.
-        free = free & ~ignore if (free & ~ignore).any() else free
-        if free.any():
-            # Of equal ones the last, as in LVIS.
-            best = np.flatnonzero(free & (iou[row] == iou[row][free].max()))[-1]
-            match_of_truth[best] = row
-            continue
-        kind, other, box = "nothing annotated", None, None
-        if len(truth) and iou[row].max() >= iou_thr:
-            best = iou[row].argmax()
-            kind, box = "duplicate", truth_boxes[best]
-            if not own_truth[best]:
-                kind, other = "another category", names[truth_category[best]]
-        elif own_truth.any() and iou[row][own_truth].max() >= _NEAR:
-            kind, box = "badly placed", truth_boxes[own_truth][iou[row][own_truth].argmax()]
-        alarms.append(FalseAlarm(image, detection([row]), kind, other, box))
-
-    cases = []
-    for index in np.flatnonzero(own_truth & ~ignore):
-        if match_of_truth[index] >= 0:
-            cases.append(TruthCase(image, truth_boxes[index], detection([match_of_truth[index]])))
-            continue
-        there = iou[:, index] >= iou_thr
-        confused = detection(np.flatnonzero(there & ~own_found & counts))
-        below = detection(np.flatnonzero(there & own_found & ~counts))
-        cases.append(TruthCase(image, truth_boxes[index], None, confused, below))
-    return cases, alarms
 
 
 def _images_of(
@@ -247,13 +222,6 @@ def _images_of(
         return np.arange(len(ground_truth.image_ids))
     num_categories = len(ground_truth.category_ids)
     return groups[groups % num_categories == category] // num_categories
-
-
-def _rows_of_images(image: np.ndarray, wanted: np.ndarray) -> list[np.ndarray]:
-    """Of each wanted image, the rows that belong to it, in their order."""
-    order = np.argsort(image, kind="stable")
-    starts, ends = (np.searchsorted(image[order], wanted, side) for side in ("left", "right"))
-    return [order[start:end] for start, end in zip(starts, ends, strict=True)]
 
 
 def count_names(names: Iterable[str]) -> dict[str, int]:

@@ -11,6 +11,7 @@ Needs neither PyTorch nor MMDetection but in the metrics of a config, ``*_metric
     fixed_ap            AP of the best detections of each category: Fixed AP, pooled AP
     best_predictions    keeping what can count for Fixed AP while a model is tested
     bootstrap           error bars of AP, by drawing images
+    error_kinds         why AP is lost: kinds of errors, and what they cost
     lvis_results        result files: reading, checking, writing them
     result_mistakes     which mistake a wrong result file looks like
     file_evaluation     evaluating the result files of any project, side by side
@@ -20,6 +21,7 @@ Needs neither PyTorch nor MMDetection but in the metrics of a config, ``*_metric
     metric_items        names of the metrics, and checks of the arguments that choose them
     lvis_metric         the metric of a config: LVISFastMetric
     image_predictions   what it keeps of a model's predictions in an image
+    comparison_plot     a figure of result files side by side
     dataset_check       whether an annotation file has the images of the data set that is tested
     open_images_metric  the metric of a config for Open Images: AP by frequency group
 """

@@ -17,6 +17,7 @@ import numpy as np
 
 from mmdet_eql.evaluation.bootstrap import frequency_means, intervals, resample_category_ap
 from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth, read_ground_truth
+from mmdet_eql.evaluation.error_kinds import error_costs
 from mmdet_eql.evaluation.fixed_ap import best_of_category_metrics
 from mmdet_eql.evaluation.lvis_evaluation import (
     IOU_THRESHOLDS,
@@ -48,6 +49,8 @@ class FileEvaluation:
         intervals (dict, optional): Lower and upper end of the 95 % interval of AP, APr, APc and
             APf, by name; None without ground truth.
         gain (FileGain, optional): What the file gains over the first one.
+        errors (dict, optional): What each kind of error costs
+            (:func:`mmdet_eql.evaluation.error_kinds.error_costs`).
     """
 
     results: str
@@ -55,6 +58,7 @@ class FileEvaluation:
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float] | None] | None = None
     gain: "FileGain | None" = None
+    errors: dict[str, dict[str, float]] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +126,7 @@ def compare_files(
     fixed_ap: int | None = None,
     pooled_ap: int | None = None,
     bootstrap: int | None = None,
+    errors: bool = False,
 ) -> list[FileEvaluation]:
     """Evaluate result files, or their shards, on one annotation file.
 
@@ -135,6 +140,8 @@ def compare_files(
         pooled_ap (int, optional): Add pooled AP, likewise (:mod:`mmdet_eql.evaluation.fixed_ap`).
         bootstrap (int, optional): Add intervals from so many draws of images, and what each file
             gains over the first one (:mod:`mmdet_eql.evaluation.bootstrap`).
+        errors (bool): Add what each kind of error costs
+            (:mod:`mmdet_eql.evaluation.error_kinds`).
 
     Returns:
         list[FileEvaluation]: In the order of ``results``.
@@ -175,6 +182,8 @@ def compare_files(
             raise UserError(f"{one}: {error}") from None
         check_classes(one, truth, detections, ann_file)
         file = FileEvaluation(one, evaluation, metrics)
+        if errors:
+            file = replace(file, errors=error_costs(truth, detections, iou_type))
         if bootstrap:
             category_ap = resample_category_ap(truth, detections, iou_type, bootstrap)
             draws = frequency_means(category_ap, truth.frequencies)

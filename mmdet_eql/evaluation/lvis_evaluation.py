@@ -11,13 +11,18 @@ Glossary, besides that of :mod:`mmdet_eql.evaluation.columns`:
     A: area ranges, 4: all, small, medium and large.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from mmdet_eql.evaluation.boundary_iou import boundary_iou
-from mmdet_eql.evaluation.columns import FREQUENCY_GROUPS, LVISDetections, LVISGroundTruth
+from mmdet_eql.evaluation.columns import (
+    FREQUENCY_GROUPS,
+    LVISDetections,
+    LVISGroundTruth,
+    rank_in_groups,
+)
 from mmdet_eql.evaluation.matches import (
     Matches,
     accumulate,
@@ -138,9 +143,8 @@ def evaluate_detections(
             )
             precision, recall = accumulate(matches, len(ground_truth.category_ids))
         else:
-            detections, area = _detections_that_count(
-                ground_truth, detections, iou_type, max_detections
-            )
+            index, area = _detections_that_count(ground_truth, detections, iou_type, max_detections)
+            detections = _at(detections, index)
             precision, recall = precision_recall(
                 ground_truth, detections, area, iou_type, iou_thresholds
             )
@@ -169,14 +173,23 @@ def match(
     limits in square pixels.
     """
     check_iou_type(iou_type)
-    detections, area = _detections_that_count(ground_truth, detections, iou_type, max_detections)
+    index, area = _detections_that_count(ground_truth, detections, iou_type, max_detections)
+    detections, iou_thresholds = _at(detections, index), np.asarray(iou_thresholds)
+    iou = iou_function(ground_truth, detections, iou_type, iou_thresholds.min())
+    matches = match_detections(ground_truth, detections, area, iou, iou_thresholds, area_ranges)
+    return replace(matches, index=index[matches.index])
+
+
+def iou_function(
+    ground_truth: LVISGroundTruth, detections: LVISDetections, iou_type: str, lowest: float
+) -> Callable:
+    """Return the IoU for :func:`mmdet_eql.evaluation.matches.match_detections`.
+
+    Of boundaries, values below ``lowest`` may be too high, but not above it.
+    """
     if iou_type == "boundary":
-        iou = boundary_iou(ground_truth, detections, min(*iou_thresholds, 1 - 1e-10))
-    else:
-        iou = (box_iou if iou_type == "bbox" else mask_iou)(ground_truth, detections)
-    return match_detections(
-        ground_truth, detections, area, iou, np.asarray(iou_thresholds), area_ranges
-    )
+        return boundary_iou(ground_truth, detections, min(lowest, 1 - 1e-10))
+    return (box_iou if iou_type == "bbox" else mask_iou)(ground_truth, detections)
 
 
 def check_iou_type(iou_type: str) -> None:
@@ -190,28 +203,30 @@ def _detections_that_count(
     detections: LVISDetections,
     iou_type: str,
     max_detections: int | None,
-) -> tuple[LVISDetections, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray]:
     """Apply the limit per image, then drop what the image does not judge, or has no area.
 
     The limit comes first: a detection of a category that nobody looked for still takes a place.
-    Returns the areas, too.
+    Returns the positions of those that count, and their areas.
     """
     image = detections.image
     counts = np.ones(len(image), dtype=bool)
     if max_detections is not None:
         crowded = np.flatnonzero((np.bincount(image) > max_detections)[image])
-        # Stable: of equal scores the first goes first.
-        by_score = crowded[np.lexsort((-detections.score[crowded], image[crowded]))]
-        rank = np.arange(len(crowded)) - np.searchsorted(image[by_score], image[by_score])
-        counts[by_score[rank >= max_detections]] = False
+        rank = rank_in_groups(image[crowded], detections.score[crowded])
+        counts[crowded[rank >= max_detections]] = False
     if ground_truth.judged is not None:
         group = image * len(ground_truth.category_ids) + detections.category
         counts &= np.isin(group, ground_truth.judged)
-    if not counts.all():
-        detections = detections.take(counts)
-    area = detection_areas(ground_truth, detections, iou_type)
+    index = np.flatnonzero(counts)
+    area = detection_areas(ground_truth, _at(detections, index), iou_type)
     has_area = (area > 0) & (area < np.inf)
-    return (detections, area) if has_area.all() else (detections.take(has_area), area[has_area])
+    return index[has_area], area[has_area]
+
+
+def _at(detections: LVISDetections, index: np.ndarray) -> LVISDetections:
+    """Detections at ascending positions; no copy of all of them."""
+    return detections if len(index) == len(detections.score) else detections.take(index)
 
 
 def detection_areas(

@@ -27,21 +27,26 @@ class Matches:
     """Detections and what became of them.
 
     Args:
+        index (np.ndarray): Position among the detections that were given, int64 of shape (D,).
         image (np.ndarray): int64 of shape (D,).
         category (np.ndarray): int64 of shape (D,), sorted.
         score (np.ndarray): float64 of shape (D,).
         right (np.ndarray): Matched with an annotation that counts, bool of shape (A, T, D).
         ignored (np.ndarray): Neither right nor wrong, bool of shape (A, T, D).
+        pairs (np.ndarray): Area range, IoU threshold, detection and annotation of each match,
+            int64 of shape (4, P).
         object_image (np.ndarray): int64 of shape (G,).
         object_category (np.ndarray): int64 of shape (G,).
         object_counts (np.ndarray): Whether an annotation is to be found, bool of shape (A, G).
     """
 
+    index: np.ndarray
     image: np.ndarray
     category: np.ndarray
     score: np.ndarray
     right: np.ndarray
     ignored: np.ndarray
+    pairs: np.ndarray
     object_image: np.ndarray
     object_category: np.ndarray
     object_counts: np.ndarray
@@ -87,23 +92,30 @@ def match_detections(
     for one, start, end, first, last in rows:
         objects = object_order[first:last]
         overlap = iou(one % num_images, order[start:end], objects)
-        found += _match_group(overlap, thresholds.tolist(), counts[:, objects].tolist(), start)
-    shape = len(area_ranges), len(thresholds), len(order)
-    matched, right = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
-    *index, is_right = np.array(found, dtype=np.int64).reshape(-1, 4).T
-    matched[tuple(index)], right[tuple(index)] = True, is_right
-    outside = (area[order] < low) | (area[order] > high)
-    loose = image * len(ground_truth.category_ids) + category
-    loose = np.isin(loose, ground_truth.not_exhaustive)
-    ignored = np.where(matched, ~right, (outside | loose)[:, None, :])
+        wanted = counts[:, objects].tolist()
+        found += _match_group(overlap, thresholds.tolist(), wanted, start, objects.tolist())
+    pairs = np.array(found, dtype=np.int64).reshape(-1, 4).T
 
     ranked = np.lexsort((-detections.score[order], category))
+    rank = np.empty_like(ranked)
+    rank[ranked] = np.arange(len(ranked))
+    pairs[2] = rank[pairs[2]]
+    index, image, category = order[ranked], image[ranked], category[ranked]
+    outside = (area[index] < low) | (area[index] > high)
+    loose = image * len(ground_truth.category_ids) + category
+    loose = np.isin(loose, ground_truth.not_exhaustive)
+    right = np.zeros((len(area_ranges), len(thresholds), len(order)), dtype=bool)
+    ignored = right | (outside | loose)[:, None, :]
+    is_right = counts[pairs[0], pairs[3]]
+    right[tuple(pairs[:3])], ignored[tuple(pairs[:3])] = is_right, ~is_right
     return Matches(
-        image[ranked],
-        category[ranked],
-        detections.score[order][ranked],
-        right[..., ranked],
-        ignored[..., ranked],
+        index,
+        image,
+        category,
+        detections.score[index],
+        right,
+        ignored,
+        pairs,
         ground_truth.image,
         ground_truth.category,
         counts,
@@ -111,11 +123,15 @@ def match_detections(
 
 
 def _match_group(
-    iou: np.ndarray, thresholds: list[float], counts: list[list[bool]], start: int
-) -> Iterator[tuple[int, int, int, bool]]:
-    """Match N detections, best first, with M annotations.
+    iou: np.ndarray,
+    thresholds: list[float],
+    counts: list[list[bool]],
+    start: int,
+    objects: list[int],
+) -> Iterator[tuple[int, int, int, int]]:
+    """Match N detections, best first, with M annotations, ``objects``.
 
-    Yields area range, threshold, detection (from ``start``) and whether it is right.
+    Yields area range, threshold, detection (from ``start``) and annotation.
     """
     lowest = min(thresholds)
     # The annotations that are taken, as bits.
@@ -131,7 +147,7 @@ def _match_group(
                 for value, at in ordered:
                     if value >= threshold and not taken[area][index] >> at & 1:
                         taken[area][index] |= 1 << at
-                        yield area, index, start + row, wanted[at]
+                        yield area, index, start + row, objects[at]
                         break
 
 

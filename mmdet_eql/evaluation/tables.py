@@ -106,6 +106,20 @@ def _interval_cells(intervals: Mapping[str, tuple[float, float] | None]) -> dict
     }
 
 
+def error_table(files: Sequence[FileEvaluation]) -> str:
+    """Return what each kind of error costs, in points of AP50, in Markdown."""
+    first = files[0].errors
+    rows = [["results", "error", "number", *("AP50" + name[2:] for name in first["AP50"])]]
+    for file in files:
+        for kind, of in file.errors.items():
+            costs = [
+                "-" if math.isnan(of[name]) else f"{100 * of[name]:.2f}" for name in first["AP50"]
+            ]
+            number = f"{of['number']:,}" if "number" in of else ""
+            rows.append([file.results, kind, number, *costs])
+    return _markdown(rows)
+
+
 def category_comparison(files: Sequence[FileEvaluation]) -> str:
     """Return the AP of each category in percent, in Markdown: a column for each file."""
     first = files[0].evaluation
@@ -124,7 +138,8 @@ def comparison_json(files: Sequence[FileEvaluation], classwise: bool = False) ->
     """Return a JSON list of ``results`` and ``metrics`` of each file.
 
     Metrics are fractions, -1 without ground truth. After a bootstrap there are ``intervals``, and
-    for all but the first file ``gain``, as in :class:`FileEvaluation`. With ``classwise`` there are
+    for all but the first file ``gain``, and where they were asked for there are ``errors``, as in
+    :class:`FileEvaluation`. With ``classwise`` there are
     ``categories``: a list of ``id``, ``name``, ``frequency`` and ``AP``, which is null without
     ground truth.
     """
@@ -135,6 +150,8 @@ def comparison_json(files: Sequence[FileEvaluation], classwise: bool = False) ->
             content[-1]["intervals"] = file.intervals
         if file.gain is not None:
             content[-1]["gain"] = asdict(file.gain)
+        if file.errors is not None:
+            content[-1]["errors"] = file.errors
         if classwise:
             content[-1]["categories"] = _category_records(file.evaluation)
     return json.dumps(content, indent=1) + "\n"

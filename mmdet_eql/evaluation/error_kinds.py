@@ -1,0 +1,204 @@
+"""Why AP is lost: the kinds of errors of TIDE (Bolya et al., ECCV 2020, arXiv 2008.08115).
+
+Detections are matched at an IoU of 0.5, as for AP50. A wrong detection is, the first that holds:
+
+- *Loc*, badly placed: an object of its category overlaps it, by an IoU of 0.1 to 0.5;
+- *Cls*, another category: an object of another category overlaps it by 0.5 or more;
+- *Dupe*, duplicate: an object of its category does, which a better detection has taken;
+- *Bkg*, background: no object overlaps it by more than 0.1;
+- *Both*, another category and badly placed.
+
+An object that is not found is *Miss*, unless a detection of the kind Loc or Cls is of it. What a
+kind costs is the AP50 that is gained when it alone is repaired: the best Loc or Cls detection of an
+object that is not found becomes right, under the category of the object; other wrong detections of
+the kind go; missed objects are not asked for any more.
+
+With federated labels an image judges the categories that are annotated in it or verified absent. A
+detection of any other category is no error, and neither is one that matches nothing where its
+category is not exhaustively annotated. It does not explain an object that is not found, either: the
+object is a Miss, though it may have been detected as a category that nobody looked for. So Cls
+holds confusions with verified categories alone, and is a lower bound. In a COCO file every image
+judges every category.
+
+Glossary, besides that of :mod:`mmdet_eql.evaluation.matches`:
+    C: categories.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmdet_eql.evaluation.bootstrap import frequency_means
+from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth
+from mmdet_eql.evaluation.lvis_evaluation import MAX_DETECTIONS, iou_function, match
+from mmdet_eql.evaluation.matches import Matches, interpolate_precision
+
+KINDS = ("Cls", "Loc", "Both", "Dupe", "Bkg", "Miss")
+_CLS, _LOC, _BOTH, _DUPE, _BKG = range(5)
+#: IoU from which a detection is right, and from which it is near.
+FOUND, NEAR = 0.5, 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class Errors:
+    """The wrong detections, and the objects that are not found.
+
+    Args:
+        kind (np.ndarray): Position in ``KINDS`` of each of the D detections, int64 of shape (D,);
+            -1 for one that is right or not judged.
+        object (np.ndarray): The annotation that the kind speaks of, or that is found, int64 of
+            shape (D,); -1 without.
+        found (np.ndarray): Whether an annotation is found, bool of shape (G,).
+        missed (np.ndarray): Whether it is a Miss, bool of shape (G,).
+        repairs (np.ndarray): Whether a detection is the best Loc or Cls detection of an object that
+            is not found, bool of shape (D,).
+    """
+
+    kind: np.ndarray
+    object: np.ndarray
+    found: np.ndarray
+    missed: np.ndarray
+    repairs: np.ndarray
+
+
+def find_errors(
+    ground_truth: LVISGroundTruth, matches: Matches, iou: Callable, found_iou: float = FOUND
+) -> Errors:
+    """Sort what was matched at one IoU threshold, ``found_iou``, into kinds of errors.
+
+    ``matches`` and ``iou`` are those of the same detections, by
+    :func:`~mmdet_eql.evaluation.lvis_evaluation.match` and ``iou_function``.
+    """
+    kind = np.full(len(matches.image), -1)
+    of_object = np.full(len(matches.image), -1)
+    of_object[matches.pairs[2]] = matches.pairs[3]
+    found = np.zeros(len(matches.object_image), dtype=bool)
+    found[matches.pairs[3]] = True
+    counts = matches.object_counts[0]
+
+    wrong = np.flatnonzero(~(matches.right | matches.ignored)[0, 0])
+    kind[wrong] = _BKG
+    objects = np.flatnonzero(counts)
+    wrong, objects = (
+        rows[np.argsort(image[rows], kind="stable")]
+        for rows, image in ((wrong, matches.image), (objects, matches.object_image))
+    )
+    sides = (matches.image[wrong], matches.object_image[objects])
+    both = np.intersect1d(*sides)
+    bounds = (np.searchsorted(of, both, side) for of in sides for side in ("left", "right"))
+    for image, start, end, first, last in zip(both, *bounds, strict=True):
+        rows, there = wrong[start:end], objects[first:last]
+        overlap = iou(image, matches.index[rows], there)
+        same = matches.category[rows][:, None] == matches.object_category[there]
+        own, other = np.where(same, overlap, 0), np.where(same, 0, overlap)
+        best_own, best_other = own.max(axis=1), other.max(axis=1)
+        cases = [
+            (best_own >= NEAR) & (best_own < found_iou),
+            best_other >= found_iou,
+            best_own >= found_iou,
+            best_other > NEAR,
+        ]
+        kind[rows] = np.select(cases, [_LOC, _CLS, _DUPE, _BOTH], _BKG)
+        own, other = there[own.argmax(axis=1)], there[other.argmax(axis=1)]
+        of_object[rows] = np.select(cases, [own, other, own, other], -1)
+
+    # Of each object the best; of equal scores the first in the file.
+    near = np.flatnonzero(np.isin(kind, (_CLS, _LOC)))
+    near = near[~found[of_object[near]]]
+    near = near[np.lexsort((matches.index[near], -matches.score[near], of_object[near]))]
+    repairs = np.zeros(len(kind), dtype=bool)
+    repairs[near[np.unique(of_object[near], return_index=True)[1]]] = True
+    missed = counts & ~found
+    missed[of_object[repairs]] = False
+    return Errors(kind, of_object, found, missed, repairs)
+
+
+def error_costs(
+    ground_truth: LVISGroundTruth,
+    detections: LVISDetections,
+    iou_type: str,
+    max_detections: int | None = MAX_DETECTIONS,
+) -> dict[str, dict[str, float]]:
+    """Return what each kind of error costs.
+
+    Args:
+        ground_truth (LVISGroundTruth): Annotations; with masks for 'segm' and 'boundary'.
+        detections (LVISDetections): Boxes for 'bbox', masks for 'segm' and 'boundary'.
+        iou_type (str): 'bbox', 'segm' or 'boundary'.
+        max_detections (int, optional): Detections per image that count. None for all.
+
+    Returns:
+        dict[str, dict[str, float]]: By ``AP50`` and by kind, ``AP`` of all categories and, if the
+        file has frequencies, ``APr``, ``APc`` and ``APf``: of ``AP50`` the metric, of a kind what
+        is gained without it, as fractions (NaN without ground truth); and ``number`` of errors.
+        Besides the kinds there are ``FP`` and ``FN``: all wrong detections, ranked below all right
+        ones, and all objects that are not found, not asked for.
+    """
+    matches = match(ground_truth, detections, iou_type, np.array([FOUND]), max_detections)
+    iou = iou_function(ground_truth, detections, iou_type, NEAR)
+    errors = find_errors(ground_truth, matches, iou)
+    num_categories = len(ground_truth.category_ids)
+
+    def number_of(objects: np.ndarray) -> np.ndarray:
+        return np.bincount(matches.object_category[objects], minlength=num_categories)
+
+    right, wrong = matches.right[0, 0], errors.kind >= 0
+    wanted = number_of(matches.object_counts[0])
+    everything = np.ones(len(right), dtype=bool)
+
+    def category_ap(
+        kept: np.ndarray, right: np.ndarray, category: np.ndarray, lost: np.ndarray | None = None
+    ) -> np.ndarray:
+        asked = wanted if lost is None else wanted - number_of(lost)
+        return _category_ap(matches, kept, right, category, wanted, asked)
+
+    rows = {"AP50": category_ap(everything, right, matches.category)}
+    for index, name in enumerate(KINDS[:-1]):
+        of_kind = errors.kind == index
+        repaired = of_kind & errors.repairs
+        category = matches.category.copy()
+        category[repaired] = matches.object_category[errors.object[repaired]]
+        rows[name] = category_ap(~of_kind | repaired, right | repaired, category)
+    rows["Miss"] = category_ap(everything, right, matches.category, errors.missed)
+    rows["FP"] = category_ap(~wrong, right, matches.category)
+    lost = matches.object_counts[0] & ~errors.found
+    rows["FN"] = category_ap(everything, right, matches.category, lost)
+
+    means = frequency_means(np.array(list(rows.values())), ground_truth.frequencies)
+    numbers = [None, *np.bincount(errors.kind[wrong], minlength=5).tolist()]
+    numbers += [int(errors.missed.sum()), int(wrong.sum()), int(lost.sum())]
+    costs = {}
+    for index, (name, number) in enumerate(zip(rows, numbers, strict=True)):
+        costs[name] = {
+            group: float(values[0] if index == 0 else max(values[index] - values[0], 0))
+            for group, values in means.items()
+        }
+        if number is not None:
+            costs[name]["number"] = number
+    return costs
+
+
+def _category_ap(
+    matches: Matches,
+    kept: np.ndarray,
+    right: np.ndarray,
+    category: np.ndarray,
+    wanted: np.ndarray,
+    asked: np.ndarray,
+) -> np.ndarray:
+    """AP50 of each category: float64 of shape (C,), NaN without ground truth.
+
+    ``wanted`` are the objects of each category, ``asked`` those that are left to be found; where
+    none is left, nothing else is lost, and AP is 1.
+    """
+    rows = np.flatnonzero(kept)
+    rows = rows[np.lexsort((-matches.score[rows], category[rows]))]
+    bounds = np.searchsorted(category[rows], np.arange(len(wanted) + 1)).tolist()
+    ap = np.where(wanted > 0, 1.0, np.nan)
+    ignored = matches.ignored[0, 0]
+    for index in np.flatnonzero(asked).tolist():
+        here = rows[bounds[index] : bounds[index + 1]]
+        curves = interpolate_precision(right[None, here], ignored[None, here], int(asked[index]))
+        ap[index] = curves[0].mean()
+    return ap
