@@ -21,7 +21,7 @@ import numpy as np
 
 from mmdet_eql.evaluation.columns import FREQUENCY_GROUPS, LVISDetections, LVISGroundTruth
 from mmdet_eql.evaluation.lvis_evaluation import IOU_THRESHOLDS, MAX_DETECTIONS, match
-from mmdet_eql.evaluation.matches import RECALL_THRESHOLDS
+from mmdet_eql.evaluation.matches import RECALL_THRESHOLDS, Matches
 
 #: Draws by default.
 NUM_DRAWS = 1000
@@ -29,57 +29,146 @@ NUM_DRAWS = 1000
 _NUMBERS_AT_ONCE = 1 << 20
 
 
-def resample_category_ap(
+def resample_metrics(
     ground_truth: LVISGroundTruth,
     detections: LVISDetections,
     iou_type: str,
     number: int = NUM_DRAWS,
+    fixed: int | None = None,
+    pooled: int | None = None,
     iou_thresholds: np.ndarray = IOU_THRESHOLDS,
     max_detections: int = MAX_DETECTIONS,
     seed: int = 0,
-) -> np.ndarray:
-    """Return the AP of each category on draws of images.
+) -> dict[str, np.ndarray]:
+    """Return AP metrics on draws of images.
 
     Args:
         ground_truth (LVISGroundTruth): Annotations; with masks for 'segm' and 'boundary'.
         detections (LVISDetections): Boxes for 'bbox', masks for 'segm' and 'boundary'.
         iou_type (str): 'bbox', 'segm' or 'boundary'.
         number (int): Number of draws B.
+        fixed (int, optional): Detections of each category that count, for Fixed AP.
+        pooled (int, optional): Likewise for pooled AP.
         iou_thresholds (np.ndarray): T numbers.
-        max_detections (int): Detections per image that count.
+        max_detections (int): Detections per image that count for AP.
         seed (int): Draws are the same for the same seed and number of images.
 
     Returns:
-        np.ndarray: float64 of shape (B, C), NaN where a draw has no ground truth.
+        dict[str, np.ndarray]: By ``AP``, and ``APr``, ``APc``, ``APf`` if frequencies are known,
+        ``fixed_AP`` and so on, ``pooled_AP`` and so on: float64 of shape (B,), NaN without ground
+        truth.
     """
-    from tqdm import tqdm
-
-    matches = match(ground_truth, detections, iou_type, iou_thresholds, max_detections)
-    num_categories = len(ground_truth.category_ids)
     weight = draw_images(len(ground_truth.image_ids), number, seed)
-    counted = matches.object_counts[0]
-    object_image = matches.object_image[counted]
-    object_category = matches.object_category[counted]
-    by_category = np.argsort(object_category, kind="stable")
-    bounds = np.arange(num_categories + 1)
-    objects_of = np.searchsorted(object_category[by_category], bounds).tolist()
-    found_of = np.searchsorted(matches.category, bounds).tolist()
+    evaluated = ground_truth, detections, iou_type, iou_thresholds
+    matches = match(*evaluated, max_detections)
+    draws = _Draws(ground_truth, detections, matches, weight, None)
+    metrics = frequency_means(draws.category_ap(), ground_truth.frequencies)
+    for prefix, limit in (("fixed_", fixed), ("pooled_", pooled)):
+        if limit:
+            draws = _Draws(ground_truth, detections, match(*evaluated, None), weight, limit)
+            if prefix == "fixed_":
+                of_kind = frequency_means(draws.category_ap(), ground_truth.frequencies)
+            else:
+                of_kind = draws.pooled_ap()
+            metrics |= {prefix + name: values for name, values in of_kind.items()}
+    return metrics
 
-    category_ap = np.full((number, num_categories), np.nan)
-    present = np.flatnonzero(np.diff(objects_of)).tolist()
-    for category in tqdm(present, "bootstrap", disable=None):
-        objects = by_category[objects_of[category] : objects_of[category + 1]]
-        here = slice(found_of[category], found_of[category + 1])
-        size = max(1, _NUMBERS_AT_ONCE // max(1, here.stop - here.start))
-        for start in range(0, number, size):
-            draws = slice(start, start + size)
-            category_ap[draws, category] = average_precision(
-                matches.right[0][:, here],
-                matches.ignored[0][:, here],
-                weight[matches.image[here], draws],
-                weight[object_image[objects], draws].sum(axis=0),
-            )
-    return category_ap
+
+class _Draws:
+    """The matches of a set on draws of its images.
+
+    Args:
+        weight (np.ndarray): How often each draw has each image, int32 of shape (I, B).
+        limit (int, optional): Detections of each category that count, judged or not.
+    """
+
+    def __init__(
+        self,
+        ground_truth: LVISGroundTruth,
+        detections: LVISDetections,
+        matches: Matches,
+        weight: np.ndarray,
+        limit: int | None,
+    ) -> None:
+        self._frequencies = ground_truth.frequencies
+        self._num_categories = len(ground_truth.category_ids)
+        self._matches = matches
+        self._weight = weight
+        bounds = np.arange(self._num_categories + 1)
+        self._found_of = np.searchsorted(matches.category, bounds)
+        counted = np.flatnonzero(matches.object_counts[0])
+        self._objects = counted[np.argsort(matches.object_category[counted], kind="stable")]
+        self._objects_of = np.searchsorted(matches.object_category[self._objects], bounds)
+        self._limit, self._crowded = limit, np.zeros(self._num_categories, dtype=bool)
+        if limit is not None:
+            # All detections, by category and falling score; the first one of equal scores first.
+            order = np.lexsort((-detections.score, detections.category))
+            self._image = detections.image[order]
+            self._all_of = np.searchsorted(detections.category[order], bounds)
+            rank = np.empty_like(order)
+            rank[order] = np.arange(len(order))
+            self._rank = rank[matches.index]
+            self._crowded = np.diff(self._all_of) * int(weight.max(initial=0)) > limit
+
+    def category_ap(self) -> np.ndarray:
+        """Return the AP of each category: float64 of shape (B, C), NaN without ground truth."""
+        from tqdm import tqdm
+
+        matches, number = self._matches, self._weight.shape[1]
+        ap = np.full((number, self._num_categories), np.nan)
+        present = np.flatnonzero(np.diff(self._objects_of)).tolist()
+        for category in tqdm(present, "bootstrap", disable=None):
+            objects = self._objects[slice(*self._objects_of[category : category + 2])]
+            here = slice(*self._found_of[category : category + 2].tolist())
+            size = here.stop - here.start
+            if self._crowded[category]:
+                size = self._all_of[category + 1] - self._all_of[category]
+            for draws in _blocks(number, size):
+                ap[draws, category] = average_precision(
+                    matches.right[0][:, here],
+                    matches.ignored[0][:, here],
+                    self._weights(category, here, draws),
+                    self._weight[matches.object_image[objects], draws].sum(axis=0),
+                )
+        return ap
+
+    def pooled_ap(self) -> dict[str, np.ndarray]:
+        """Return pooled AP of all categories and, if they are known, of the frequency groups."""
+        from tqdm import tqdm
+
+        matches, number = self._matches, self._weight.shape[1]
+        order = np.lexsort((matches.category, matches.image, -matches.score))
+        pools, values = {}, {}
+        for name, chosen in frequency_groups(self._num_categories, self._frequencies).items():
+            rows = order[chosen[matches.category[order]]]
+            objects = self._objects[chosen[matches.object_category[self._objects]]]
+            of_pool = matches.right[0][:, rows], matches.ignored[0][:, rows]
+            pools[name] = rows, of_pool, matches.object_image[objects]
+            values[name] = np.full(number, np.nan)
+        for draws in tqdm(_blocks(number, len(order)), "bootstrap", disable=None):
+            weight = self._weight[matches.image, draws]
+            for category in np.flatnonzero(self._crowded).tolist():
+                here = slice(*self._found_of[category : category + 2].tolist())
+                weight[here] = self._weights(category, here, draws)
+            for name, (rows, of_pool, image) in pools.items():
+                num_objects = self._weight[image, draws].sum(axis=0)
+                values[name][draws] = average_precision(*of_pool, weight[rows], num_objects)
+        return values
+
+    def _weights(self, category: int, here: slice, draws: slice) -> np.ndarray:
+        """How often detections of a category, ``here``, count in draws: int32 of shape (N, B)."""
+        if not self._crowded[category]:
+            return self._weight[self._matches.image[here], draws]
+        first, last = self._all_of[category : category + 2]
+        weight = self._weight[self._image[first:last], draws]
+        seen = np.minimum(np.cumsum(weight, axis=0), self._limit)
+        return np.diff(seen, axis=0, prepend=0)[self._rank[here] - first].astype(np.int32)
+
+
+def _blocks(number: int, size: int) -> list[slice]:
+    """Split draws into blocks for ``size`` detections."""
+    step = max(1, _NUMBERS_AT_ONCE // max(1, size))
+    return [slice(start, min(start + step, number)) for start in range(0, number, step)]
 
 
 def draw_images(num_images: int, number: int, seed: int) -> np.ndarray:
@@ -90,6 +179,14 @@ def draw_images(num_images: int, number: int, seed: int) -> np.ndarray:
         drawn = rng.integers(num_images, size=num_images)
         weight[:, draw] = np.bincount(drawn, minlength=num_images)
     return weight
+
+
+def frequency_groups(num_categories: int, frequencies: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Return which categories ``AP``, ``APr``, ``APc`` and ``APf`` are of: bool of shape (C,)."""
+    groups = {"AP": np.ones(num_categories, dtype=bool)}
+    if frequencies is not None:
+        groups |= {f"AP{group}": frequencies == group for group in FREQUENCY_GROUPS}
+    return groups
 
 
 def frequency_means(
@@ -104,11 +201,8 @@ def frequency_means(
     Returns:
         dict[str, np.ndarray]: float64 of shape (B,), NaN without ground truth.
     """
-    groups = {"AP": np.ones(category_ap.shape[1], dtype=bool)}
-    if frequencies is not None:
-        groups |= {f"AP{group}": frequencies == group for group in FREQUENCY_GROUPS}
     means = {}
-    for name, chosen in groups.items():
+    for name, chosen in frequency_groups(category_ap.shape[1], frequencies).items():
         values, known = category_ap[:, chosen], ~np.isnan(category_ap[:, chosen])
         number = known.sum(axis=1)
         total = np.where(known, values, 0).sum(axis=1)
@@ -148,11 +242,10 @@ def interval_metrics(
 ) -> dict[str, float]:
     """Return :func:`intervals` as ``AP_low``, ``AP_high``, ``APr_low``, ...; -1 if unknown.
 
-    ``metrics`` are those of all images; ``options`` those of :func:`resample_category_ap`.
+    ``metrics`` are those of all images; ``options`` those of :func:`resample_metrics`.
     """
     flat = {}
-    category_ap = resample_category_ap(ground_truth, detections, iou_type, *options)
-    draws = frequency_means(category_ap, ground_truth.frequencies)
+    draws = resample_metrics(ground_truth, detections, iou_type, *options)
     for name, ends in intervals(draws, metrics).items():
         flat[f"{name}_low"], flat[f"{name}_high"] = ends or (-1.0, -1.0)
     return flat
@@ -161,7 +254,7 @@ def interval_metrics(
 def average_precision(
     right: np.ndarray, ignored: np.ndarray, weight: np.ndarray, num_objects: np.ndarray
 ) -> np.ndarray:
-    """AP of a category on B draws.
+    """AP of a category, or of a pool of them, on B draws.
 
     Precision at a recall is the highest one there or beyond, which some right detection has. So
     each right detection, from the lowest score up, holds for the recall thresholds that it passes.

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmdet_eql.evaluation.bootstrap import frequency_means, intervals, resample_category_ap
+from mmdet_eql.evaluation.bootstrap import intervals, resample_metrics
 from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth, read_ground_truth
 from mmdet_eql.evaluation.error_kinds import error_costs
 from mmdet_eql.evaluation.fixed_ap import best_of_category_metrics
@@ -47,7 +47,7 @@ class FileEvaluation:
             pooled AP, where they were asked for, as ``fixed_AP``, ``fixed_APr``, ``pooled_AP`` and
             so on.
         intervals (dict, optional): Lower and upper end of the 95 % interval of AP, APr, APc and
-            APf, by name; None without ground truth.
+            APf, and of Fixed AP and pooled AP if asked for, by name; None without ground truth.
         gain (FileGain, optional): What the file gains over the first one.
         errors (dict, optional): What each kind of error costs
             (:func:`mmdet_eql.evaluation.error_kinds.error_costs`).
@@ -66,7 +66,7 @@ class FileGain:
     """Metrics of a file minus those of the first one.
 
     Args:
-        metrics (dict[str, float]): Of AP, APr, APc and APf that have ground truth.
+        metrics (dict[str, float]): Those with intervals that have ground truth.
         intervals (dict[str, tuple[float, float]]): Their 95 % intervals, both files on the same
             draws of images.
         wins (int): Categories of higher AP than in the first file.
@@ -166,7 +166,7 @@ def compare_files(
         images = read_image_list(images)
     if images is not None:
         _check_images(images, ground_truth, ann_file)
-    files, first_ap = [], None
+    files, first_draws = [], None
     for one in results:
         detections = read_shards(one, ground_truth, iou_type, ann_file)
         check_detections(one, ground_truth, detections, ann_file)
@@ -185,13 +185,13 @@ def compare_files(
         if errors:
             file = replace(file, errors=error_costs(truth, detections, iou_type))
         if bootstrap:
-            category_ap = resample_category_ap(truth, detections, iou_type, bootstrap)
-            draws = frequency_means(category_ap, truth.frequencies)
+            limits = fixed_ap, pooled_ap
+            draws = resample_metrics(truth, detections, iou_type, bootstrap, *limits)
             if files:
-                gained = frequency_means(category_ap - first_ap, truth.frequencies)
+                gained = {name: draws[name] - first_draws[name] for name in draws}
                 file = replace(file, gain=_gain(files[0], file, gained))
             else:
-                first_ap = category_ap
+                first_draws = draws
             file = replace(file, intervals=intervals(draws, metrics))
         files.append(file)
     return files

@@ -113,7 +113,7 @@ class LVISFastMetric(GatheredMetric):
         pooled_ap (bool | int): Likewise pooled AP, as ``lvis/bbox_pooled_AP`` and so on.
         bootstrap (bool | int): Whether to add the 95 % interval of AP, APr, APc and APf from 1,000
             draws of images or another number, as ``lvis/bbox_APr_low`` and ``lvis/bbox_APr_high``
-            (:mod:`mmdet_eql.evaluation.bootstrap`).
+            (:mod:`mmdet_eql.evaluation.bootstrap`), and of Fixed AP and pooled AP.
 
     Attributes:
         evaluations (dict[str, LVISEvaluation]): Of the last evaluation, by metric. On the main
@@ -333,8 +333,9 @@ class LVISFastMetric(GatheredMetric):
         evaluated = ground_truth, detections, metric
         values = best_of_category_metrics(*evaluated, self.fixed_ap, self.pooled_ap, self.iou_thrs)
         if self.bootstrap:
-            limits = self.bootstrap, self.iou_thrs, self.max_detections
-            values |= interval_metrics(*evaluated, self.evaluations[metric].metrics(), *limits)
+            limits = self.fixed_ap, self.pooled_ap, self.iou_thrs, self.max_detections
+            metrics = self.evaluations[metric].metrics() | values
+            values |= interval_metrics(*evaluated, metrics, self.bootstrap, *limits)
         if values:
             shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
             print_log(f"{metric}: {shown}", "current")

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain, zip_longest
+from typing import Any
 
 import numpy as np
 from terminaltables import AsciiTable
@@ -83,20 +84,32 @@ def comparison_table(files: Sequence[FileEvaluation]) -> str:
     for file in files:
         metrics = {name: value for name, value in file.metrics.items() if "@" not in name}
         for kind, prefix in (("AP", ""), ("Fixed AP", "fixed_"), ("pooled AP", "pooled_")):
-            keys = [k for k in metrics if k.startswith(prefix) and (prefix or "_" not in k)]
-            cells = {k.removeprefix(prefix): _percent(metrics[k]) for k in keys}
-            if cells:
-                rows.append((file.results, kind, cells))
-        if file.intervals is not None:
-            rows.append((file.results, "95 % interval", _interval_cells(file.intervals)))
-        if file.gain is not None:
-            wins = f"gain over {files[0].results} ({file.gain.wins} up, {file.gain.losses} down)"
-            gains = {name: f"{100 * value:+.2f}" for name, value in file.gain.metrics.items()}
-            rows.append((file.results, wins, gains))
-            rows.append((file.results, "95 % interval of it", _interval_cells(file.gain.intervals)))
+            cells = {k: _percent(value) for k, value in _of_kind(metrics, prefix).items()}
+            if not cells:
+                continue
+            rows.append((file.results, kind, cells))
+            if file.intervals is not None:
+                cells = _interval_cells(_of_kind(file.intervals, prefix))
+                rows.append((file.results, "95 % interval", cells))
+            if file.gain is not None:
+                counts = "" if prefix else f" ({file.gain.wins} up, {file.gain.losses} down)"
+                gains = _of_kind(file.gain.metrics, prefix).items()
+                gains = {name: f"{100 * value:+.2f}" for name, value in gains}
+                rows.append((file.results, f"gain over {files[0].results}{counts}", gains))
+                cells = _interval_cells(_of_kind(file.gain.intervals, prefix))
+                rows.append((file.results, "95 % interval of it", cells))
     items = dict.fromkeys(name for _, _, cells in rows for name in cells)
     lines = [[file, kind, *(cells.get(name, "") for name in items)] for file, kind, cells in rows]
     return _markdown([["results", "", *items], *lines])
+
+
+def _of_kind(metrics: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Metrics whose names begin with a prefix, without it; for an empty one, those without any."""
+    return {
+        name.removeprefix(prefix): value
+        for name, value in metrics.items()
+        if name.startswith(prefix) and (prefix or "_" not in name)
+    }
 
 
 def _interval_cells(intervals: Mapping[str, tuple[float, float] | None]) -> dict[str, str]:

@@ -102,7 +102,7 @@ def _parse_metrics(record: dict) -> RunResult:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             continue
         # LVIS writes -1 where there is no ground truth.
-        value = float(value) if value >= 0 else math.nan
+        value = float(value) if value != -1 else math.nan
         for pattern, found in ((_CATEGORY, result.category_ap), (_METRIC, result.figures)):
             if match := pattern.fullmatch(key):
                 kind, name = (group for group in match.groups() if group is not None)

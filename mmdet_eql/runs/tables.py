@@ -12,7 +12,10 @@ from mmdet_eql.runs.statistics import CONFIDENCE, TESTS, Difference, compare, me
 TITLES = {"bbox": "box AP", "segm": "mask AP", "accuracy": "accuracy"}
 TITLES |= {kind + BY_IMAGES: f"{title} by training images" for kind, title in TITLES.items()}
 _NONE = "-"
-_CSV_COLUMNS = "label config kind figure n mean std difference ci_low ci_high p seeds values"
+_CSV_COLUMNS = (
+    "label config kind figure n mean std difference ci_low ci_high p images_low images_high "
+    "seeds values"
+)
 
 
 def format_report(groups: Sequence[RunGroup], baseline: RunGroup, test: str) -> str:
@@ -30,12 +33,28 @@ def format_report(groups: Sequence[RunGroup], baseline: RunGroup, test: str) -> 
 
 
 def mean_rows(groups: Sequence[RunGroup], kind: str, metrics: Sequence[str]) -> list[list[str]]:
-    """Return heading and rows of a table of means: label, n, ``mean ± std`` in percent."""
+    """Return heading and rows of a table of means: label, n, ``mean ± std`` in percent.
+
+    Where the runs have intervals over images, a second row has the means of their ends.
+    """
     rows = [[f"{TITLES[kind]} (%)", "n", *metrics]]
     for group in groups:
         cells = [_spread(*mean_and_std(group.values(kind, metric))) for metric in metrics]
         rows.append([group.label, str(len(group.records)), *cells])
+        ends = [image_interval(group, kind, metric) for metric in metrics]
+        if not all(math.isnan(low) for low, _ in ends):
+            cells = [_NONE if math.isnan(a) else f"{100 * a:.1f} to {100 * b:.1f}" for a, b in ends]
+            rows.append([f"{group.label}, over images", "", *cells])
     return rows
+
+
+def image_interval(group: RunGroup, kind: str, metric: str) -> tuple[float, float]:
+    """Return the ends of the interval over images of a metric, mean over the runs, or NaN.
+
+    Runs have it if their evaluator has ``bootstrap=True``.
+    """
+    low, high = (group.values(kind, f"{metric}_{end}").mean() for end in ("low", "high"))
+    return float(low), float(high)
 
 
 def difference_rows(
@@ -53,6 +72,12 @@ def difference_rows(
 def describe(groups: Sequence[RunGroup], baseline: RunGroup, test: str) -> str:
     """Explain how to read the tables."""
     text = "Mean ± standard deviation over n runs that differ in their seed alone."
+    kinds = [(group, kind) for group in groups for kind in kinds_of(groups)]
+    if not all(math.isnan(image_interval(*one, "AP")[0]) for one in kinds):
+        text += (
+            " Over images: the 95 % interval from draws of the images that a run is validated on, "
+            "mean of its ends over the runs."
+        )
     if len(groups) > 1:
         text += (
             f" Differences to {baseline.label} in points, [{CONFIDENCE:.0%} confidence interval]; "
@@ -78,6 +103,7 @@ def format_csv(groups: Sequence[RunGroup], baseline: RunGroup, test: str) -> str
                 if group is not baseline:
                     found = compare(group, baseline, kind, metric, test)
                 numbers = *mean_and_std(values), found.mean, found.low, found.high, found.p
+                numbers += image_interval(group, kind, metric)
                 seeds = " ".join(str(record.seed) for record in group.records)
                 known = ["" if math.isnan(number) else repr(number) for number in numbers]
                 row = [group.label, group.records[0].config, kind, metric, len(values), *known]

@@ -118,6 +118,6 @@ def test_errors_of_files_side_by_side(tmp_path, call_tool):
         "evaluate.py", files[0], files[1], files[1], "--errors", "--bootstrap", 20,
         "--plot", figure, "--json", tmp_path / "out.json", check=True,
     )  # fmt: skip
-    assert "| Miss" in out.stdout
+    assert "|  Miss |" in out.stdout
     assert figure.read_bytes().startswith(b"\x89PNG")
     assert '"Dupe"' in (tmp_path / "out.json").read_text()

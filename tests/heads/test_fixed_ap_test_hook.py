@@ -14,7 +14,7 @@ from tests.conftest import log_of
 from tests.heads.test_detectors import make_config
 
 #: Detections of a category, and of an image, that count.
-NUMBER, PER_IMAGE = 8, 6
+NUMBER, PER_IMAGE = 5, 6
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_nothing_that_counts_is_left_out(detector, minilvis, val_file, tmp_path,
     assert metrics["lvis/segm_AP"] >= 0
     roi_head.test_cfg.update(score_thr=1e-7, max_per_img=100_000)
     of_all = run("all")
-    assert of_best < 0.8 * (sum(num_masks) - of_best)
+    assert of_best < 0.9 * (sum(num_masks) - of_best)
     for kind in ("bbox", "segm"):
         every, best = (tmp_path / f"{name}.{kind}.json" for name in ("all", "best"))
         for key, number in (("category_id", NUMBER), ("image_id", PER_IMAGE)):

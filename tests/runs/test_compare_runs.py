@@ -89,6 +89,23 @@ def test_csv_holds_all_figures_in_full(groups):
         assert (row["difference"] == "") == (item is groups[1] or np.isnan(values).any())
 
 
+def test_intervals_over_images_stand_beside_the_spread_over_seeds():
+    ends = [(0.1, 0.3), (0.2, 0.4)]
+    runs = [
+        run("eql", seed, 0.25, figures={"bbox": {"AP": 0.25, "AP_low": low, "AP_high": high}})
+        for seed, (low, high) in enumerate(ends)
+    ]
+    with_ends, without = *group_runs(runs), group("sigmoid", [0.2, 0.3])
+    report = format_report([with_ends, without], without, "welch")
+    assert re.search(r"\| eql, over images +\| +\| +15.0 to 35.0 \|", report)
+    assert report.count("over images") == 1
+    assert " Over images: the 95 % interval" in report
+    assert "Over images" not in format_report([without], without, "welch")
+    row = next(csv.DictReader(io.StringIO(format_csv([with_ends, without], without, "welch"))))
+    assert float(row["images_low"]) == pytest.approx(0.15)
+    assert "<td>eql, over images" in format_page([with_ends, without], without, "welch")
+
+
 class _Page(html.parser.HTMLParser):
     def __init__(self):
         super().__init__()
