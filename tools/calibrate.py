@@ -27,7 +27,9 @@ def parse_args() -> argparse.Namespace:
         metavar="METHOD=VALUE,...",
         help="what to try instead of the default, as norcal=0.2,0.4 tau-norm=0.5",
     )
-    parser.add_argument("--by", default="AP", help="metric to choose by: AP, fixed_AP, APr, ...")
+    items = ("AP", "AP50", "AP75", "APr", "APc", "APf")
+    metrics = [kind + item for kind in ("", "fixed_", "pooled_") for item in items]
+    parser.add_argument("--by", default="AP", choices=metrics, help="metric to choose by")
     parser.add_argument(
         "--max-per-img",
         type=int,

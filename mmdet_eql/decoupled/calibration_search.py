@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from mmdet.models.detectors import TwoStageDetector
-from mmdet.models.roi_heads import HybridTaskCascadeRoIHead
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.runner import Runner
@@ -21,6 +20,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from mmdet_eql.decoupled.calibration import Calibration, calibrated_scores
+from mmdet_eql.decoupled.frozen_detector import stages_of
+from mmdet_eql.engine.class_list_hook import follow_classes
 from mmdet_eql.evaluation.columns import LVISGroundTruth, read_ground_truth
 from mmdet_eql.evaluation.file_evaluation import FileEvaluation
 from mmdet_eql.evaluation.fixed_ap import MAX_PER_CATEGORY, best_of_category_metrics
@@ -59,8 +60,7 @@ def box_heads(detector: nn.Module) -> list[nn.Module]:
             f"model: calibration is for two-stage detectors with an RPN, and this is a "
             f"{type(detector).__name__}."
         )
-    head = detector.roi_head.bbox_head
-    return list(head) if isinstance(head, nn.ModuleList) else [head]
+    return stages_of(detector.roi_head.bbox_head)
 
 
 @torch.no_grad()
@@ -71,9 +71,8 @@ def box_outputs(detector: nn.Module, data: dict) -> Iterator[BoxOutputs]:
     features = detector.extract_feat(data["inputs"])
     proposals = detector.rpn_head.predict(features, samples, rescale=False)
     roi_head, more = detector.roi_head, {}
-    if isinstance(roi_head, HybridTaskCascadeRoIHead):
-        with_semantic = roi_head.with_semantic
-        more["semantic_feat"] = roi_head.semantic_head(features)[1] if with_semantic else None
+    if getattr(roi_head, "with_semantic", False):  # HTC
+        more["semantic_feat"] = roi_head.semantic_head(features)[1]
     logits: list[Tensor] = []
     hooks = [
         head.register_forward_hook(lambda head, given, output: logits.append(output[0]))
@@ -196,8 +195,11 @@ def compare(
 def training_images(cfg: Config, number: int, classes: Sequence[str], seed: int = 0) -> DataLoader:
     """Return a loader of some images of the training set, drawn at random, as for testing.
 
-    Its data set has these classes. A UserError if the training set joins several files.
+    Its data set has these classes. A UserError if the training set joins several files, or the
+    number is below 1.
     """
+    if number < 1:
+        raise UserError(f"--images is {number}; give at least 1 training image to choose on.")
     dataset, tested = cfg.train_dataloader.dataset, cfg.test_dataloader.dataset
     while "dataset" in dataset:  # wrapped
         dataset = dataset.dataset
@@ -213,7 +215,7 @@ def training_images(cfg: Config, number: int, classes: Sequence[str], seed: int 
     chosen = sorted(random.Random(seed).sample(range(size), min(number, size)))
     loader = dict(cfg.test_dataloader, dataset=dict(dataset, indices=chosen))
     loader = Runner.build_dataloader(loader)
-    loader.dataset.follow_classes(classes)
+    follow_classes(loader.dataset, classes, "train_dataloader.dataset")
     return loader
 
 
@@ -222,7 +224,8 @@ def best_of(
 ) -> list[Calibration]:
     """Return the best parameter of each method by a metric, in the order of their metrics.
 
-    "none" is among them. Of equal ones the first is taken. A UserError if there is no such metric.
+    "none" is among them. Of equal ones the first is taken. A UserError if there is no such metric,
+    or nothing in the images that it could be of.
     """
     value = {}
     for calibration, file in zip(calibrations, files, strict=True):
@@ -230,6 +233,11 @@ def best_of(
             names = ", ".join(name for name in file.metrics if "@" not in name)
             raise UserError(f"--by {metric}: no such metric; choose one of {names}.")
         value[calibration] = file.metrics[metric]
+    if max(value.values()) == -1:
+        raise UserError(
+            f"--by {metric}: nothing in the training images counts for it; take more --images, or "
+            "choose by AP."
+        )
     ranked = sorted(calibrations, key=lambda calibration: -value[calibration])
     best: dict[str, Calibration] = {}
     for calibration in ranked:

@@ -20,7 +20,7 @@ from mmdet_eql.decoupled.calibration import (
     methods_of,
 )
 from mmdet_eql.decoupled.calibration_run import read_grid, write_calibrated
-from mmdet_eql.decoupled.calibration_search import best_of, box_heads, predict
+from mmdet_eql.decoupled.calibration_search import best_of, box_heads, predict, training_images
 from mmdet_eql.engine.checkpoint import load_checkpoint_file
 from mmdet_eql.engine.checkpoint_fit import check_weights
 from mmdet_eql.utils.errors import UserError
@@ -159,6 +159,12 @@ def test_the_best_of_each_method():
     assert [str(one) for one in best_of(grid, files, "AP")] == ["norcal 0.2", "none", "tau-norm 1"]
     with pytest.raises(UserError, match=r"--by APx: no such metric; choose one of AP\.$"):
         best_of(grid, files, "APx")
+    for file in files:
+        file.metrics["APr"] = -1
+    with pytest.raises(UserError, match="--by APr: nothing in the training images counts for it"):
+        best_of(grid, files, "APr")
+    with pytest.raises(UserError, match="--images is 0"):
+        training_images(None, 0, [])
     for texts, message in ((["x=1"], "no such method"), (["norcal=a"], "no list of numbers")):
         with pytest.raises(UserError, match=message):
             read_grid(texts)
