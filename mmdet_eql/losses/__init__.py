@@ -31,6 +31,7 @@ from mmdet_eql.losses.equalization_v2 import EqualizationLossV2
 from mmdet_eql.losses.equalized_focal import EqualizedFocalLoss, EqualizedQualityFocalLoss
 from mmdet_eql.losses.gradient_softmax_equalization import GradientSoftmaxEqualizationLoss
 from mmdet_eql.losses.head_contract import connect_losses
+from mmdet_eql.losses.rivals.adaptive_class_suppression import AdaptiveClassSuppressionLoss
 from mmdet_eql.losses.rivals.balanced_group_softmax import BalancedGroupSoftmaxLoss
 from mmdet_eql.losses.rivals.class_balanced import (
     ClassBalancedSigmoidLoss,
@@ -57,6 +58,7 @@ from mmdet_eql.losses.tail_weighting import (
 )
 
 __all__ = [
+    "AdaptiveClassSuppressionLoss",
     "BalancedGroupSoftmaxLoss",
     "ClassBalancedSigmoidLoss",
     "ClassBalancedSoftmaxLoss",

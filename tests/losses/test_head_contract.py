@@ -33,6 +33,7 @@ SAMPLE = [
     ("Cascade R-CNN", "DropLoss"),
     ("Double-Head", "ECM"),
     ("Double-Head", "LOCE"),
+    ("Cascade R-CNN", "ACSL"),
     ("Cascade R-CNN", "EQL, image labels"),
     ("RetinaNet", "federated, image labels"),
     ("Double-Head", "logit adjustment"),

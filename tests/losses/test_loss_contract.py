@@ -34,9 +34,12 @@ LOSSES = {
     "gumbel": dict(type="GumbelOptimizedLoss"),
     "ecm": dict(type="EffectiveClassMarginLoss"),
     "equilibrium": dict(type="EquilibriumLoss"),
+    "acsl": dict(type="AdaptiveClassSuppressionLoss"),
 }
 #: Those on C + 1 outputs.
-WITH_BACKGROUND = ("eql_v2", "seql", "cb_softmax", "logit_adjustment", "ecm", "equilibrium")
+WITH_BACKGROUND = (
+    "eql_v2", "seql", "cb_softmax", "logit_adjustment", "ecm", "equilibrium", "acsl"
+)  # fmt: skip
 
 
 def channels(name: str) -> int:
@@ -299,6 +302,7 @@ def test_an_unknown_number_of_categories_is_one_sentence(name):
         ("drop", "class frequencies"),
         ("gumbel", "class frequencies"),
         ("ecm", "class frequencies"),
+        ("acsl", "class frequencies"),
         ("cb_sigmoid", "class counts"),
         ("cb_softmax", "class counts"),
         ("bags", "class counts"),

@@ -60,6 +60,7 @@ LOSSES = {
     "GOL": dict(type="GumbelOptimizedLoss"),
     "ECM": dict(type="EffectiveClassMarginLoss"),
     "LOCE": dict(type="EquilibriumLoss"),
+    "ACSL": dict(type="AdaptiveClassSuppressionLoss"),
 }
 #: Rows: MMDetection's configs.
 HEADS = {
