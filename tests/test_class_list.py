@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmdet.evaluation import CocoMetric, LVISMetric
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
@@ -21,6 +22,7 @@ from mmengine.structures import InstanceData
 from torch import nn
 from yapf.yapflib import yapf_api
 
+from mmdet_eql.engine import stock_metrics
 from mmdet_eql.engine.launch import build_runner
 from mmdet_eql.evaluation import evaluate_files
 from mmdet_eql.utils.errors import UserError
@@ -419,6 +421,43 @@ def test_result_files_that_cannot_be_written(make, tmp_path):
     (tmp_path / "file").touch()
     cfg = make(**{"val_evaluator.outfile_prefix": f"{tmp_path}/file/results"})
     refuses(cfg, r"results\.bbox\.json: cannot be written .*; choose another 'outfile_prefix'")
+
+
+def test_the_best_checkpoint_by_groups_that_no_file_gives(make):
+    checkpoint = dict(type="AtomicCheckpointHook", by_epoch=False, save_best="lvis/bbox_APr")
+    options = {"default_hooks.checkpoint": checkpoint}
+    refuses(make(**options), r"save_best: val_evaluator has no metric 'lvis/bbox_APr'; choose one")
+    cfg = make(**options)
+    cfg.val_evaluator.train_ann_file = cfg.train_dataloader.dataset.ann_file
+    assert train(cfg)["lvis/bbox_APr"] == 1
+
+
+# --- metrics of MMDetection -----------------------------------------------------------------------
+
+
+def test_a_stock_metric_takes_labels_in_the_order_of_its_file(make, tmp_path):
+    cfg = make(val={"dog": 1, "cat": 2, "emu": 3})
+    cfg.val_evaluator = dict(type="CocoMetric", ann_file=cfg.val_evaluator.ann_file)
+    refuses(cfg, "val_evaluator: CocoMetric takes labels .*: 'cat' would be 'dog'; use")
+
+    def check(ids, kind=CocoMetric):
+        path = tmp_path / "file.json"
+        path.write_text(json.dumps(coco(ids)))
+        stock_metrics.prepare_stock_metric(kind(ann_file=str(path)), NAMES, "test")
+
+    check({"cat": 9, "gnu": 1, "dog": 5, "emu": 7})
+    with pytest.raises(UserError, match="'emu' would be 'none'"):
+        check({"cat": 1, "dog": 2})
+    with pytest.raises(UserError, match="LVISMetric takes labels .*: 'dog' would be 'gnu'"):
+        check({"cat": 9, "gnu": 1, "dog": 5, "emu": 7}, LVISMetric)
+
+
+def test_a_stock_metric_of_several_processes_writes_no_files(monkeypatch):
+    monkeypatch.setattr(stock_metrics, "get_world_size", lambda: 2)
+    for folder, device in ((None, "gpu"), ("results", "cpu")):
+        metric = CocoMetric(collect_dir=folder)
+        stock_metrics.prepare_stock_metric(metric, NAMES, "val")
+        assert metric.collect_device == device
 
 
 # --- num_classes ----------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ NAME = re.compile(
     r"(?P<detector>faster-rcnn|(cascade-)?mask-rcnn|htc)_"
     r"(?P<backbone>[rx]\d+[\w-]*)_(?P<neck>fpn|c4)_"
     r"((?P<method>[a-z][\w.-]*)_)?(ms-)?(?P<gpus>\d+)xb(?P<batch>\d+)(-(?P<length>\w+))?"
-    r"_(?P<data>minilvis(-coco|-openimages)?|lvis-v0\.5|lvis-v1|custom|openimages-challenge2019)"
+    r"_(?P<data>minilvis(-coco|-openimages)?|lvis-v0\.5|lvis-v1|custom|openimages-challenge2019|v3det)"
 )
 NAMED = [path for path in EXPERIMENTS if NAME.fullmatch(path.stem)]
 LOSSES = {
@@ -58,6 +58,7 @@ NUM_CLASSES = {
     "lvis-v1": 1203,
     "custom": 20,
     "openimages-challenge2019": 500,
+    "v3det": 13204,
 }
 BACKBONES = {
     "r18": ("ResNet", 18),
@@ -71,9 +72,9 @@ DETECTORS = {
     "cascade-mask-rcnn": ("CascadeRCNN", "CascadeRoIHead"),
     "htc": ("HybridTaskCascade", "HybridTaskCascadeRoIHead"),
 }
-FOLDERS = {"openimages-challenge2019": "OpenImages"}
+FOLDERS = {"openimages-challenge2019": "OpenImages", "v3det": "V3Det"}
 CLASSIFIERS = {"resnet10", "resnet14", "resnet32", "resnet50"}
-EPOCHS = {"1x": 12, "25e": 25}
+EPOCHS = {"1x": 12, "2x": 24, "25e": 25}
 
 every_experiment = pytest.mark.parametrize(
     "path", EXPERIMENTS, ids=lambda path: str(path.relative_to(CONFIGS))

@@ -1,10 +1,9 @@
 """All that can be wrong with a data set, images included, found in one pass over its files."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -13,6 +12,7 @@ from hotcoco import COCO
 
 from mmdet_eql.annotations import AnnotationColumns
 from mmdet_eql.annotations.data_report import DataReport, report_data, what_happens
+from mmdet_eql.annotations.segmentation import PARTLY, WHOLE
 from mmdet_eql.datasets import LVISFormatDataset
 from mmdet_eql.datasets.image_file import decode_whole, exif_orientation, size_hint
 from mmdet_eql.utils.errors import UserError
@@ -119,12 +119,10 @@ def check_data_set(
             )
     for warning in report.warnings:
         add("nearly all of a kind is affected", warning)
-    for annotation in np.flatnonzero(annotations.is_instance).tolist():
-        extent = _extent(columns.segmentation(annotation))
-        if extent is not None and _iou(extent, columns.box[annotation]) < _LEAST_IOU:
-            extent = ", ".join(f"{value:g}" for value in extent)
-            place = f"annotation {columns.annotation_id[annotation]}: extends over [{extent}]"
-            add("segmentation elsewhere than its box", place)
+    for annotation, extent in _extents_elsewhere(columns, annotations.is_instance):
+        text = ", ".join(f"{value:g}" for value in extent)
+        place = f"annotation {columns.annotation_id[annotation]}: extends over [{text}]"
+        add("segmentation elsewhere than its box", place)
     for annotation_id in _near_duplicates(columns):
         add("annotated twice: same class, IoU above 0.95", f"annotation {annotation_id}", False)
 
@@ -210,20 +208,29 @@ def _decode(content: bytes) -> np.ndarray | None:
     return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
 
 
-def _extent(segmentation: Any) -> np.ndarray | None:
+def _extents_elsewhere(
+    columns: AnnotationColumns, chosen: np.ndarray
+) -> Iterator[tuple[int, list[float]]]:
+    """Yield annotations whose segmentation is elsewhere than its box, with x, y, width, height."""
+    chosen = np.flatnonzero(chosen & np.isin(columns.segmentation_state, (WHOLE, PARTLY)))
+    extents = [_extent(columns.segmentation(annotation)) for annotation in chosen.tolist()]
+    one, other = np.reshape(extents, (-1, 4)), columns.box[chosen]
+    low = np.maximum(one[:, :2], other[:, :2])
+    high = np.minimum(one[:, :2] + one[:, 2:], other[:, :2] + other[:, 2:])
+    common = (high - low).clip(min=0).prod(axis=1)
+    union = one[:, 2:].prod(axis=1) + other[:, 2:].prod(axis=1) - common
+    for index in np.flatnonzero(common < _LEAST_IOU * union).tolist():
+        yield chosen[index].item(), extents[index]
+
+
+def _extent(segmentation: list | dict) -> list[float]:
     """Return x, y, width and height of a segmentation."""
-    if segmentation is None:
-        return None
     if isinstance(segmentation, list):
-        points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in segmentation])
-        return np.append(points.min(axis=0), np.ptp(points, axis=0))
+        x, y = ([v for polygon in segmentation for v in polygon[i::2]] for i in (0, 1))
+        return [min(x), min(y), max(x) - min(x), max(y) - min(y)]
     if isinstance(segmentation["counts"], list):
         segmentation = mask_utils.frPyObjects(segmentation, *segmentation["size"])
-    return mask_utils.toBbox(segmentation)
-
-
-def _iou(one: np.ndarray, other: np.ndarray) -> float:
-    return mask_utils.iou(one[None], other[None], [0]).item()
+    return mask_utils.toBbox(segmentation).tolist()
 
 
 def _near_duplicates(columns: AnnotationColumns) -> list[int]:

@@ -30,7 +30,7 @@ CACHE_VARIABLE = "MMDET_EQL_CACHE"
 #: Folder of the cache beside an annotation file.
 CACHE_FOLDER = ".mmdet_eql_cache"
 #: Of the file's content; caches of another version are made anew.
-_VERSION = 3
+_VERSION = 4
 _CHECKSUM = struct.Struct("<I")
 
 

@@ -48,9 +48,8 @@ class AnnotationColumns:
         annotation_id (np.ndarray): int64 of shape (A,).
         category (np.ndarray): int32 of shape (A,).
         box (np.ndarray): x, y, width, height in pixels, float64 of shape (A, 4), finite.
-        area (np.ndarray): In square pixels, float64 of shape (A,), finite. In a COCO file it is
-            width x height where the field is missing or 0, in an LVIS file where it is missing;
-            lvis-api leaves annotations with an area of 0 out.
+        area (np.ndarray): In square pixels, float64 of shape (A,), finite. It is width x height
+            where the field is missing or 0.
         area_filled (np.ndarray): Where that is so, bool of shape (A,).
         crowd (np.ndarray): Whether ``iscrowd`` is set, bool of shape (A,).
         ignored (np.ndarray): Whether ``ignore`` is set, bool of shape (A,).
@@ -133,12 +132,8 @@ class AnnotationColumns:
         return path
 
     def is_object(self) -> np.ndarray:
-        """Whether evaluation counts annotations, bool of shape (A,).
-
-        They have an area and, in a COCO file, a box that something can match.
-        """
-        has_box = (self.box[:, 2:] > 0).all(axis=1)
-        return (self.area > 0) & (has_box | self.federated)
+        """Whether evaluation counts annotations: something can match their box, bool of (A,)."""
+        return (self.box[:, 2:] > 0).all(axis=1) & (self.area > 0)
 
     def negatives(self, image: int) -> np.ndarray:
         """Categories verified absent from an image, int32."""

@@ -142,7 +142,7 @@ def _lost(annotations: DatasetAnnotations, training: bool) -> dict[str, np.ndarr
         return {**lost, _CROWD: columns.crowd & annotations.is_instance}
     counted = columns.is_object() & known
     lost = {
-        "left out: no area": known & ~counted,
+        "left out: box without width or height": known & ~counted,
         "ignored: marked 'ignore'": columns.ignored & counted,
     }
     if not columns.federated:

@@ -14,8 +14,8 @@ class DatasetAnnotations:
     """What a dataset makes of an annotation file.
 
     An annotation becomes an instance by the rules of mmdet's ``CocoDataset``: it has one of the
-    dataset's categories, is not marked ``ignore``, has an area (see :class:`AnnotationColumns`), is
-    at least a pixel wide and high and lies at least partly inside its image.
+    dataset's categories, is not marked ``ignore``, is at least a pixel wide and high and lies at
+    least partly inside its image. One with an ``area`` of 0, which that class drops, is taken.
 
     Args:
         columns (AnnotationColumns): The file, also an attribute.
@@ -99,7 +99,6 @@ class DatasetAnnotations:
         reasons = {
             "marked 'ignore'": columns.ignored,
             "narrower than a pixel": narrow,
-            "area of 0 in an LVIS file": columns.area <= 0,
             "outside their image": outside,
         }
         left = self._label >= 0

@@ -204,7 +204,7 @@ def _build(
     _require((image_size.prod(axis=1) < 2**32).all(), "the size of an image")
     _require(num_federated_fields in (0, 2 * len(image_id)), "missing labels of images")
     federated = num_federated_fields > 0
-    area, area_filled = _fill_areas(area, box, federated)
+    area, area_filled = _fill_areas(area, box)
     _require(np.isfinite(box).all() and np.isfinite(area).all(), "a box or an area")
 
     image = _positions(parts.take("annotation_image_id", np.int64), image_id)
@@ -248,11 +248,9 @@ def _build(
     )
 
 
-def _fill_areas(
-    area: np.ndarray, box: np.ndarray, federated: bool
-) -> tuple[np.ndarray, np.ndarray]:
+def _fill_areas(area: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Put width x height where there is no area; say where that was."""
-    filled = np.isnan(area) if federated else np.isnan(area) | (area <= 0)
+    filled = np.isnan(area) | (area <= 0)
     with np.errstate(over="ignore", invalid="ignore"):
         product = np.where((box[:, 2:] > 0).all(axis=1), box[:, 2] * box[:, 3], 0)
     return np.where(filled, np.nan_to_num(product), area), filled

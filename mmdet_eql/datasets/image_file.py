@@ -1,9 +1,12 @@
-"""Image files: whether they are whole, and how their EXIF data turn them."""
+"""Image files: whether they are whole, their depth, and how their EXIF data turn them."""
 
 import io
+import logging
 from collections.abc import Callable
 
+import cv2
 import numpy as np
+from mmengine.logging import print_log
 from PIL import Image
 
 _JPEG, _END_OF_JPEG = b"\xff\xd8", b"\xff\xd9"
@@ -60,3 +63,15 @@ def size_hint(content: bytes, size: tuple[int, int], annotated: tuple[int, int])
             "are stored, or remove it to turn them"
         )
     return "replace the image or correct the annotation"
+
+
+def warn_of_depth(path: str) -> None:
+    """Warn of an image file of more than 8 bits, since loading drops the lower ones."""
+    image = cv2.imread(path, cv2.IMREAD_UNCHANGED)
+    if image is not None and image.dtype != np.uint8:
+        print_log(
+            f"{path}: its pixels are {image.dtype}, of which the highest 8 bits are read; if its "
+            "values fill less than that range, scale them and save 8-bit images.",
+            "current",
+            logging.WARNING,
+        )

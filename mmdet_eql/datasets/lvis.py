@@ -16,6 +16,7 @@ from mmdet_eql.annotations.dataset_annotations import DatasetAnnotations
 from mmdet_eql.annotations.instance_labels import InstanceLabels
 from mmdet_eql.annotations.reader import read_annotations
 from mmdet_eql.annotations.segmentation import PARTLY, WHOLE, segmentation_problem
+from mmdet_eql.datasets.image_file import warn_of_depth
 from mmdet_eql.frequency import ClassFrequency
 from mmdet_eql.utils.errors import UserError
 
@@ -308,6 +309,7 @@ class LVISFormatDataset(BaseDetDataset):
                 f"{path}: no such image, though {self.ann_file} lists it; "
                 "complete the image folder or correct 'data_prefix' in the config."
             )
+        warn_of_depth(path)
         if any(getattr(step, "with_seg", False) for step in self.pipeline.transforms):
             path = self.files(0)[1]
             if path is None or not osp.isfile(path):

@@ -16,6 +16,7 @@ partial_load_hook     begins from another model's weights but for some parts
 private_names         private names of mmengine and mmdet that are used, and why
 resume                whole checkpoints, interruptions, resuming bit for bit
 startup               the summary of a run that starts, what its terminal shows
+stock_metrics         metrics of other packages: results as messages, order of labels
 tail_statistics_hook  logs how many negatives a loss ignores
 visualizer            draws masks as RLE
 """

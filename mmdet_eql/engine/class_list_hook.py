@@ -20,6 +20,7 @@ from mmdet_eql.engine.checkpoint_fit import (
     warn_of_classifier,
     weights_of,
 )
+from mmdet_eql.engine.stock_metrics import prepare_stock_metric
 from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.files import check_writable
 
@@ -126,6 +127,7 @@ class ClassListHook(Hook):
         for metric in getattr(evaluator, "metrics", ()):
             if hasattr(metric, "check_dataset"):
                 metric.check_dataset(dataset)
+            prepare_stock_metric(metric, classes, split)
             prefix = getattr(metric, "outfile_prefix", None)
             if prefix and is_main_process():
                 check_writable(f"{prefix}.bbox.json", "choose another 'outfile_prefix'")

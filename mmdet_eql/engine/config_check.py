@@ -1,6 +1,5 @@
 """Checks of a config before anything is trained, for the launchers and for sweeps."""
 
-import fnmatch
 import functools
 import inspect
 import os.path as osp
@@ -27,6 +26,7 @@ from mmengine.registry import Registry, init_default_scope
 from mmengine.utils import import_modules_from_strings
 
 from mmdet_eql.engine.num_classes import set_num_classes
+from mmdet_eql.engine.resume.checkpoint_hook import check_save_best
 from mmdet_eql.losses import connect_losses
 from mmdet_eql.utils.errors import UserError
 
@@ -84,7 +84,8 @@ def check_config(cfg: Config, splits: Sequence[str] = ("train", "val")) -> None:
             _check_file(metric.get("ann_file"), f"{key}.ann_file")
             metrics.append(_build(METRICS, metric, key))
         if split == "val":
-            _check_save_best(cfg, metrics)
+            checkpoint = _dict(_dict(cfg, "default_hooks"), "checkpoint")
+            check_save_best(checkpoint.get("save_best") or [], metrics)
     _check_file(cfg.get("load_from"), "load_from")
     if trains:
         _check_training(cfg, optimizer)
@@ -116,24 +117,6 @@ def _check_dataset(dataset: dict, key: str) -> None:
         return
     built = _build(DATASETS, dict(dataset, lazy_init=True), key)
     _check_file(built.ann_file, f"{key}.ann_file")
-
-
-def _check_save_best(cfg: Config, metrics: list) -> None:
-    key = "default_hooks.checkpoint.save_best"
-    names = _dict(_dict(cfg, "default_hooks"), "checkpoint").get("save_best") or []
-    if names and not metrics:
-        raise UserError(f"{key}: there is no val_evaluator; add one, or remove 'save_best'.")
-    # Metrics of other packages do not say what they return, but with which prefix.
-    known = []
-    for metric in metrics:
-        of_metric = metric.metric_names() if hasattr(metric, "metric_names") else ["*"]
-        prefix = f"{metric.prefix}/" if getattr(metric, "prefix", None) else ""
-        known += [prefix + name for name in of_metric]
-    for name in [names] if isinstance(names, str) else names:
-        if name != "auto" and not any(fnmatch.fnmatchcase(name, pattern) for pattern in known):
-            raise UserError(
-                f"{key}: val_evaluator has no metric {name!r}; choose one of {', '.join(known)}."
-            )
 
 
 def _check_training(cfg: Config, optimizer: Any) -> None:

@@ -89,6 +89,16 @@ PRIVATE_NAMES = {
         "overridden to select the masks of the labels and to paste them as RLE",
         *(_MMDET, "9fcfec68"),
     ),
+    "mmdet.evaluation.CocoMetric.__init__": (
+        "engine/stock_metrics.py",
+        "its attribute _coco_api holds the categories of the file in their order",
+        *(_MMDET, "3bd6a32f"),
+    ),
+    "mmdet.evaluation.LVISMetric.__init__": (
+        "engine/stock_metrics.py",
+        "its attribute _lvis_api holds the categories of the file in their order",
+        *(_MMDET, "0ed11419"),
+    ),
     "torch.nn.Conv2d._conv_forward": (
         "heads/mask_head.py",
         "overridden: it gives selectable logits; NormedConv2d calls it with its normed weight",

@@ -73,14 +73,11 @@ class LVISGroundTruth:
             UserError: If a ``frequency`` is missing for some categories only or unknown, or a mask
                 cannot be encoded.
         """
-        # LVIS leaves annotations without an area out, even from what counts as annotated.
-        kept = np.flatnonzero(columns.is_object())
-        if columns.federated and (columns.annotation_id[kept] == 0).any():
-            warnings.warn(
-                f"{path}: an annotation has the id 0, which lvis-api never counts as found; it "
-                "counts here. Number annotations from 1 to get the same metrics from lvis-api.",
-                stacklevel=2,
-            )
+        # What is left out does not count as annotated either, so that nothing found there is wrong.
+        is_object = columns.is_object()
+        kept = np.flatnonzero(is_object)
+        if columns.federated:
+            _warn_of_lvis_api(columns, is_object, path)
         by_id = np.argsort(columns.image_id)
         position = np.argsort(by_id)
         num_categories = len(columns.category_id)
@@ -240,6 +237,34 @@ def read_ground_truth(
     """
     columns = read_annotations(ann_file, backend_args)
     return LVISGroundTruth.from_columns(columns, ann_file, with_masks)
+
+
+def _warn_of_lvis_api(columns: AnnotationColumns, is_object: np.ndarray, path: str) -> None:
+    """Say where metrics differ from lvis-api's, since the file holds what it should not."""
+    for those, what in (
+        (
+            is_object & (columns.annotation_id == 0),
+            "the id 0, which lvis-api never counts as found; it counts here; number annotations "
+            "from 1",
+        ),
+        (
+            is_object & columns.area_filled,
+            "no 'area' above 0, so that lvis-api does not count it; here its area is width x "
+            "height; correct the file",
+        ),
+        (
+            ~is_object & ~columns.area_filled,
+            "a box without width or height, which lvis-api counts as missed; it is left out here; "
+            "correct the file",
+        ),
+    ):
+        if those.any():
+            more = f" (and {np.count_nonzero(those) - 1:,} more)" if those.sum() > 1 else ""
+            warnings.warn(
+                f"{path}: annotation {columns.annotation_id[those.argmax()]}{more} has {what} to "
+                "get the same metrics from lvis-api.",
+                stacklevel=3,
+            )
 
 
 def _frequencies(columns: AnnotationColumns, path: str) -> np.ndarray | None:

@@ -40,6 +40,7 @@ from mmdet_eql.evaluation.lvis_evaluation import (
 from mmdet_eql.evaluation.lvis_results import write_json, write_results
 from mmdet_eql.evaluation.metric_items import (
     AP_ITEMS,
+    ITEMS_OF_OPTIONS,
     MASK_METRICS,
     as_tuple,
     check_groups,
@@ -152,6 +153,7 @@ class LVISFastMetric(GatheredMetric):
         super().__init__(collect_device=collect_device, prefix=prefix)
         self.ann_file = ann_file
         self.metrics = as_tuple(metric)
+        self._mask_metrics = [name for name in self.metrics if name in MASK_METRICS]
         self.classwise = classwise
         self.proposal_nums = as_tuple(proposal_nums)
         self.iou_thrs = IOU_THRESHOLDS if iou_thrs is None else as_tuple(iou_thrs)
@@ -166,8 +168,8 @@ class LVISFastMetric(GatheredMetric):
         self.bootstrap = check_number("bootstrap", bootstrap, NUM_DRAWS)
         self.evaluations: dict[str, LVISEvaluation] = {}
         self._ground_truth: LVISGroundTruth | None = None
-        self._told: str | None = None
         self._best: BestPredictions | None = None
+        self._told, self._grouped = None, True  # what was told; whether frequencies are there
 
         check_stock_arguments(file_client_args, collect_device)
         nums, items = self.proposal_nums, self.metric_items
@@ -199,8 +201,8 @@ class LVISFastMetric(GatheredMetric):
 
     def metric_names(self) -> list[str]:
         """Return what :meth:`compute_metrics` may return; ``*`` where that depends on the data."""
-        more = [self.fixed_ap, self.pooled_ap, self.bootstrap, self.classwise]
-        return list_names(self.metrics, self.proposal_nums, self.metric_items, any(more))
+        more = [key for key in ITEMS_OF_OPTIONS if getattr(self, key)]
+        return list_names(self.metrics, self.proposal_nums, self.metric_items, more, self._grouped)
 
     def keep_best(self, num_classes: int) -> np.ndarray:
         """In the test to come, hold no more predictions than can count.
@@ -225,7 +227,7 @@ class LVISFastMetric(GatheredMetric):
             self._categories(columns.category_id, columns.category_name)
             return
         self._evaluated(LVISGroundTruth.from_columns(columns, self.ann_file))
-        if set(MASK_METRICS) & set(self.metrics):
+        if self._mask_metrics:
             check_masks(columns, self.ann_file)
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
@@ -240,9 +242,8 @@ class LVISFastMetric(GatheredMetric):
             UserError: If 'segm' is asked for and there are no masks, or a label is out of range.
         """
         # Result files hold masks whether or not they are evaluated.
-        mask_metrics = [name for name in self.metrics if name in MASK_METRICS]
-        with_masks = bool(mask_metrics or self.outfile_prefix)
-        wanted = ["bboxes", "scores", "labels", "mask_scores", *(["masks"] if with_masks else [])]
+        masks = ["masks"] if self._mask_metrics or self.outfile_prefix else []
+        wanted = ["bboxes", "scores", "labels", "mask_scores", *masks]
         classes = (self.dataset_meta or {}).get("classes")
         if self._best is not None:
             self._best.make_room(self.results)
@@ -250,10 +251,10 @@ class LVISFastMetric(GatheredMetric):
             pred = sample["pred_instances"]
             pred = {name: to_numpy(pred[name]) for name in wanted if name in pred}
             result = ImagePredictions.from_arrays(int(sample["img_id"]), pred)
-            if mask_metrics and result.masks is None:
+            if self._mask_metrics and result.masks is None:
                 raise UserError(
-                    f"LVISFastMetric: metric {mask_metrics[0]!r} needs masks, but the model gives "
-                    f"none for image {result.image_id}; use metric='bbox' with this model."
+                    f"LVISFastMetric: metric {self._mask_metrics[0]!r} needs masks, but the model "
+                    f"gives none for image {result.image_id}; use metric='bbox' with this model."
                 )
             if classes is not None:
                 check_labels([result], len(classes), self.ann_file)
@@ -282,8 +283,7 @@ class LVISFastMetric(GatheredMetric):
         category_of_label, is_known = self._categories(*categories)
         check_labels(results, len(category_of_label), self.ann_file)
         if not self.format_only:
-            with_masks = bool(set(MASK_METRICS) & set(self.metrics))
-            check_images(results, ground_truth, self.ann_file, with_masks, logger)
+            check_images(results, ground_truth, self.ann_file, bool(self._mask_metrics), logger)
         known = [result.of_labels(is_known) for result in results]
         if self.outfile_prefix:
             self._write_results(known, category_of_label)
@@ -345,9 +345,8 @@ class LVISFastMetric(GatheredMetric):
         self, ground_truth: LVISGroundTruth, results: list[ImagePredictions], metric: str
     ) -> dict[str, float]:
         proposals = join_predictions(results, ground_truth, None, "bbox")
-        values = proposal_metrics(
-            ground_truth, proposals, metric, self.proposal_nums, self.iou_thrs
-        )
+        nums = self.proposal_nums
+        values = proposal_metrics(ground_truth, proposals, metric, nums, self.iou_thrs)
         if self.metric_items is not None:
             values = {item: value for item, value in values.items() if item in self.metric_items}
         shown = ", ".join(f"{item} {value:.4f}" for item, value in values.items())
@@ -356,8 +355,8 @@ class LVISFastMetric(GatheredMetric):
 
     def _load_ground_truth(self) -> LVISGroundTruth:
         if self._ground_truth is None:
-            with_masks = bool(set(MASK_METRICS) & set(self.metrics))
-            self._ground_truth = read_ground_truth(self.ann_file, with_masks, self.backend_args)
+            masks = bool(self._mask_metrics)
+            self._ground_truth = read_ground_truth(self.ann_file, masks, self.backend_args)
         limit = self.max_detections if set(self.metrics) & set(IOU_TYPES) else np.inf
         for sentence, level in (
             (describe_protocol(self._ground_truth, self.train_ann_file), logging.INFO),
@@ -386,6 +385,7 @@ class LVISFastMetric(GatheredMetric):
             names = ground_truth.category_names
             groups = count_groups(self.train_ann_file, names, self.ann_file, self.backend_args)
             ground_truth = replace(ground_truth, frequencies=groups)
+        self._grouped = ground_truth.frequencies is not None
         check_groups(self.metric_items, ground_truth.frequencies, self.ann_file)
         return ground_truth
 

@@ -12,6 +12,13 @@ MASK_METRICS = ("segm", "boundary")
 PROPOSAL_METRICS = ("proposal", "proposal_fast")
 AP_ITEMS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
 AR_ITEMS = ("AR", "ARs", "ARm", "ARl")
+#: What options of ``LVISFastMetric`` add to the items of a metric.
+ITEMS_OF_OPTIONS = {
+    "fixed_ap": ["fixed_AP*"],
+    "pooled_ap": ["pooled_AP*"],
+    "bootstrap": ["*_low", "*_high"],
+    "classwise": ["*_precision"],
+}
 ITEMS_BY_FREQUENCY = ("APr", "APc", "APf", "ARr", "ARc", "ARf")
 
 
@@ -57,13 +64,23 @@ def check_metrics(
 
 
 def list_names(
-    metrics: Sequence[str], proposal_nums: Sequence[int], items: Sequence[str] | None, more: bool
+    metrics: Sequence[str],
+    proposal_nums: Sequence[int],
+    items: Sequence[str] | None,
+    options: Sequence[str],
+    grouped: bool,
 ) -> list[str]:
-    """Return the names that ``LVISFastMetric`` gives; with ``more`` also patterns of others."""
+    """Return the names that ``LVISFastMetric`` gives, and patterns of others.
+
+    ``options`` are keys of :data:`ITEMS_OF_OPTIONS`; ``grouped`` is whether there are rare, common
+    and frequent categories.
+    """
+    of_ap = items or [item for item in AP_ITEMS if grouped or item not in ITEMS_BY_FREQUENCY]
+    of_ap = [*of_ap, *(item for option in options for item in ITEMS_OF_OPTIONS[option])]
     names = []
     for metric in metrics:
         if metric in IOU_TYPES:
-            names += [f"{metric}_{item}" for item in (*(items or AP_ITEMS), *"*" * more)]
+            names += [f"{metric}_{item}" for item in of_ap]
         else:
             recalls = AR_ITEMS if metric == "proposal" else ("AR",)
             recalls = [f"{item}@{num}" for item in recalls for num in proposal_nums]

@@ -2,8 +2,10 @@
 
 import copy
 import json
+import shutil
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 from mmengine.logging import MMLogger
@@ -13,9 +15,10 @@ from pycocotools.cocoeval import COCOeval
 from mmdet_eql.annotations import read_annotations
 from mmdet_eql.datasets import DataReportHook, LVISFormatDataset
 from mmdet_eql.evaluation import evaluate_files
+from mmdet_eql.evaluation.columns import read_ground_truth
 from mmdet_eql.evaluation.lvis_metric import LVISFastMetric
 from mmdet_eql.utils.errors import UserError
-from tests.annotations.own_files import HEIGHT, NAMES, WIDTH, by_script, write_images
+from tests.annotations.own_files import HEIGHT, NAMES, OBJECTS, WIDTH, by_script, write_images
 from tests.conftest import log_of
 
 
@@ -183,16 +186,28 @@ def test_an_area_that_is_not_there_is_width_times_height(write, images, area, tm
     assert ours == whole
 
 
-def test_an_area_of_0_in_an_lvis_file_is_left_out_as_lvis_api_does(write, images):
+def test_what_lvis_api_would_not_count_in_an_lvis_file_is_told(write, images):
     data = edited(lambda annotation: annotation.update(area=0))
-    data["annotations"][0]["area"] = 5
+    data["annotations"][0].update(area=5, bbox=[3, 4, 0, 9])
     for image in data["images"]:
         image |= {"neg_category_ids": [], "not_exhaustive_category_ids": []}
-    dataset = dataset_of(write(data), images)
-    assert count(dataset) == 1
-    assert any(
-        "area of 0 in an LVIS file: 19 of 20" in text for text in dataset.data_report.warnings
+    assert count(dataset_of(write(data), images)) == 19
+    with pytest.warns(UserWarning) as warnings:
+        truth = read_ground_truth(write(data))
+    assert (truth.area == [box[2] * box[3] for _, _, box in OBJECTS[1:]]).all()
+    told = " ".join(str(warning.message) for warning in warnings)
+    assert "annotation 2 (and 18 more) has no 'area' above 0" in told
+    assert "annotation 1 has a box without width or height, which lvis-api counts as missed" in told
+
+
+def test_images_of_16_bits_are_told(write, images, tmp_path):
+    shutil.copytree(images, tmp_path / "deep")
+    deep = tmp_path / "deep" / "0.png"
+    cv2.imwrite(str(deep), np.zeros((HEIGHT, WIDTH), np.uint16))
+    assert f"WARNING {deep}: its pixels are uint16, of which the highest 8 bits" in log_of(
+        lambda: dataset_of(write(by_script()), deep.parent)
     )
+    assert "bits" not in log_of(lambda: dataset_of(write(by_script()), images))
 
 
 def test_nothing_to_train_on_stops(write, images):

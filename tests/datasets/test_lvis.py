@@ -45,7 +45,6 @@ def unusual(edited):
         annotations[3]["ignore"] = 1
         annotations[4]["bbox"] = [3, 4.5, 0.5, 20]
         annotations[5]["bbox"] = [-30, 4, 20, 20]
-        annotations[6]["area"] = 0
         del annotations[7]["segmentation"]
 
     return edited(edit)

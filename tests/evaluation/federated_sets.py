@@ -28,7 +28,7 @@ def make_federated_set(seed, num_images=12, num_categories=9, masks=False, first
     """Make an annotation file's content and results for it.
 
     In it: crowded images with more than 300 detections, equal scores, equal boxes, annotations at
-    the very border of the area ranges, without area, or set aside; empty images; images without
+    the very border of the area ranges, or set aside; empty images; images without
     detections; categories that are never annotated or never detected; categories verified absent,
     not exhaustively annotated, or never looked for.
 
@@ -117,7 +117,7 @@ def _box(rng, height, width):
 
 def _area(rng, box):
     if rng.random() < 0.15:
-        return int(rng.choice([0, 32**2, 96**2]))
+        return int(rng.choice([32**2, 96**2]))
     return box[2] * box[3] * float(rng.uniform(0.5, 1))
 
 

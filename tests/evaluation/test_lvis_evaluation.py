@@ -203,15 +203,24 @@ def test_objects_set_aside_are_neither_found_nor_missed(tmp_path):
     ] == pytest.approx(1)
 
 
-def test_annotation_without_area_does_not_exist(tmp_path):
-    data = one_image([{"bbox": BOX, "area": 0}])
-    assert evaluate(tmp_path, data, [detection(0.9, BOX)])["AP"] == -1
+def test_annotation_without_extent_does_not_exist(tmp_path):
+    files = save(tmp_path, one_image([{"bbox": [*BOX[:3], 0], "area": 9}]), [detection(0.9, BOX)])
+    with pytest.warns(UserWarning, match="which lvis-api counts as missed"):
+        assert evaluate_files(*files).metrics()["AP"] == -1
+    assert judge(*files, "bbox").results["AP"] == 0
+
+
+def test_an_object_whose_area_is_0_counts(tmp_path):
+    files = save(tmp_path, one_image([{"bbox": BOX, "area": 0}]), [detection(0.9, BOX)])
+    with pytest.warns(UserWarning, match="has no 'area' above 0"):
+        assert evaluate_files(*files).metrics()["APm"] == pytest.approx(1)
+    assert judge(*files, "bbox").results["AP"] == -1
 
 
 def test_annotation_with_the_id_0_counts_with_a_warning(tmp_path):
     """lvis-api marks a match by the annotation's id and reads 0 as none."""
     files = save(tmp_path, one_image([{"bbox": BOX, "id": 0}]), [detection(0.9, BOX)])
-    with pytest.warns(UserWarning, match=f"{files[0]}: an annotation has the id 0"):
+    with pytest.warns(UserWarning, match=f"{files[0]}: annotation 0 has the id 0"):
         assert evaluate_files(*files).metrics()["AP"] == pytest.approx(1)
     assert judge(*files, "bbox").results["AP"] == 0
 

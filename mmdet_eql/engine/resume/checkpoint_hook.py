@@ -1,6 +1,8 @@
 """Checkpoints that are whole, finite and complete, whenever a run is broken off."""
 
+import fnmatch
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -62,7 +64,13 @@ class AtomicCheckpointHook(CheckpointHook):
         self.written_iter: int | None = None
 
     def before_train(self, runner: Runner) -> None:
-        """Take up the records of a resumed run; clear away what a killed one left unfinished."""
+        """Take up the records of a resumed run; clear away what a killed one left unfinished.
+
+        Raises:
+            UserError: If ``save_best`` names a metric that the evaluator does not give.
+        """
+        if runner.val_loop is not None:
+            check_save_best(self.save_best or [], runner.val_evaluator.metrics)
         super().before_train(runner)
         if runner.iter > 0:
             self.written_iter = runner.iter
@@ -194,3 +202,30 @@ class AtomicCheckpointHook(CheckpointHook):
         if is_main_process():
             with atomic_write(Path(runner.work_dir) / "last_checkpoint", _HINT) as unfinished:
                 unfinished.write_text(path)
+
+
+def check_save_best(names: str | Sequence[str], metrics: Sequence[Any]) -> None:
+    """Check the metrics that ``save_best`` names.
+
+    Args:
+        names (str | Sequence[str]): Names of metrics, with their prefix, or ``"auto"``.
+        metrics (Sequence): The metrics of ``val_evaluator``. Those with ``metric_names()`` say what
+            they give.
+
+    Raises:
+        UserError: If none of them gives a name, or there are none.
+    """
+    key = "default_hooks.checkpoint.save_best"
+    if names and not metrics:
+        raise UserError(f"{key}: there is no val_evaluator; add one, or remove 'save_best'.")
+    # Metrics of other packages do not say what they return, but with which prefix.
+    known = []
+    for metric in metrics:
+        of_metric = metric.metric_names() if hasattr(metric, "metric_names") else ["*"]
+        prefix = f"{metric.prefix}/" if getattr(metric, "prefix", None) else ""
+        known += [prefix + name for name in of_metric]
+    for name in [names] if isinstance(names, str) else names:
+        if name != "auto" and not any(fnmatch.fnmatchcase(name, pattern) for pattern in known):
+            raise UserError(
+                f"{key}: val_evaluator has no metric {name!r}; choose one of {', '.join(known)}."
+            )
