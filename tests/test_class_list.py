@@ -448,14 +448,15 @@ def test_a_stock_metric_takes_labels_in_the_order_of_its_file(make, tmp_path):
     check({"cat": 9, "gnu": 1, "dog": 5, "emu": 7})
     with pytest.raises(UserError, match="'emu' would be 'none'"):
         check({"cat": 1, "dog": 2})
-    with pytest.raises(UserError, match="LVISMetric takes labels .*: 'dog' would be 'gnu'"):
+    with pytest.raises(UserError, match=r"LVISMetric takes labels .*: 'dog' would be 'gnu'"):
         check({"cat": 9, "gnu": 1, "dog": 5, "emu": 7}, LVISMetric)
 
 
 def test_a_stock_metric_of_several_processes_writes_no_files(monkeypatch):
     monkeypatch.setattr(stock_metrics, "get_world_size", lambda: 2)
     for folder, device in ((None, "gpu"), ("results", "cpu")):
-        metric = CocoMetric(collect_dir=folder)
+        metric = CocoMetric()
+        metric.collect_dir = folder
         stock_metrics.prepare_stock_metric(metric, NAMES, "val")
         assert metric.collect_device == device
 

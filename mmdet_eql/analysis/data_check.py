@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import cv2
@@ -12,9 +13,14 @@ from hotcoco import COCO
 
 from mmdet_eql.annotations import AnnotationColumns
 from mmdet_eql.annotations.data_report import DataReport, report_data, what_happens
-from mmdet_eql.annotations.segmentation import PARTLY, WHOLE
+from mmdet_eql.annotations.segmentation import PARTLY, WHOLE, decode_segmentation, usable_part
 from mmdet_eql.datasets import LVISFormatDataset
-from mmdet_eql.datasets.image_file import decode_whole, exif_orientation, size_hint
+from mmdet_eql.datasets.image_file import (
+    decode_whole,
+    exif_orientation,
+    is_ended_jpeg,
+    size_hint,
+)
 from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.processes import process_pool
 
@@ -99,13 +105,13 @@ def check_data_set(
         findings.setdefault(what, CheckFinding(what, stops)).places.append(place)
 
     try:
-        LVISFormatDataset(**options)
+        dataset = LVISFormatDataset(**options)
     except UserError as error:
         add("training would stop" if training else "evaluation would stop", str(error))
-    try:
-        dataset = _UncheckedDataset(**{**options, "test_mode": True, "pipeline": []})
-    except UserError:
-        return None, [*findings.values()]
+        try:
+            dataset = _UncheckedDataset(**{**options, "test_mode": True, "pipeline": []})
+        except UserError:
+            return None, [*findings.values()]
     annotations = dataset.annotations
     columns = annotations.columns
     images = np.arange(columns.num_images)
@@ -159,7 +165,8 @@ def check_image(job: ImageJob) -> tuple[bytes | None, list[tuple[str, str, bool]
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
         return None, [("missing image", f"cannot be read ({reason})", True)]
-    image = decode_whole(content, _decode)
+    # All data of a JPEG are read for its brightness alone, which takes less time.
+    image = decode_whole(content, _decode_gray if is_ended_jpeg(content) else _decode)
     if image is None:
         problems.append(("damaged image", f"{len(content):,} bytes cannot be decoded whole", True))
     else:
@@ -181,7 +188,7 @@ def check_image(job: ImageJob) -> tuple[bytes | None, list[tuple[str, str, bool]
             problems.append(("image of more than 8 bits", detail, True))
         if job.semantic_path is not None:
             problems += _problems_of_map(job, size)
-    return hashlib.blake2b(content, digest_size=16).digest(), problems
+    return hashlib.sha256(content).digest(), problems
 
 
 def _problems_of_map(job: ImageJob, size: Sequence[int]) -> list[tuple[str, str, bool]]:
@@ -208,12 +215,18 @@ def _decode(content: bytes) -> np.ndarray | None:
     return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
 
 
+def _decode_gray(content: bytes) -> np.ndarray | None:
+    flags = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION
+    return cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+
+
 def _extents_elsewhere(
     columns: AnnotationColumns, chosen: np.ndarray
 ) -> Iterator[tuple[int, list[float]]]:
     """Yield annotations whose segmentation is elsewhere than its box, with x, y, width, height."""
     chosen = np.flatnonzero(chosen & np.isin(columns.segmentation_state, (WHOLE, PARTLY)))
-    extents = [_extent(columns.segmentation(annotation)) for annotation in chosen.tolist()]
+    text, ranges = memoryview(columns.segmentation_text), columns.segmentation_range[chosen]
+    extents = [_extent(decode_segmentation(text[start:end])) for start, end in ranges.tolist()]
     one, other = np.reshape(extents, (-1, 4)), columns.box[chosen]
     low = np.maximum(one[:, :2], other[:, :2])
     high = np.minimum(one[:, :2] + one[:, 2:], other[:, :2] + other[:, 2:])
@@ -224,10 +237,14 @@ def _extents_elsewhere(
 
 
 def _extent(segmentation: list | dict) -> list[float]:
-    """Return x, y, width and height of a segmentation."""
+    """Return x, y, width and height of a segmentation that can be used."""
     if isinstance(segmentation, list):
-        x, y = ([v for polygon in segmentation for v in polygon[i::2]] for i in (0, 1))
-        return [min(x), min(y), max(x) - min(x), max(y) - min(y)]
+        polygons = usable_part(segmentation)
+        # Each has an even number of coordinates.
+        points = polygons[0] if len(polygons) == 1 else list(chain.from_iterable(polygons))
+        x, y = points[::2], points[1::2]
+        left, top = min(x), min(y)
+        return [left, top, max(x) - left, max(y) - top]
     if isinstance(segmentation["counts"], list):
         segmentation = mask_utils.frPyObjects(segmentation, *segmentation["size"])
     return mask_utils.toBbox(segmentation).tolist()

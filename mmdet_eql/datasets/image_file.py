@@ -32,11 +32,16 @@ def decode_whole(content: bytes, decode: Callable[[bytes], np.ndarray | None]) -
         except Exception:  # each decoder has its own errors; all mean the same here
             return None
 
-    if not content.startswith(_JPEG) or content.rstrip(b"\0").endswith(_END_OF_JPEG):
+    if not content.startswith(_JPEG) or is_ended_jpeg(content):
         return try_to_decode(content)
     image = try_to_decode(content + _END_OF_JPEG)
     other = try_to_decode(content + _OTHER_DATA + _END_OF_JPEG)
     return image if image is not None and np.array_equal(image, other) else None
+
+
+def is_ended_jpeg(content: bytes) -> bool:
+    """Return whether an image file is a JPEG with its end marker."""
+    return content.startswith(_JPEG) and content.rstrip(b"\0").endswith(_END_OF_JPEG)
 
 
 def exif_orientation(content: bytes) -> int:

@@ -23,6 +23,8 @@ from mmdet_eql.utils.errors import UserError
 #: Candidates that are looked at first, for each detection that is wanted, and by how much their
 #: number grows.
 _FIRST, _GROWTH = 4, 4
+#: Share of all pairs below which their candidates are few.
+_FEW = 0.25
 
 _KNOWN_KEYS = {"type", "iou_threshold", "offset", "class_agnostic", "split_thr", "max_num"}
 
@@ -98,27 +100,37 @@ def multiclass_nms(
     one_by_one = number >= options.pop("split_thr", 10000)
     limit = options.pop("max_num", -1)
     wanted = min(max_num, limit) if limit > 0 else max_num
-    distance = torch.zeros_like(scores[:1, :1].sum())
-    if not options.pop("class_agnostic", False) and number:
-        # mmcv moves the boxes of each category to a place of their own, which rounds their corners.
-        # The place is that of all candidates.
-        distance = boxes.amax(dim=2).masked_fill(~valid, -torch.inf).max() + 1
-
-    scores = scores.masked_fill(~valid, -torch.inf)
 
     def boxes_of(inds: Tensor) -> tuple[Tensor, Tensor]:
         proposals, labels = inds // num_classes, inds % num_classes
         return boxes[proposals, labels if boxes.size(1) > 1 else 0], labels
 
-    def suppress(size: int, scores: Tensor) -> tuple[Tensor, Tensor]:
-        inds = _highest(scores.flatten(), size)
-        candidates, labels = boxes_of(inds)
-        moved = candidates + (labels.to(boxes) * distance)[:, None]
-        return inds, inds[_suppress(moved, labels, one_by_one, options)]
+    few = number < _FEW * valid.numel()
+    if few:
+        # As with a trained detector: all pairs that are no candidates are left behind at once.
+        numbers, scores = valid.flatten().nonzero().squeeze(1), scores[valid]
+        candidates, candidate_labels = boxes_of(numbers)
+    else:
+        scores = scores.masked_fill(~valid, -torch.inf).flatten()
+    moves = not options.pop("class_agnostic", False) and number
+    if moves:
+        # mmcv moves the boxes of each category to a place of their own, which rounds their corners.
+        # The place is that of all candidates.
+        corners = candidates if few else boxes.amax(dim=2).masked_fill(~valid, -torch.inf)
+        distance = corners.max() + 1
+
+    def look_up(at: Tensor) -> tuple[Tensor, Tensor]:
+        return (candidates[at], candidate_labels[at]) if few else boxes_of(at)
+
+    def suppress(at: Tensor) -> Tensor:
+        chosen, labels = look_up(at)
+        moved = chosen + (labels.to(boxes) * distance)[:, None] if moves else chosen
+        return at[_suppress(moved, labels, one_by_one, options)]
 
     size = _FIRST * wanted
     while True:
-        inds, kept = suppress(min(size, number), scores)
+        at = _highest(scores, min(size, number))
+        kept = suppress(at)
         if len(kept) >= wanted or size >= number:
             break
         size *= _GROWTH
@@ -126,15 +138,18 @@ def multiclass_nms(
         kept = kept[:wanted]
     else:
         # Of each category, all candidates down to some score: NMS begins as over all of them.
-        above = scores > category_thr
-        chosen = above.flatten().index_fill(0, inds, True).view_as(above)
+        limits = category_thr[candidate_labels] if few else category_thr.repeat(len(boxes))
+        above = scores > limits
+        chosen = above.index_fill(0, at, True)
         masked = scores.masked_fill(~chosen, -torch.inf)
-        kept = suppress(int(chosen.count_nonzero()), masked)[1]
-        kept = torch.cat([kept[:wanted], kept[wanted:][above.flatten()[kept[wanted:]]]])
+        kept = suppress(_highest(masked, int(chosen.count_nonzero())))
+        kept = torch.cat([kept[:wanted], kept[wanted:][above[kept[wanted:]]]])
 
-    candidates, labels = boxes_of(kept)
-    dets = torch.cat([candidates, scores.flatten()[kept, None]], dim=1)
-    return (dets, labels, kept) if return_inds else (dets, labels)
+    chosen, labels = look_up(kept)
+    dets = torch.cat([chosen, scores[kept, None]], dim=1)
+    if return_inds:
+        return dets, labels, numbers[kept] if few else kept
+    return dets, labels
 
 
 def _is_plain_nms(nms_cfg: ConfigType | None) -> bool:
@@ -147,9 +162,11 @@ def _is_plain_nms(nms_cfg: ConfigType | None) -> bool:
 
 
 def _highest(scores: Tensor, size: int) -> Tensor:
-    """The positions of the highest of scores (N * C,), equal ones in ascending order."""
+    """The positions of the highest of scores (S,), equal ones in ascending order."""
     if size == 0:
         return scores.new_empty(0, dtype=torch.int64)
+    if size == len(scores):
+        return scores.sort(descending=True, stable=True).indices
     lowest = scores.kthvalue(len(scores) - size + 1).values
     inds = (scores >= lowest).nonzero().squeeze(1)
     return inds[scores[inds].sort(descending=True, stable=True).indices[:size]]

@@ -39,6 +39,7 @@ PARTS = {
     "training-step": "training_step",
     "gradient-record": "gradient_record",
     "dense-losses": "dense_losses",
+    "many-categories": "many_categories",
 }
 
 
