@@ -49,7 +49,7 @@ def move_to_tiny_set(dataset: ConfigDict, folder: Path) -> None:
     if dataset.data_prefix.get("seg"):
         dataset.data_prefix.seg = "semantic/"
     # Other formats have files of one name whatever their size.
-    if "lvis" in dataset.ann_file:
+    if "lvis" in dataset.ann_file or "v3det" in dataset.ann_file:
         split = "val" if dataset.get("test_mode") else "train"
         dataset.ann_file = f"annotations/minilvis_{split}.json"
 
