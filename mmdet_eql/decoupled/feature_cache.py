@@ -129,26 +129,27 @@ class ImageFeatures:
 
 
 def begin_cache(folder: str | os.PathLike, description: CacheDescription) -> None:
-    """Write ``features.json``, unless the folder has the same one.
+    """Write ``features.json``, unless the folder has the same one or shards of another.
 
     Raises:
         UserError: If the folder holds features that are made of something else.
     """
     path = Path(folder, "features.json")
     wanted = json.loads(json.dumps(asdict(description), default=str))
-    if not path.exists():
-        write_text(path, json.dumps(wanted, indent=1), "choose another --out")
-        return
-    existing = asdict(read_description(folder))
-    for place in _PLACES:
-        existing[place] = wanted[place]
-    difference = first_difference(existing, wanted)
-    if difference is not None:
-        key, there, now = difference
-        raise UserError(
-            f"{path}: holds other features: {key} is {there!r} there and {now!r} now; give "
-            "another --out, or the options that these features were made with."
-        )
+    if path.exists():
+        existing = asdict(read_description(folder))
+        for place in _PLACES:
+            existing[place] = wanted[place]
+        difference = first_difference(existing, wanted)
+        if difference is None:
+            return
+        if any(any(Path(folder, split).glob("[0-9]*")) for split in existing["splits"]):
+            key, there, now = difference
+            raise UserError(
+                f"{path}: holds other features: {key} is {there!r} there and {now!r} now; give "
+                "another --out, or the options that these features were made with."
+            )
+    write_text(path, json.dumps(wanted, indent=1), "choose another --out")
 
 
 def read_description(folder: str | os.PathLike) -> CacheDescription:

@@ -64,7 +64,7 @@ def cache_features(
             features, or there is no room for them.
     """
     if rois is not None:
-        for stage in stages_of(cfg.model.train_cfg.rcnn):
+        for stage in stages_of((cfg.model.get("train_cfg") or {}).get("rcnn") or []):
             stage.sampler.num = rois
     configs = split_configs(cfg, flips)
     runner = build_runner(cfg)
@@ -198,8 +198,14 @@ def split_configs(cfg: Config, flips: bool) -> dict[str, ConfigDict]:
     steps that load and pack its images, and those of the validation in between.
 
     Raises:
-        UserError: If a dataset is made of several.
+        UserError: If a dataset is missing or made of several.
     """
+    for split in ("train", "val"):
+        if not cfg.get(f"{split}_dataloader"):
+            raise UserError(
+                f"{cfg.filename}: has no {split}_dataloader; add it, since features are cached of "
+                "training and validation images."
+            )
     train, steps = _without_wrappers(cfg.train_dataloader.dataset, "train_dataloader.dataset")
     val, val_steps = _without_wrappers(cfg.val_dataloader.dataset, "val_dataloader.dataset")
     load = [step for step in steps if _name(step).startswith("Load")]

@@ -140,7 +140,8 @@ class FrozenDetector:
         assigned = self._assigners[stage].assign(proposals, gt, ignored)
         with torch.random.fork_rng(devices=[]):
             key = f"{meta['img_id']} {meta.get('flip', False)} {stage}"
-            torch.manual_seed(zlib.crc32(key.encode()))
+            # torch.manual_seed seeds the GPU, too, which takes longer than the draw.
+            torch.default_generator.manual_seed(zlib.crc32(key.encode()))
             return self._samplers[stage].sample(assigned, proposals, gt)
 
     def _features(
@@ -202,6 +203,11 @@ def check_roi_head(roi_head: nn.Module | None, rpn_head: nn.Module | None) -> No
             "stage would depend on the classifier of the one before; train the detector with True."
         )
     for sampler in stages_of(roi_head.bbox_sampler):
+        if not hasattr(sampler, "num"):
+            raise UserError(
+                f"model.train_cfg.rcnn.sampler: {type(sampler).__name__} has no 'num' of RoIs; use "
+                "type='RandomSampler'."
+            )
         parts = (getattr(sampler, name, sampler) for name in ("pos_sampler", "neg_sampler"))
         if any(isinstance(part, (OHEMSampler, ScoreHLRSampler)) for part in parts):
             raise UserError(

@@ -12,6 +12,7 @@ from mmdet_eql.decoupled.feature_cache import (
     ImageFeatures,
     SplitDescription,
     begin_cache,
+    read_description,
     write_shard,
 )
 from mmdet_eql.utils.errors import UserError
@@ -113,6 +114,12 @@ def test_a_cache_is_begun_again_where_it_was(folder):
 def test_other_features_are_refused(folder, changes, sentence):
     with pytest.raises(UserError, match=sentence):
         begin_cache(folder, describe(**changes))
+
+
+def test_a_request_without_a_shard_can_be_changed(tmp_path):
+    begin_cache(tmp_path, describe())
+    begin_cache(tmp_path, describe(dtype="float32"))
+    assert read_description(tmp_path).dtype == "float32"
 
 
 def test_what_is_missing_is_named(folder):

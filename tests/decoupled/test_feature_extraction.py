@@ -206,6 +206,9 @@ def test_pipelines(minilvis):
     cfg.val_dataloader.dataset = dict(type="ConcatDataset", datasets=[cfg.val_dataloader.dataset])
     with pytest.raises(UserError, match=r"val_dataloader.dataset: ConcatDataset joins several"):
         split_configs(cfg, flips=False)
+    cfg.val_dataloader = None
+    with pytest.raises(UserError, match="has no val_dataloader"):
+        split_configs(cfg, flips=False)
 
 
 def test_images_that_the_pipeline_drops_have_no_rois(make_config, tmp_path):
