@@ -5,7 +5,6 @@ For N, D and C see :mod:`mmdet_eql.decoupled.feature_dataset`.
 
 from typing import Any
 
-from mmdet.models.detectors import TwoStageDetector
 from mmdet.models.roi_heads import CascadeRoIHead, HybridTaskCascadeRoIHead, StandardRoIHead
 from mmdet.models.roi_heads.base_roi_head import BaseRoIHead
 from mmdet.models.roi_heads.bbox_heads import BBoxHead, ConvFCBBoxHead
@@ -17,6 +16,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor, arange, nn
 
+from mmdet_eql.decoupled.frozen_detector import check_roi_head, stages_of
 from mmdet_eql.engine.checkpoint_fit import weights_of
 from mmdet_eql.engine.class_list_hook import bare_model
 from mmdet_eql.heads import ImageLevelLabelHeadMixin, passing_labels
@@ -170,31 +170,12 @@ def box_heads(detector: nn.Module) -> list[BBoxHead]:
         UserError: If their classifiers cannot be trained on cached features.
     """
     roi_head = getattr(detector, "roi_head", None)
-    if not isinstance(detector, TwoStageDetector) or roi_head is None:
-        raise UserError(
-            f"model: {type(detector).__name__} has no RoI head, whose features could be cached; "
-            "use a detector as Faster, Mask or Cascade R-CNN."
-        )
-    methods = ("loss", "predict", "bbox_loss", "predict_bbox")
-    _check_methods(roi_head, "model.roi_head", methods, _ROI_HEADS)
-    heads = roi_head.bbox_head
-    heads = list(heads) if isinstance(heads, nn.ModuleList) else [heads]
+    check_roi_head(roi_head, getattr(detector, "rpn_head", None))
+    _check_methods(roi_head, "model.roi_head", ("predict", "predict_bbox"), _ROI_HEADS)
+    heads = stages_of(roi_head.bbox_head)
     for head in heads:
-        methods = ("forward", "loss", "loss_and_target", "get_targets")
+        methods = ("forward", "loss", "loss_and_target")
         _check_methods(head, "model.roi_head.bbox_head", methods, _BOX_HEADS)
-        branches = ("cls_convs", "cls_fcs", "reg_convs", "reg_fcs")
-        own = [name for name in branches if len(getattr(head, name, ()))]
-        if own:
-            raise UserError(
-                f"model.roi_head.bbox_head: its {own[0]} make the features of the classifier "
-                "others than those of the boxes; use a head with shared layers alone, as "
-                "Shared2FCBBoxHead."
-            )
-        if len(heads) > 1 and head.with_reg and not head.reg_class_agnostic:
-            raise UserError(
-                "model.roi_head.bbox_head: reg_class_agnostic is False, so that the RoIs of the "
-                "later stages depend on the classifiers that are trained; set it to True."
-            )
     return heads
 
 
