@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
 
+import mmdet_eql.classification  # noqa: F401
 from mmdet_eql.losses import GradientSoftmaxEqualizationLoss, connect_losses
 from mmdet_eql.utils.errors import UserError
 
@@ -109,6 +110,26 @@ def test_low_precision_and_extreme_logits_are_finite(dtype, scale):
         assert torch.isfinite(value)
         assert torch.isfinite(logits.grad).all()
         assert torch.isfinite(loss.pos_grad).all()
+
+
+def test_an_image_classifier_trains_and_scores_with_it():
+    torch.manual_seed(0)
+    head = MODELS.build(
+        dict(
+            type="ClassificationHead",
+            in_channels=4,
+            num_classes=3,
+            loss_cls=dict(type="GradientSoftmaxEqualizationLoss"),
+        )
+    )
+    head.init_weights()
+    logits = head(torch.randn(6, 4, 2, 2))
+    losses = head.loss(logits, torch.tensor([0, 0, 0, 1, 1, 2]))
+    losses["loss_cls"].backward()
+    assert head.classifier.weight.grad.any()
+    positive = head.state_dict()["loss_cls.pos_grad"]
+    assert positive[0] > positive[1] > positive[2] > 0
+    torch.testing.assert_close(head.scores(logits), logits.softmax(dim=1))
 
 
 def test_a_box_head_is_refused():

@@ -31,7 +31,8 @@ class DropLoss(TailAware, SigmoidLoss):
     proposals.
 
     Args:
-        lambda_, tail_weighting: Those of :class:`~mmdet_eql.losses.tail_weighting.TailAware`.
+        lambda_, tail_weighting: Those of :class:`~mmdet_eql.losses.tail_weighting.TailAware`. The
+            authors take EQL's lambda for LVIS v0.5 and 1.006e-3 for v1.
         **kwargs: Those of :class:`~mmdet_eql.losses.base.SigmoidLoss`.
 
     Example:
