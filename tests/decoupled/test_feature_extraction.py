@@ -144,11 +144,14 @@ def test_ranks_share_the_shards_and_go_on_where_one_stopped(
             np.testing.assert_allclose(found[name], array, rtol=1e-3, atol=1e-3, err_msg=name)
 
 
-def test_another_request_is_refused(whole, make_config):
-    with pytest.raises(
-        UserError, match=r"model.train_cfg.rcnn.sampler.num is 512 there and 16 now"
-    ):
-        cache_features(make_config(), whole, "float32", rois=16, images_per_shard=PER_SHARD)
+def test_another_request_is_refused_by_the_tool(
+    whole, make_config, call_tool, checkpoint, tmp_path
+):
+    make_config().dump(tmp_path / "config.py")
+    options = ("--out", whole, "--rois", 16, "--dtype", "float32")
+    result = call_tool("cache_features.py", tmp_path / "config.py", checkpoint, *options)
+    assert result.returncode == 2
+    assert "rcnn.sampler.num is 512 there and 16 now; give another --out" in result.stderr
 
 
 def test_too_little_room_is_refused_beforehand(make_config, tmp_path, monkeypatch):
