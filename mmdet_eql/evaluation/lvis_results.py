@@ -299,7 +299,7 @@ def _load_list(path: str) -> list:
     except UnicodeDecodeError:
         raise UserError(
             f"{path}: is not a JSON text file; give the .json file itself, which MMDetection "
-            "writes with 'outfile_prefix', and detectron2 as coco_instances_results.json."
+            "writes with 'outfile_prefix', and detectron2 as lvis_instances_results.json."
         ) from None
     if not text.lstrip().startswith("["):
         raise UserError(

@@ -30,8 +30,8 @@ class FixedAPTestHook(Hook):
     These are, of each image, the ``max_per_img`` best detections, and all whose score is above a
     threshold of their category. It begins at 1e-7 and rises as places among the best of the
     category are filled (``keep_best`` of the metric). Masks are computed of these detections alone,
-    1,000 at once, and kept as RLE. Fixed AP and pooled AP are the same as from all detections, and
-    AP is that of ``score_thr=1e-7``.
+    1,000 at once, and kept as RLE unless others take them: another metric, or who draws. Fixed AP
+    and pooled AP are the same as from all detections, and AP is that of ``score_thr=1e-7``.
 
     For another kind of model a warning says why it is tested as it is: the metrics are then of what
     its ``test_cfg`` lets through.
@@ -45,10 +45,10 @@ class FixedAPTestHook(Hook):
 
     def before_test(self, runner: Runner) -> None:
         """Prepare the model, if a metric asks for it."""
-        metrics = getattr(getattr(runner.test_loop, "evaluator", None), "metrics", ())
+        every = getattr(getattr(runner.test_loop, "evaluator", None), "metrics", ())
         metrics = [
             metric
-            for metric in metrics
+            for metric in every
             if getattr(metric, "fixed_ap", None) or getattr(metric, "pooled_ap", None)
         ]
         if not metrics:
@@ -65,7 +65,9 @@ class FixedAPTestHook(Hook):
         thresholds = [metric.keep_best(box_head.num_classes) for metric in metrics]
         box_head.predict_by_feat = _BestBoxes(box_head, thresholds)
         if roi_head.with_mask:
-            roi_head.predict_mask = _InParts(roi_head.predict_mask)
+            drawn = any(getattr(hook, "draw", False) for hook in runner.hooks)
+            as_rle = len(metrics) == len(every) and not drawn
+            roi_head.predict_mask = _InParts(roi_head.predict_mask, as_rle)
         self._roi_head = roi_head
 
     def after_test(self, runner: Runner) -> None:
@@ -133,8 +135,9 @@ class _BestBoxes:
 class _InParts:
     """``predict_mask`` of a RoI head, for a bounded number of detections at once."""
 
-    def __init__(self, predict_mask: Callable) -> None:
+    def __init__(self, predict_mask: Callable, as_rle: bool) -> None:
         self._predict_mask = predict_mask
+        self._as_rle = as_rle
         self._signature = inspect.signature(predict_mask)
 
     def __call__(self, *args: Any, **kwargs: Any) -> list[InstanceData]:
@@ -146,12 +149,8 @@ class _InParts:
             call.arguments["results_list"] = [result[start : start + step] for result in results]
             predicted = self._predict_mask(*call.args, **call.kwargs)
             for of_image, part in zip(parts, predicted, strict=True):
+                if self._as_rle and isinstance(part.masks, torch.Tensor):
+                    part.masks = encode_mask_results(part.masks.cpu().numpy())
                 if start == 0 or len(part):
-                    of_image.append(_with_rle(part))
+                    of_image.append(part)
         return [InstanceData.cat(of_image) for of_image in parts]
-
-
-def _with_rle(part: InstanceData) -> InstanceData:
-    if isinstance(part.masks, torch.Tensor):
-        part.masks = encode_mask_results(part.masks.cpu().numpy())
-    return part

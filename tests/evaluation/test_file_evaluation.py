@@ -48,25 +48,34 @@ def write(path, records):
     return str(path)
 
 
-def mmdetection(record, index):
+# Fields in the order in which these projects write them.
+
+
+def mmdetection(record):
+    """YOLO-World's files, too, which come from mmdet's ``LVISMetric``."""
     return {key: record[key] for key in ("image_id", "bbox", "score", "category_id")}
 
 
-def yolo_world(record, index):
-    return {**record, "file_name": f"{record['image_id']:012}.jpg"}
+def ultralytics(record):
+    record = {"file_name": f"{record['image_id']:012}.jpg", **record}
+    keys = "image_id", "file_name", "category_id", "bbox", "score"
+    return {key: record[key] for key in keys}
 
 
-def grounding_dino(record, index):
-    return {**record, "bbox": [float(value) for value in record["bbox"]]}
+def grounding_dino(record):
+    box = [float(value) for value in record["bbox"]]
+    ids = {key: record[key] for key in ("image_id", "category_id")}
+    return {**ids, "bbox": box, "score": record["score"]}
 
 
-def detectron2(record, index):
-    return {**record, "keypoints": [1.0, 2.0, 0.5], "id": index}
+def detectron2(record):
+    rle = {"size": [4, 4], "counts": "0`0"}
+    return {**grounding_dino(record), "segmentation": rle, "keypoints": [1.0, 2.0, 0.5]}
 
 
-@pytest.mark.parametrize("layout", [mmdetection, yolo_world, grounding_dino, detectron2])
+@pytest.mark.parametrize("layout", [mmdetection, ultralytics, grounding_dino, detectron2])
 def test_layouts_of_boxes(layout, boxes, files, expected, tmp_path):
-    results = [layout(record, index) for index, record in enumerate(boxes[1])]
+    results = [layout(record) for record in boxes[1]]
     (file,) = compare_files(files[0], [write(tmp_path / "a.json", results)])
     assert file.metrics == expected
 
