@@ -30,6 +30,9 @@ def plot_files(files: Sequence[FileEvaluation], path: str | os.PathLike) -> None
             f"{path}: matplotlib, which draws it, is not installed; install it by `pip install "
             "matplotlib`, or leave out --plot."
         ) from None
+    names = [os.path.basename(file.results) for file in files]
+    if len(set(names)) < len(names):
+        names = [file.results for file in files]
     colours = [RUN_COLOURS[index % len(RUN_COLOURS)] for index in range(len(files))]
     groups = [name for name in _METRICS if files[0].metrics.get(name, -1) >= 0]
     with_errors = files[0].errors is not None
@@ -39,10 +42,10 @@ def plot_files(files: Sequence[FileEvaluation], path: str | os.PathLike) -> None
     width = 0.8 / len(files)
     for index, file in enumerate(files):
         shift = (index - (len(files) - 1) / 2) * width
-        look = dict(width=width, color=colours[index], label=os.path.basename(file.results))
+        look = dict(width=width, color=colours[index], label=names[index])
         heights = 100 * np.array([file.metrics[name] for name in groups])
         bars = panels[0].bar(np.arange(len(groups)) + shift, heights, **look)
-        panels[0].bar_label(bars, fmt="%.1f", padding=2, fontsize=8)
+        panels[0].bar_label(bars, fmt="%.1f", label_type="center", color="w", fontsize=8)
         if file.intervals is not None:
             ends = 100 * np.array([file.intervals[name] for name in groups]).T
             panels[0].errorbar(
@@ -58,7 +61,8 @@ def plot_files(files: Sequence[FileEvaluation], path: str | os.PathLike) -> None
             panel.bar(np.arange(len(KINDS)) + shift, costs, **look)
     panels[0].set_xticks(range(len(groups)), groups)
     panels[0].set_ylabel("%")
-    panels[0].set_title("95 % intervals by bootstrap" if files[0].intervals is not None else "AP")
+    over_images = ", 95 % intervals over images" if files[0].intervals is not None else ""
+    panels[0].set_title(f"AP by frequency group{over_images}")
     for panel, name in zip(panels[1:], groups, strict=False):
         panel.set_xticks(range(len(KINDS)), KINDS)
         panel.set_ylabel("points")
