@@ -108,53 +108,45 @@ class LVISGroundTruth:
 
     def select_categories(self, category_ids: Sequence[int]) -> "LVISGroundTruth":
         """Return the ground truth of some categories, as if the file did not know the others."""
-        chosen = np.isin(self.category_ids, category_ids)
-        position = np.cumsum(chosen) - 1
-        kept = chosen[self.category]
-
-        def regroup(groups: np.ndarray) -> np.ndarray:
-            image, category = np.divmod(groups, len(self.category_ids))
-            inside = chosen[category]
-            return image[inside] * chosen.sum() + position[category[inside]]
-
-        columns = {name: getattr(self, name) for name in ("image", "area", "ignore", "boxes")}
-        return replace(
-            self,
-            category_ids=self.category_ids[chosen],
-            category_names=tuple(np.array(self.category_names, dtype=object)[chosen]),
-            frequencies=None if self.frequencies is None else self.frequencies[chosen],
-            category=position[self.category[kept]],
-            masks=None if self.masks is None else self.masks[kept],
-            judged=None if self.judged is None else regroup(self.judged),
-            not_exhaustive=regroup(self.not_exhaustive),
-            **{name: column[kept] for name, column in columns.items()},
-        )
+        every = np.ones(len(self.image_ids), dtype=bool)
+        return self._select(every, np.isin(self.category_ids, category_ids))
 
     def select_images(
         self, image_ids: Sequence[int], detections: "LVISDetections"
     ) -> tuple["LVISGroundTruth", "LVISDetections"]:
         """Return ground truth and detections of some images, as if there were no others."""
         chosen = np.isin(self.image_ids, image_ids)
+        seen = detections.take(chosen[detections.image])
+        every = np.ones(len(self.category_ids), dtype=bool)
         position = np.cumsum(chosen) - 1
-        kept, seen = chosen[self.image], detections.take(chosen[detections.image])
+        return self._select(chosen, every), replace(seen, image=position[seen.image])
+
+    def _select(self, images: np.ndarray, categories: np.ndarray) -> "LVISGroundTruth":
+        """Select images and categories, bool of shape (I,) and (C,)."""
+        image_at, category_at = np.cumsum(images) - 1, np.cumsum(categories) - 1
+        kept = images[self.image] & categories[self.category]
 
         def regroup(groups: np.ndarray) -> np.ndarray:
             image, category = np.divmod(groups, len(self.category_ids))
-            inside = chosen[image]
-            return position[image[inside]] * len(self.category_ids) + category[inside]
+            inside = images[image] & categories[category]
+            return image_at[image[inside]] * categories.sum() + category_at[category[inside]]
 
-        columns = {name: getattr(self, name) for name in ("category", "area", "ignore", "boxes")}
-        selected = replace(
+        return replace(
             self,
-            image_ids=self.image_ids[chosen],
-            image_sizes=self.image_sizes[chosen],
-            image=position[self.image[kept]],
+            image_ids=self.image_ids[images],
+            image_sizes=self.image_sizes[images],
+            category_ids=self.category_ids[categories],
+            category_names=tuple(np.array(self.category_names, dtype=object)[categories]),
+            frequencies=None if self.frequencies is None else self.frequencies[categories],
+            image=image_at[self.image[kept]],
+            category=category_at[self.category[kept]],
+            area=self.area[kept],
+            ignore=self.ignore[kept],
+            boxes=self.boxes[kept],
             masks=None if self.masks is None else self.masks[kept],
             judged=None if self.judged is None else regroup(self.judged),
             not_exhaustive=regroup(self.not_exhaustive),
-            **{name: column[kept] for name, column in columns.items()},
         )
-        return selected, replace(seen, image=position[seen.image])
 
     def merge_categories(self) -> "LVISGroundTruth":
         """Return the same annotations in one category that every image judges.

@@ -61,16 +61,13 @@ def category_records(
         truth.
     """
     counts = np.bincount(ground_truth.category, minlength=len(ground_truth.category_ids)).tolist()
-    category_ap = {name: one.category_ap().tolist() for name, one in evaluations.items()}
-    records = []
-    for index, category_id in enumerate(ground_truth.category_ids.tolist()):
-        record = {"id": category_id, "name": ground_truth.category_names[index]}
-        if ground_truth.frequencies is not None:
-            record["frequency"] = str(ground_truth.frequencies[index])
-        record["num_annotations"] = counts[index]
-        for name, values in category_ap.items():
-            record[f"{name}_AP"] = None if math.isnan(values[index]) else values[index]
-        records.append(record)
+    records = [
+        {**record, "num_annotations": number}
+        for record, number in zip(_categories(ground_truth), counts, strict=True)
+    ]
+    for name, evaluation in evaluations.items():
+        for record, ap in zip(records, evaluation.category_ap().tolist(), strict=True):
+            record[f"{name}_AP"] = None if math.isnan(ap) else ap
     return records
 
 
@@ -191,13 +188,20 @@ def comparison_csv(files: Sequence[FileEvaluation], classwise: bool = False) -> 
 
 
 def _category_records(evaluation: LVISEvaluation) -> list[dict]:
-    records = []
-    for index, ap in enumerate(evaluation.category_ap().tolist()):
-        records.append({"id": int(evaluation.category_ids[index])})
-        records[-1]["name"] = evaluation.category_names[index]
-        if evaluation.frequencies is not None:
-            records[-1]["frequency"] = str(evaluation.frequencies[index])
-        records[-1]["AP"] = None if math.isnan(ap) else ap
+    values = evaluation.category_ap().tolist()
+    return [
+        {**record, "AP": None if math.isnan(ap) else ap}
+        for record, ap in zip(_categories(evaluation), values, strict=True)
+    ]
+
+
+def _categories(of: LVISGroundTruth | LVISEvaluation) -> list[dict]:
+    """Id, name and, if it is known, frequency of each category."""
+    names = of.category_names
+    records = [{"id": i, "name": n} for i, n in zip(of.category_ids.tolist(), names, strict=True)]
+    if of.frequencies is not None:
+        for record, frequency in zip(records, of.frequencies, strict=True):
+            record["frequency"] = str(frequency)
     return records
 
 
