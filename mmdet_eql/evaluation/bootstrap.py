@@ -123,10 +123,10 @@ class _Draws:
             size = here.stop - here.start
             if self._crowded[category]:
                 size = self._all_of[category + 1] - self._all_of[category]
+            ranks = right_ranks(matches.right[0][:, here], matches.ignored[0][:, here])
             for draws in _blocks(number, size):
                 ap[draws, category] = average_precision(
-                    matches.right[0][:, here],
-                    matches.ignored[0][:, here],
+                    ranks,
                     self._weights(category, here, draws),
                     self._weight[matches.object_image[objects], draws].sum(axis=0),
                 )
@@ -142,17 +142,17 @@ class _Draws:
         for name, chosen in frequency_groups(self._num_categories, self._frequencies).items():
             rows = order[chosen[matches.category[order]]]
             objects = self._objects[chosen[matches.object_category[self._objects]]]
-            of_pool = matches.right[0][:, rows], matches.ignored[0][:, rows]
-            pools[name] = rows, of_pool, matches.object_image[objects]
+            ranks = right_ranks(matches.right[0][:, rows], matches.ignored[0][:, rows])
+            pools[name] = rows, ranks, matches.object_image[objects]
             values[name] = np.full(number, np.nan)
         for draws in tqdm(_blocks(number, len(order)), "bootstrap", disable=None):
             weight = self._weight[matches.image, draws]
             for category in np.flatnonzero(self._crowded).tolist():
                 here = slice(*self._found_of[category : category + 2].tolist())
                 weight[here] = self._weights(category, here, draws)
-            for name, (rows, of_pool, image) in pools.items():
+            for name, (rows, ranks, image) in pools.items():
                 num_objects = self._weight[image, draws].sum(axis=0)
-                values[name][draws] = average_precision(*of_pool, weight[rows], num_objects)
+                values[name][draws] = average_precision(ranks, weight[rows], num_objects)
         return values
 
     def _weights(self, category: int, here: slice, draws: slice) -> np.ndarray:
@@ -251,8 +251,23 @@ def interval_metrics(
     return flat
 
 
+def right_ranks(right: np.ndarray, ignored: np.ndarray) -> list[tuple[np.ndarray, ...]]:
+    """Return, for each IoU threshold, where right and ignored detections are.
+
+    Args:
+        right (np.ndarray): bool of shape (T, N), from the highest score to the lowest.
+        ignored (np.ndarray): bool of shape (T, N).
+
+    Returns:
+        list[tuple]: T positions of the right ones and of the ignored ones, and how many ignored
+        ones go before each right one.
+    """
+    places = [tuple(map(np.flatnonzero, of)) for of in zip(right, ignored, strict=True)]
+    return [(at, apart, np.searchsorted(apart, at)) for at, apart in places]
+
+
 def average_precision(
-    right: np.ndarray, ignored: np.ndarray, weight: np.ndarray, num_objects: np.ndarray
+    ranks: list[tuple[np.ndarray, ...]], weight: np.ndarray, num_objects: np.ndarray
 ) -> np.ndarray:
     """AP of a category, or of a pool of them, on B draws.
 
@@ -260,22 +275,18 @@ def average_precision(
     each right detection, from the lowest score up, holds for the recall thresholds that it passes.
 
     Args:
-        right (np.ndarray): bool of shape (T, N).
-        ignored (np.ndarray): bool of shape (T, N).
+        ranks (list[tuple]): As :func:`right_ranks` returns them.
         weight (np.ndarray): Of the images of detections, int32 of shape (N, B).
         num_objects (np.ndarray): int of shape (B,).
     """
     seen = np.cumsum(weight, axis=0, dtype=np.int32)
     total = np.zeros(len(num_objects))
-    for is_right, is_ignored in zip(right, ignored, strict=True):
-        at, apart = np.flatnonzero(is_right), np.flatnonzero(is_ignored)
+    for at, apart, before in ranks:
         if not len(at):
             continue
         true = np.cumsum(weight[at], axis=0, dtype=np.int32)
         judged = seen[at]
         if len(apart):
-            # How many ignored detections go before each right one.
-            before = np.searchsorted(apart, at)
             skipped = np.zeros((len(apart) + 1, len(num_objects)), dtype=np.int32)
             np.cumsum(weight[apart], axis=0, out=skipped[1:])
             judged -= skipped[before]
@@ -288,5 +299,5 @@ def average_precision(
         passed[1:] -= passed[:-1].copy()
         # A draw without any of them passes the threshold 0 at precision 0.
         total += np.einsum("ij,ij->j", passed, precision)
-    total /= len(right) * len(RECALL_THRESHOLDS)
+    total /= len(ranks) * len(RECALL_THRESHOLDS)
     return np.where(num_objects > 0, total, np.nan)

@@ -9,7 +9,12 @@ sets of that size. Prints, for each kind of interval, how many of the sets' inte
 
 import numpy as np
 
-from mmdet_eql.evaluation.bootstrap import average_precision, draw_images, frequency_means
+from mmdet_eql.evaluation.bootstrap import (
+    average_precision,
+    draw_images,
+    frequency_means,
+    right_ranks,
+)
 
 NUM_IMAGES, NUM_SETS, NUM_TRUTH, NUM_DRAWS = 500, 300, 3000, 300
 #: Chance of an image to hold a category of a group, and number of such categories.
@@ -41,7 +46,9 @@ def category_ap(categories: list[tuple[np.ndarray, ...]], weight: np.ndarray) ->
     """AP of each category under weights of the images, shape (draws, categories)."""
     return np.stack(
         [
-            average_precision(right, np.zeros_like(right), weight[image], weight[objects].sum(0))
+            average_precision(
+                right_ranks(right, np.zeros_like(right)), weight[image], weight[objects].sum(0)
+            )
             for objects, image, right in categories
         ],
         axis=1,
