@@ -37,15 +37,26 @@ TAKEN_OUT = {
     r".*\.init_cfg": {"override"},
     r".*\.init_cfg\.override": {"name"},
     r"param_scheduler\.\d+": {"convert_to_iter_based"},
+    r"optim_wrapper": {"paramwise_cfg"},
 }
 _RPN = {"assigner", "sampler", "allowed_border", "pos_weight", "debug"}
 _RCNN = {"assigner", "sampler", "mask_size", "pos_weight", "debug"}
+#: Of a transformer, its layers and their parts.
+_TRANSFORMER = {
+    *("num_layers", "layer_cfg", "self_attn_cfg", "cross_attn_cfg", "ffn_cfg", "embed_dims"),
+    *("num_heads", "num_levels", "dropout", "feedforward_channels", "ffn_drop", "batch_first"),
+    *("return_intermediate", "post_norm_cfg"),
+}
 _PROPOSALS = {"nms_pre", "max_per_img", "nms", "min_bbox_size"}
 #: What passes its further keywords on to something else than its base class.
 PASSED_ON = {"RandomResize": "Resize", "RandomChoiceResize": "Resize"}
 #: The keys that are read of a dict without a type, by a pattern of its place; first match.
 PLAIN_DICTS = {
     r"model\.train_cfg": {"rpn", "rpn_proposal", "rcnn", *_RPN},  # those of one stage
+    r"model\.(encoder|decoder)(\.layer_cfg(\.\w+_cfg)?)?": _TRANSFORMER,
+    r"model\.positional_encoding": {"num_feats", "normalize", "offset", "temperature"},
+    r"model\.dn_cfg": {"label_noise_scale", "box_noise_scale", "group_cfg"},
+    r"model\.dn_cfg\.group_cfg": {"dynamic", "num_groups", "num_dn_queries"},
     r"model\.train_cfg\.rpn": _RPN,
     r"model\.train_cfg\.rcnn(\.\d)?": _RCNN,
     r"model\.(train_cfg\.rpn_proposal|test_cfg\.rpn)": _PROPOSALS,
@@ -63,6 +74,10 @@ PLAIN_DICTS = {
     r"optim_wrapper\.paramwise_cfg": {
         *("norm_decay_mult", "bias_decay_mult", "bias_lr_mult", "custom_keys", "bypass_duplicate")
     },
+    r"optim_wrapper\.paramwise_cfg\.custom_keys": {
+        *("backbone", "sampling_offsets", "reference_points")
+    },
+    r"optim_wrapper\.paramwise_cfg\.custom_keys\.\w+": {"lr_mult", "decay_mult"},
     r"auto_scale_lr": {"enable", "base_batch_size"},
     r"custom_imports": {"imports", "allow_failed_imports"},
     r"default_hooks": {

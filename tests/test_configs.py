@@ -130,7 +130,10 @@ def test_there_are_experiments():
     assert len(list(CONFIGS.rglob("*.py"))) <= 180
     # tests/classification/test_configs.py and tests/test_one_stage_configs.py have the others.
     others = [path for path in EXPERIMENTS if path not in NAMED]
-    assert {path.stem.partition("_")[0] for path in others} == {*CLASSIFIERS, "atss"}
+    assert {path.stem.partition("_")[0] for path in others} == {
+        *CLASSIFIERS,
+        *("atss", "deformable-detr", "dino-4scale"),
+    }
 
 
 @every_named

@@ -1,7 +1,9 @@
-"""The configs of one-stage detectors build, are what their names say, and train a step."""
+"""The configs of one-stage detectors and the DETR family: they build, are what their names say, and
+train a step."""
 
 import copy
 import re
+import runpy
 
 import pytest
 import torch
@@ -14,18 +16,23 @@ from mmengine.registry import init_default_scope
 from mmdet_eql.engine.launch import build_runner, set_resume
 from mmdet_eql.losses import connect_losses
 from tests.config_checks import read
-from tests.conftest import CONFIGS, TINY
+from tests.conftest import CONFIGS, REPOSITORY, TINY
 from tests.heads.test_detectors import batch_of, build
 from tests.shrinking import move_to_tiny_set
 
 NAME = re.compile(
-    r"atss_(?P<backbone>r\d+)_fpn_(?P<loss>focal|efl)(-(?P<sampler>rfs))?_(ms-)?"
-    r"(?P<gpus>\d+)xb(?P<batch>\d+)(-2x)?_(?P<data>minilvis|lvis-v1)"
+    r"(?P<detector>atss|dino-4scale|deformable-detr)_(?P<backbone>r\d+)(_fpn)?"
+    r"_(?P<loss>focal|efl|eql)(-(?P<sampler>rfs))?_(ms-)?"
+    r"(?P<gpus>\d+)xb(?P<batch>\d+)(-2x|-(?P<epochs>\d+)e)?_(?P<data>minilvis|lvis-v1)"
 )
 EXPERIMENTS = sorted(
-    path for path in CONFIGS.rglob("atss*.py") if path.parent.name in ("efl", "minilvis")
+    path
+    for kind in ("atss", "dino", "deformable")
+    for path in CONFIGS.rglob(f"{kind}*.py")
+    if "_base_" not in path.parts
 )
-LOSSES = {"focal": "SigmoidFocalLoss", "efl": "EqualizedFocalLoss"}
+LOSSES = {"focal": "SigmoidFocalLoss", "efl": "EqualizedFocalLoss", "eql": "EqualizationLoss"}
+TOOL = runpy.run_path(str(REPOSITORY / "tools" / "dev" / "loss_table.py"))
 
 
 @pytest.fixture(autouse=True)
@@ -37,14 +44,17 @@ def scope():
 def test_it_is_what_the_name_says(path):
     name, cfg = NAME.fullmatch(path.stem).groupdict(), read(path)
     with torch.device("meta"):
-        model = MODELS.build(cfg.model)
+        model = MODELS.build(copy.deepcopy(cfg.model))
     connect_losses(model)
     head = model.bbox_head
     num_classes = {"minilvis": 200, "lvis-v1": 1203}[name["data"]]
     assert f"r{model.backbone.depth}" == name["backbone"]
     assert head.num_classes == head.loss_cls.num_classes == head.cls_out_channels == num_classes
     assert type(head.loss_cls).__name__ == LOSSES[name["loss"]]
-    assert head.num_base_priors == 2
+    if name["detector"] == "atss":
+        assert head.num_base_priors == 2
+    if name["epochs"]:
+        assert cfg.train_cfg.max_epochs == cfg.param_scheduler[-1].end == int(name["epochs"])
     batch_size = int(name["gpus"]) * int(name["batch"])
     assert cfg.auto_scale_lr.base_batch_size == batch_size
     assert cfg.train_dataloader.batch_size == int(name["batch"])
@@ -52,6 +62,23 @@ def test_it_is_what_the_name_says(path):
     assert repeats == (name["sampler"] == "rfs")
     assert cfg.val_evaluator.metric == "bbox"
     assert cfg.train_cfg.val_interval in (cfg.train_cfg.get("max_epochs"), cfg.get("max_iters"))
+
+
+@pytest.mark.parametrize("kind", ["dino", "deformable"])
+def test_a_step_of_the_detr_family(kind, minilvis):
+    (path,) = (path for path in EXPERIMENTS if path.name.startswith(kind))
+    cfg = copy.deepcopy(read(path))
+    TOOL["shrink"](cfg.model)
+    cfg.model.bbox_head.num_classes = TINY.num_categories
+    for step in cfg.train_dataloader.dataset.pipeline:
+        if step.type == "RandomChoice":  # of large images
+            step.transforms = [[dict(type="Resize", scale=(64, 64), keep_ratio=True)]]
+    move_to_tiny_set(cfg.train_dataloader.dataset, minilvis)
+    model, dataset = build(cfg)
+    total, _ = model.parse_losses(model.train()(**batch_of(model, dataset), mode="loss"))
+    total.backward()
+    assert torch.isfinite(total)
+    assert all(branch.weight.grad.any() for branch in model.bbox_head.cls_branches[:2])
 
 
 def test_a_run_is_resumed_with_its_sums_and_loaded_for_inference(minilvis, tmp_path):

@@ -125,6 +125,7 @@ def test_what_only_the_runner_builds(tiny_config):
     [
         "baselines/htc_r50_fpn_sigmoid_8xb2-1x_lvis-v1.py",
         "efl/atss_r50_fpn_efl-rfs_ms-8xb2-2x_lvis-v1.py",
+        "eql/dino-4scale_r50_eql_8xb2-12e_lvis-v1.py",
         "eql/mask-rcnn_r50_fpn_eql-rfs_16xb2-25e_lvis-v0.5.py",
         "openimages/faster-rcnn_r50_fpn_eql_32xb2-1x_openimages-challenge2019.py",
     ],
