@@ -146,9 +146,16 @@ class AnnotationColumns:
 
     def segmentation(self, annotation: int) -> Any:
         """The polygons or the RLE of the annotation at a position; None if it has none to use."""
-        if self.segmentation_state[annotation] not in (WHOLE, PARTLY):
-            return None
-        return usable_part(self.given_segmentation(annotation))
+        return self.segmentations(np.array([annotation]))[0]
+
+    def segmentations(self, annotations: np.ndarray) -> list:
+        """Those of the annotations at some positions."""
+        text, states = memoryview(self.segmentation_text), self.segmentation_state[annotations]
+        ranges = zip(self.segmentation_range[annotations].tolist(), states.tolist(), strict=True)
+        return [
+            usable_part(decode_segmentation(text[start:end])) if state in (WHOLE, PARTLY) else None
+            for (start, end), state in ranges
+        ]
 
     def given_segmentation(self, annotation: int) -> Any:
         """What the file holds as ``segmentation`` of the annotation at a position."""

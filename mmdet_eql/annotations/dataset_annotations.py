@@ -69,17 +69,14 @@ class DatasetAnnotations:
         boxes = columns.box[chosen]
         with np.errstate(over="ignore"):
             boxes[:, 2:] += boxes[:, :2]
-        instances = []
-        for annotation, box in zip(chosen.tolist(), boxes.tolist(), strict=True):
-            instance = {
-                "ignore_flag": int(columns.crowd[annotation]),
-                "bbox": box,
-                "bbox_label": int(self._label[annotation]),
-            }
-            segmentation = columns.segmentation(annotation)
-            if segmentation:
-                instance["mask"] = segmentation
-            instances.append(instance)
+        crowd, labels = columns.crowd[chosen].astype(int).tolist(), self._label[chosen].tolist()
+        instances = [
+            {"ignore_flag": flag, "bbox": box, "bbox_label": label}
+            for flag, box, label in zip(crowd, boxes.tolist(), labels, strict=True)
+        ]
+        for instance, mask in zip(instances, columns.segmentations(chosen), strict=True):
+            if mask:
+                instance["mask"] = mask
         return instances
 
     def drop_reasons(self) -> dict[str, np.ndarray]:

@@ -39,6 +39,8 @@ def usable_part(segmentation: Any) -> Any:
     """
     if not isinstance(segmentation, list):
         return segmentation or None
+    if all(type(one) is list and len(one) >= 6 and not len(one) % 2 for one in segmentation):
+        return segmentation or None
     polygons = [segmentation] if _are_numbers(segmentation) else segmentation
     return [polygon for polygon in polygons if not _is_degenerate(polygon)] or None
 
