@@ -151,10 +151,7 @@ def find_errors(
     of_category = (detections.category == category) & (detections.score >= score_thr)
     is_judged = np.isin(detections.image, judged)
     images = np.union1d(ground_truth.image[own], detections.image[of_category & is_judged])
-    detections, unjudged = (
-        detections.take(np.isin(detections.image, images)),
-        of_category & ~is_judged,
-    )
+    detections = detections.take(np.isin(detections.image, images))
 
     counting = detections.take(detections.score >= score_thr)
     matches = match(ground_truth, counting, "bbox", [iou_thr], None)
@@ -177,21 +174,21 @@ def find_errors(
         false_alarms.append(alarm)
 
     found_by = dict(zip(matches.pairs[3].tolist(), matches.index[matches.pairs[2]], strict=True))
+    # By falling score in an image; of equal scores the first goes first.
+    by_score = np.lexsort((-detections.score, detections.image))
+    bounds = np.arange(len(ground_truth.image_ids) + 1)
+    starts = np.searchsorted(detections.image[by_score], bounds)
     truths = []
     for at in np.flatnonzero(own & ~ground_truth.ignore).tolist():
         image, box = int(ground_truth.image[at]), ground_truth.boxes[at]
         if at in found_by:
             truths.append(TruthCase(image, box, detection(found_by[at])))
             continue
-        there = np.flatnonzero(detections.image == image)
-        # By falling score; of equal scores the first goes first.
-        there = there[np.argsort(-detections.score[there], kind="stable")]
+        there = by_score[starts[image] : starts[image + 1]]
         overlap = mask_utils.iou(detections.boxes[there], box[None], [0]) if len(there) else there
         there = there[np.reshape(overlap, -1) >= iou_thr]
-        is_own, counts = (
-            detections.category[there] == category,
-            detections.score[there] >= score_thr,
-        )
+        is_own = detections.category[there] == category
+        counts = detections.score[there] >= score_thr
         seen = (
             detection(rows[0], detections) if len(rows) else None
             for rows in (there[~is_own & counts], there[is_own & ~counts])
@@ -208,7 +205,7 @@ def find_errors(
         false_alarms=sorted(false_alarms, key=lambda alarm: -alarm.detection.score),
         num_absent=len(np.setdiff1d(judged, ground_truth.image[own])),
         num_excused=int((of_this & matches.ignored[0, 0] & unmatched).sum()),
-        num_unjudged=int(unjudged.sum()),
+        num_unjudged=int((of_category & ~is_judged).sum()),
         iou_thr=iou_thr,
         score_thr=score_thr,
     )
