@@ -120,7 +120,8 @@ def build_model(model: ConfigDict) -> torch.nn.Module:
     for head in stages(model.get("roi_head", {}).get("bbox_head") or []):
         if head.num_classes is None:  # counted by tools/train.py
             head.num_classes = NUM_CLASSES["custom"]
-    with torch.device("meta"):
+    # Swin reads its own numbers while it is built.
+    with torch.device("cpu" if model.backbone.type == "SwinTransformer" else "meta"):
         return MODELS.build(model)
 
 
