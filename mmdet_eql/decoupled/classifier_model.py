@@ -202,9 +202,19 @@ class FrozenDetectorHook(Hook):
 
     def __init__(self, keep_classifier: bool = False) -> None:
         self.keep_classifier = keep_classifier
+        self._has_weights = False
+
+    def before_train(self, runner: Runner) -> None:
+        """Raise a UserError if the detector would be one of random weights."""
+        if not self._has_weights:
+            raise UserError(
+                "load_from is not set: the frozen detector has no weights; set it to the "
+                "checkpoint that made the features."
+            )
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Take the classifiers out; a UserError if the checkpoint lacks a frozen weight."""
+        self._has_weights = True
         # Only a training has built its optimizer by now.
         if not isinstance(runner.optim_wrapper, OptimWrapper) or runner.cfg.get("resume"):
             return

@@ -68,6 +68,11 @@ def train_on_features(cfg: Config) -> None:
     folder, schedule = cfg.pop("features"), _schedule(cfg.pop("decoupled", None))
     cached = read_description(folder)
     _check_detector(cfg, cached, folder)
+    if cfg.get("resume"):
+        raise UserError(
+            "resume is True in the config, whose load_from is the detector of the features; use "
+            "the option --resume of the command instead."
+        )
     cfg.load_from = _checkpoint(cfg.get("load_from"), cached, folder)
     # A checkpoint has the weights of a backbone.
     cfg.model.get("backbone", {}).pop("init_cfg", None)

@@ -17,7 +17,7 @@ from mmdet_eql.decoupled.feature_cache import (
 )
 from tests.heads.test_detectors import batch_of, build, stages
 
-LR, IMAGES, BATCH = 0.5, 6, 2
+LR, IMAGES, BATCH, VAL_IMAGES = 0.5, 6, 2, 2
 
 
 class Recorder:
@@ -69,10 +69,10 @@ def train_and_record(cfg: Config, folder: Path) -> nn.Module:
     """Train the classifiers of a detector for one pass by SGD, two of six images at a time.
 
     ``folder/detector.pth`` is how it begins, and ``folder/features`` what the classifiers saw, in
-    training and of 4 images of the validation set. Return the trained detector.
+    training and of ``VAL_IMAGES`` of validation. Return the trained detector.
     """
     cfg.train_dataloader.dataset.indices = IMAGES
-    cfg.val_dataloader.dataset.indices = 4
+    cfg.val_dataloader.dataset.indices = VAL_IMAGES
     model, dataset = build(cfg)
     checkpoint = folder / "detector.pth"
     meta = {"dataset_meta": {"classes": dataset.metainfo["classes"]}}
@@ -91,7 +91,7 @@ def train_and_record(cfg: Config, folder: Path) -> nn.Module:
                 "train.json", IMAGES, 64, cfg.to_dict()["train_pipeline"],
                 instance_count=dataset.class_frequency.instance_count.tolist(),
             ),
-            "val": SplitDescription("val.json", 4, 64, val_cfg.to_dict()["pipeline"]),
+            "val": SplitDescription("val.json", VAL_IMAGES, 64, val_cfg.to_dict()["pipeline"]),
         },
         str(checkpoint),
     )  # fmt: skip

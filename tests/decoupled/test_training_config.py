@@ -9,6 +9,7 @@ import torch
 from mmdet.registry import DATASETS, MODELS
 from mmengine.registry import init_default_scope
 
+from mmdet_eql.decoupled.classifier_model import FrozenDetectorHook
 from mmdet_eql.decoupled.feature_cache import (
     CacheDescription,
     ImageFeatures,
@@ -135,6 +136,7 @@ def test_an_epoch_based_config_counts_iterations(lab):
         ({"decoupled.epochs": 0}, "decoupled.epochs is 0; give a number above 0"),
         ({"decoupled.lr_steps": [12]}, r"decoupled.lr_steps is \[12\]; give shares"),
         ({"decoupled": 3}, "decoupled is 3; give a dict"),
+        ({"resume": True}, "resume is True in the config"),
         (
             {"train_dataloader.sampler.type": "ClassAwareSampler"},
             "ClassAwareSampler ends after an epoch",
@@ -232,3 +234,8 @@ def test_a_head_with_methods_of_its_own_is_refused(lab):
     cfg.model.detector.roi_head.update(num_branch=3, test_branch_idx=1)
     with pytest.raises(UserError, match=r"TridentRoIHead has a predict\(\) of its own"):
         MODELS.build(cfg.model)
+
+
+def test_a_detector_without_weights_is_not_trained():
+    with pytest.raises(UserError, match="load_from is not set: the frozen detector has no weights"):
+        FrozenDetectorHook().before_train(None)
