@@ -4,6 +4,7 @@ import json
 import sys
 
 import gradient_record
+import many_categories
 import multiclass_nms
 import pytest
 import run
@@ -135,3 +136,15 @@ def test_both_test_steps_find_the_same(monkeypatch):
     assert len(boxes) > 100
     torch.testing.assert_close(boxes, expected_boxes)
     assert masks == expected_masks
+
+
+def test_many_categories(tmp_path, monkeypatch):
+    for name in many_categories.WORKLOADS:
+        many_categories.make_workload(name, num_classes=30)()
+    monkeypatch.setattr(many_categories, "NUM_CATEGORIES", 50)
+    path = str(tmp_path / "annotations.json")
+    many_categories.write_annotations(path, num_images=300, num_boxes=900)
+    names = ("first", "V3DetDataset", "cached")
+    reports = [many_categories.measure_here(name, path, str(tmp_path / "c")) for name in names]
+    assert len({report["length"] for report in reports}) == 1
+    assert reports[0]["length"] >= 300
