@@ -16,6 +16,8 @@ from mmengine.config import Config
 from mmengine.registry import Registry
 from mmengine.runner import Runner
 
+from mmdet_eql.decoupled.training_config import SCHEDULE
+
 REGISTRIES = [
     registry
     for module in (mmdet.registry, mmengine.registry)
@@ -28,6 +30,7 @@ TOP_LEVEL_KEYS = {
     *inspect.signature(Runner.__init__).parameters,
     *("auto_scale_lr", "custom_imports", "find_unused_parameters", "vis_backends", "sync_bn"),
     *("tta_model", "tta_pipeline"),
+    *("features", "decoupled"),  # of mmdet_eql.decoupled.training_config
     "norm_cfg",  # a variable of MMDetection's C4 model
 }
 #: Keys that are taken out of a dict with a type before it is built, by a pattern of its place.
@@ -88,6 +91,8 @@ PLAIN_DICTS = {
     r"env_cfg\.mp_cfg": {"mp_start_method", "opencv_num_threads"},
     r"env_cfg\.dist_cfg": {"backend", "timeout"},
     r"randomness": {"seed", "deterministic", "diff_rank_seed"},
+    r"decoupled": {*SCHEDULE},
+    r"decoupled\.optimizer": {*SCHEDULE["optimizer"]},
 }
 
 

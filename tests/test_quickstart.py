@@ -1,12 +1,11 @@
-"""The quickstart from end to end on a tiny MiniLVIS: stopped, resumed, and run once more."""
+"""The quickstart from end to end on a tiny MiniLVIS, and run once more."""
 
+import argparse
 import hashlib
+import importlib
 import json
 import os
-import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import cv2
@@ -15,42 +14,35 @@ import pytest
 from tests.conftest import tiny_options
 
 REPOSITORY = Path(__file__).parents[1]
-RUNS = ("sigmoid_seed=0", "EQL_seed=0")
-
-
-@pytest.fixture(scope="module")
-def work_dir(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("work dirs, all of them") / "quickstart"
 
 
 @pytest.fixture
-def command(minilvis, work_dir, monkeypatch) -> list[str]:
-    monkeypatch.setenv("MMDET_EQL_DATA", str(minilvis.parent))
-    script = str(REPOSITORY / "tools" / "quickstart.py")
-    options = tiny_options(minilvis, max_iters=12, method="sigmoid")
-    del options["randomness.seed"]
-    options = [f"{k}={list(v) if isinstance(v, tuple) else v}" for k, v in options.items()]
-    return [sys.executable, script, "--work-dir", str(work_dir), "--cfg-options", *options]
+def quickstart(minilvis, tmp_path, monkeypatch):
+    """The tool as a module, with two runs on the tiny set."""
+    monkeypatch.syspath_prepend(REPOSITORY / "tools")
+    module = importlib.import_module("quickstart")
+    spec = {"_base_": str(REPOSITORY / module.STUDY), "seeds": [0], "runs": runs()}
+    study = tmp_path / "study.json"
+    study.write_text(json.dumps(spec))
+    monkeypatch.setattr(module, "STUDY", str(study))
+    # Two of them are started elsewhere in the tests.
+    monkeypatch.setattr(module, "PROCESSES", 1)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MMDET_EQL_DATA", str(tmp_path))
+    for folder in (tmp_path / "quickstart", tmp_path / "quickstart" / "balanced"):
+        folder.mkdir()
+        (folder / "minilvis").symlink_to(minilvis)
+    return module
 
 
-def call(command: list[str], cwd: Path) -> subprocess.CompletedProcess:
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
-
-
-def processes_of(work_dir: Path) -> list[str]:
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            arguments = (folder / "cmdline").read_bytes().decode(errors="replace")
-        except OSError:
-            continue
-        if str(work_dir) in arguments:
-            found.append(arguments)
-    return found
+def runs() -> list[dict]:
+    names = {"sigmoid": "sigmoid", "EQL+RFS": "eql-rfs"}
+    config = "configs/minilvis/mask-rcnn_r18_fpn_{}_1xb4_minilvis.py"
+    return [{"name": name, "config": config.format(part)} for name, part in names.items()]
 
 
 def contents(folder: Path) -> dict[str, tuple[str, int]]:
-    """Digest and time of change of each file but the lock."""
+    """Digest and time of change of each file but the locks."""
     return {
         str(path.relative_to(folder)): (
             hashlib.sha256(path.read_bytes()).hexdigest(),
@@ -61,77 +53,46 @@ def contents(folder: Path) -> dict[str, tuple[str, int]]:
     }
 
 
-# The tests below are the story of one work_dir, in this order.
+def test_to_the_results_and_once_more(quickstart, minilvis, tmp_path, monkeypatch, capsys):
+    work_dir = tmp_path / "work dirs, all of them" / "quickstart"
+    options = tiny_options(minilvis, max_iters=4, method="sigmoid")
+    # The study has neither masks nor a single seed.
+    kept = {
+        key: value
+        for key, value in options.items()
+        if not key.startswith(("model.roi_head.mask", "randomness"))
+        and not key.endswith(("data_root", "ann_file"))
+    }
+    args = argparse.Namespace(work_dir=work_dir, cfg_options=kept)
+    args.cfg_options["decoupled.epochs"] = 1
+    quickstart.train_and_compare(args)
+    shown = capsys.readouterr().out
 
-
-def test_stopped_in_the_middle(command, work_dir, tmp_path):
-    process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    try:
-        deadline = time.monotonic() + 200
-        while not all((work_dir / name / "last_checkpoint").exists() for name in RUNS):
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 130
-    assert b"give the same command again to go on" in err
-    assert b"Traceback" not in err
-    assert b"sigmoid_seed=0" in out
-    if sys.platform == "linux":
-        assert not processes_of(work_dir)
-    assert not (work_dir / "table.md").exists()
-
-
-def test_going_on_to_the_results(command, work_dir, tmp_path):
-    result = call(command, tmp_path)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert "about" in result.stdout
-    assert "left" in result.stdout
-    for name in RUNS:
-        starts = (work_dir / name / "train.log").read_text().splitlines()
-        assert "--resume" in [line for line in starts if line.startswith("$ ")][1]
-
-    # The tables show the metrics that mmengine logged.
+    # The tables show the metrics of the runs.
     table = (work_dir / "table.md").read_text()
-    assert table.strip() in result.stdout
-    for kind, title in (("bbox", "box"), ("segm", "mask")):
-        _, rest = table.split(f"| {title} AP (%) |")
-        rows = {
-            line.split("|")[1].strip(): line.split("|")[3:-1] for line in rest.splitlines()[2:4]
-        }
-        assert list(rows) == ["sigmoid", "EQL"]
-        for name in RUNS:
-            logged = final_record(work_dir / name)
-            columns = ["AP", "AP50", "AP75", "APr", "APc", "APf"]
-            for cell, metric in zip(rows[name.split("_")[0]], columns, strict=True):
-                value = logged[f"lvis/{kind}_{metric}"]
-                assert cell.strip() == ("-" if value < 0 else f"{100 * value:.1f}")
-    assert "| box AP minus sigmoid |" in table
+    assert table.strip() in shown
+    _, means, gains, over_images, *_ = table.split("| box AP")
+    rows = {line.split("|")[1].strip(): line.split("|")[3:-1] for line in means.splitlines()[2:4]}
+    assert list(rows) == ["sigmoid", "EQL+RFS"]
+    for name, cells in rows.items():
+        result = work_dir / "classifiers" / f"{name}_seed=0" / "result.json"
+        metrics = json.loads(result.read_text())["figures"]["bbox"]
+        for cell, metric in zip(cells, ("AP", "AP50", "AP75", "APr", "APc", "APf"), strict=True):
+            value = metrics[metric]
+            assert cell.strip() == ("-" if value is None else f"{100 * value:.1f}")
+    for part in (gains, over_images):
+        assert "minus sigmoid" in part
+        assert "| EQL+RFS" in part
     assert "</html>" in (work_dir / "comparison.html").read_text()
-
     assert cv2.imread(str(work_dir / "ap_over_frequency.png")).shape[1] > 1000
     pictures = list((work_dir / "predictions").glob("*.png"))
     assert len(pictures) == 6
-    for picture in pictures:
-        assert cv2.imread(str(picture)).std() > 0
+    assert all(cv2.imread(str(picture)).std() > 0 for picture in pictures)
 
-
-def final_record(run: Path) -> dict:
-    start = max(path for path in run.iterdir() if (path / "vis_data" / "scalars.json").exists())
-    lines = (start / "vis_data" / "scalars.json").read_text().splitlines()
-    return json.loads(lines[-1])
-
-
-def test_running_again_redoes_nothing(command, work_dir, tmp_path):
     before = contents(work_dir)
-    result = call(command, tmp_path)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert (work_dir / "table.md").read_text().strip() in result.stdout
+    monkeypatch.setenv("MMDET_EQL_DATA", str(tmp_path))  # as for a new process
+    quickstart.train_and_compare(args)
+    assert table.strip() in capsys.readouterr().out
     assert contents(work_dir) == before
 
 

@@ -5,6 +5,7 @@
     drawing                   detections in images, beside the annotations
     category_errors           the errors of one category in a results file
     error_page                these errors as an HTML page
+    image_intervals           gains of runs with intervals over the validation images
     data_check                all that can be wrong with a data set, images included
 
 Nothing is imported here, so that training does not load matplotlib.

@@ -25,6 +25,8 @@ from mmdet_eql.runs.records import RESULT_NAME, record_run
 from mmdet_eql.utils.errors import UserError
 
 LOG_NAME = "train.log"
+#: Boxes that a run found in its last evaluation.
+DETECTIONS_NAME = "val.bbox.json"
 _POLL_SECONDS = 0.5
 #: How long a process may take to save and end.
 _GRACE_SECONDS = 20.0
@@ -90,6 +92,7 @@ def train_runs(
     machine: Machine,
     show: Callable[[Sequence[RunStatus], float], None],
     delete_checkpoints: bool = False,
+    keep_detections: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[RunStatus]:
     """Train the runs that are not done, first stages first; return when all are done or failed.
@@ -101,6 +104,8 @@ def train_runs(
             unknown.
         delete_checkpoints (bool): Delete those of runs that are done and that no run to be trained
             starts from.
+        keep_detections (bool): Have the evaluation write result files to the work_dir of the run,
+            boxes as :data:`DETECTIONS_NAME`.
         should_stop (Callable[[], bool]): Whether to end; called twice a second.
 
     Raises:
@@ -110,7 +115,7 @@ def train_runs(
     most = max((run.training.gpus for run in runs), default=1)
     if machine.devices and most > len(machine.devices):
         raise UserError(f"--gpus is {most}, but {len(machine.devices)} are visible; give fewer.")
-    schedule = _Schedule(runs, machine, delete_checkpoints)
+    schedule = _Schedule(runs, machine, delete_checkpoints, keep_detections)
     try:
         while not should_stop():
             schedule.advance()
@@ -126,11 +131,16 @@ def train_runs(
 
 class _Schedule:
     def __init__(
-        self, runs: Sequence[SweepRun], machine: Machine, delete_checkpoints: bool
+        self,
+        runs: Sequence[SweepRun],
+        machine: Machine,
+        delete_checkpoints: bool,
+        keep_detections: bool,
     ) -> None:
         self.runs = runs
         self.machine = machine
         self.delete_checkpoints = delete_checkpoints
+        self.keep_detections = keep_detections
         self.ended = {run.name: RunStatus(run.name, "done") for run in runs if run.is_done}
         self.active: dict[int, _Training] = {}
         self._durations: list[float] = []
@@ -175,6 +185,8 @@ class _Schedule:
                 if self.ended[first.name].stage == "failed":
                     raise UserError(f"starts from {first.name}, which failed")
                 run.cfg.load_from = str(final_checkpoint(first.work_dir))
+            if self.keep_detections:
+                run.cfg.val_evaluator.outfile_prefix = str(run.work_dir / "val")
             write_run_files(run)
             training = _Training(run, self.machine, free[0])
             training.start()

@@ -19,11 +19,12 @@ def run_sweep(
     machine: Machine,
     training: TrainingOptions | None = None,
     delete_checkpoints: bool = False,
+    keep_detections: bool = False,
 ) -> tuple[Plan, bool]:
     """Plan the runs, report invalid entries, and train the others.
 
-    ``training`` is by default on one GPU or CPU process; ``delete_checkpoints`` is as for
-    :func:`~mmdet_eql.runs.execution.train_runs`.
+    ``training`` is by default on one GPU or CPU process; ``delete_checkpoints`` and
+    ``keep_detections`` are as for :func:`~mmdet_eql.runs.execution.train_runs`.
 
     Returns:
         tuple[Plan, bool]: The runs, and whether all of the entries are done.
@@ -36,7 +37,9 @@ def run_sweep(
         plan = plan_runs(entries, work_dir, training or TrainingOptions())
         print(plan.describe())
         with stop_requested() as should_stop, make_display() as display:
-            statuses = train_runs(plan.runs, machine, display.show, delete_checkpoints, should_stop)
+            statuses = train_runs(
+                plan.runs, machine, display.show, delete_checkpoints, keep_detections, should_stop
+            )
     failed = [status for status in statuses if status.stage == "failed"]
     print(f"{len(statuses) - len(failed)} of {len(statuses)} runs are done in {work_dir}")
     for status in failed:

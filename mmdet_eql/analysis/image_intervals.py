@@ -1,0 +1,77 @@
+"""What runs gain over others, with 95 % intervals over the validation images.
+
+Another set of images would have other metrics, however many seeds were trained; see
+:mod:`mmdet_eql.evaluation.bootstrap`. A group of runs that differ in their seed alone has the mean
+of their AP.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mmdet_eql.evaluation.bootstrap import NUM_DRAWS, intervals, resample_metrics
+from mmdet_eql.evaluation.columns import LVISGroundTruth, read_ground_truth
+from mmdet_eql.evaluation.lvis_evaluation import evaluate_detections
+from mmdet_eql.evaluation.lvis_results import read_results
+from mmdet_eql.runs.tables import markdown_table
+
+
+def gain_table(
+    ann_file: str,
+    result_files: Mapping[str, Sequence[str | os.PathLike]],
+    number: int = NUM_DRAWS,
+) -> str:
+    """Format what each group of runs gains in box AP over the first group as Markdown.
+
+    Args:
+        ann_file (str): Annotation file in LVIS format.
+        result_files (Mapping[str, Sequence[str | os.PathLike]]): Result files of the runs of each
+            group by its name.
+        number (int): Draws of images.
+
+    Raises:
+        UserError: If a file cannot be used.
+    """
+    truth = read_ground_truth(ann_file)
+    values = {
+        name: [_metric_and_draws(truth, str(path), number) for path in paths]
+        for name, paths in result_files.items()
+    }
+    baseline = next(iter(values))
+    metrics = list(values[baseline][0])
+    means = {
+        name: {metric: np.mean([run[metric] for run in runs], axis=0) for metric in metrics}
+        for name, runs in values.items()
+    }
+    rows = []
+    for name, of_group in means.items():
+        gains = {metric: of_group[metric] - means[baseline][metric] for metric in metrics}
+        ends = intervals(
+            {metric: gain[1:] for metric, gain in gains.items()},
+            {metric: float(gain[0]) for metric, gain in gains.items()},
+        )
+        rows.append([name, *(_cell(gains[metric][0], ends[metric]) for metric in metrics)])
+    heading = [f"box AP minus {baseline}, over images", *metrics]
+    return "\n\n".join(
+        [
+            markdown_table([heading, *rows[1:]]),
+            f"Differences in points of the means over the runs, [95% interval] over {number:,} "
+            f"draws of the {len(truth.image_ids):,} validation images.",
+        ]
+    )
+
+
+def _metric_and_draws(truth: LVISGroundTruth, path: str, number: int) -> dict[str, np.ndarray]:
+    """Each metric of a result file, followed by its value on each draw, shape (1 + B,)."""
+    detections = read_results(path, truth, "bbox")
+    metrics = evaluate_detections(truth, detections, "bbox").metrics()
+    draws = resample_metrics(truth, detections, "bbox", number)
+    return {name: np.append(metrics[name], values) for name, values in draws.items()}
+
+
+def _cell(value: float, ends: tuple[float, float] | None) -> str:
+    if ends is None:
+        return "-"
+    low, high = (100 * end for end in ends)
+    return f"{100 * value:+.1f} [{low:+.1f}, {high:+.1f}]"
