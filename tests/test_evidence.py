@@ -16,11 +16,13 @@ DOCS = REPOSITORY / "docs"
 BINS = [4, 10, 100]
 #: The studies of each folder of raw results.
 STUDIES = {
+    "quickstart": ["quickstart"],
     "minilvis-crops": ["minilvis-crops"],
     "minilvis": ["minilvis", "minilvis-ablations"],
 }
 #: Of each published table: its folder, the labels of its rows, the baseline's first, and its bins.
 TABLES = {
+    "quickstart": ("quickstart", ["sigmoid", "EQL", "RFS", "EQL+RFS"], None),
     "minilvis-crops": (
         "minilvis-crops",
         ["softmax", "SEQL", "balanced-softmax", "cRT", "class-balanced_beta=0.9", "class-balanced"],
@@ -51,6 +53,8 @@ TABLES = {
 
 
 def key_of(config, options, seed):
+    # Where a machine had the features is not in the sweep file.
+    options = {key: value for key, value in options.items() if key != "features"}
     return repr((Path(config).stem, sorted(options.items()), seed))
 
 
@@ -76,6 +80,21 @@ def test_the_tables_follow_from_the_results(table, results):
     groups = group_runs(sorted(records, key=lambda record: labels.index(record.label)))
     assert [group.label for group in groups] == labels
     assert format_report(groups, groups[0], "welch") in (DOCS / "evidence.md").read_text()
+
+
+def test_the_readme_has_the_table_of_the_quickstart(results):
+    names = {"sigmoid": "sigmoid", "EQL": "EQL", "RFS": "RFS", "EQL+RFS": "EQL + RFS"}
+    readme = (REPOSITORY / "README.md").read_text()
+    means = {}
+    for group in group_runs(results["quickstart"]):
+        means[group.label] = [
+            100 * group.values("bbox", name).mean() for name in ("AP", "APr", "APc", "APf")
+        ]
+    for label, values in means.items():
+        row = " | ".join([f"| {names[label]}", *(f"{value:.1f}" for value in values), ""])
+        if label != "sigmoid":
+            row += f"{values[1] - means['sigmoid'][1]:+.1f} |"
+        assert row in readme
 
 
 def test_the_repetition_agrees_with_the_study(results):
