@@ -23,9 +23,11 @@ from torch import nn
 from yapf.yapflib import yapf_api
 
 from mmdet_eql.engine import stock_metrics
-from mmdet_eql.engine.launch import build_runner
+from mmdet_eql.engine.launch import build_runner, enable_tta, read_config
+from mmdet_eql.engine.num_classes import set_num_classes
 from mmdet_eql.evaluation import evaluate_files
 from mmdet_eql.utils.errors import UserError
+from tests.conftest import CONFIGS
 
 NUMBERS = itertools.count()
 NAMES = ("cat", "dog", "emu")
@@ -62,7 +64,7 @@ class Oracle(BaseModel):
     def find(self, sample):
         found = {} if sample.img_id in self.blind else BOXES[sample.img_id]
         found = {name: box for name, box in found.items() if name in self.classes}
-        boxes = torch.tensor(list(found.values()), dtype=torch.float64).reshape(-1, 4)
+        boxes = torch.tensor(list(found.values()), dtype=torch.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         labels = torch.tensor([self.classes.index(name) for name in found], dtype=torch.int64)
         pred = InstanceData(bboxes=boxes, labels=labels, scores=torch.ones(len(boxes)))
@@ -276,10 +278,13 @@ def test_nothing_in_common(make):
 
 
 @pytest.mark.parametrize("name", ["Dog", "dog ", "DOG"])
-def test_another_spelling(make, name, monkeypatch):
+def test_another_spelling(make, name, monkeypatch, tmp_path):
     monkeypatch.setitem(BOXES[1], name, [50, 20, 40, 30])
-    cfg = make(val={"cat": 1, name: 2, "emu": 3}, train=STRAIGHT)
-    refuses(cfg, rf"val\.json: has a category '{name}', but the class is called 'dog'")
+    words = rf"val\.json: has a category '{name}', but the class is called 'dog'"
+    refuses(make(val={"cat": 1, name: 2, "emu": 3}, train=STRAIGHT), words)
+    # And where the checkpoint alone says what the classes are.
+    path = str(checkpoint_of(tmp_path / "a.pth"))
+    refuses(make(val={"cat": 1, name: 2, "emu": 3}, load_from=path), words, ["test"], "test")
 
 
 def test_classes_of_the_training_set_alone(make):
@@ -330,6 +335,30 @@ def test_a_checkpoint_says_what_its_labels_are(make, tmp_path):
     assert build_runner(cfg, "val").val()["lvis/bbox_AP"] == 1
 
 
+def test_augmented_images_have_the_classes_of_the_checkpoint(make, tmp_path):
+    names = ("emu", "cat", "dog")
+    cfg = make(val={"dog": 4, "cat": 5, "emu": 6}, **{"model.classes": names})
+    cfg.tta_model = dict(
+        type="DetTTAModel", tta_cfg=dict(nms=dict(type="nms", iou_threshold=0.5), max_per_img=9)
+    )
+    meta_keys = ("img_id", "ori_shape", "flip", "flip_direction")
+    views = [dict(type="Resize", scale=(size, size)) for size in (100, 50)]
+    cfg.tta_pipeline = [
+        dict(type="LoadVerifiedImage"),
+        dict(
+            type="TestTimeAug",
+            transforms=[
+                views,
+                [dict(type="RandomFlip", prob=0.0)],
+                [dict(type="PackDetInputs", meta_keys=meta_keys)],
+            ],
+        ),
+    ]
+    enable_tta(cfg)
+    metrics = run_test(cfg, checkpoint_of(tmp_path / "a.pth", names))
+    assert [metrics[f"lvis/bbox_{name}_precision"] for name in NAMES] == [1, 1, 1]
+
+
 def test_a_checkpoint_that_names_no_classes(make, tmp_path):
     path = checkpoint_of(tmp_path / "a.pth", None)
     cfg = make()
@@ -350,7 +379,14 @@ def test_a_checkpoint_of_other_classes(make, tmp_path):
     refuses(make(load_from=path), r"none of the classes .*'ant', 'bee', 'cow'", ["test"], "test")
     cfg = make(load_from=path)
     train(cfg)
-    assert "its classifier (bbox_head.fc_cls.weight) is loaded label by label" in log_of(cfg)
+    told, begun = (
+        log_of(cfg).index(words)
+        for words in (
+            "its classifier (bbox_head.fc_cls.weight) is loaded label by label",
+            "Saving checkpoint at 1 iter",
+        )
+    )
+    assert told < begun
     cfg = make(load_from=path)
     cfg.default_hooks.partial_load = dict(type="PartialLoadHook", leave_out=["bbox_head.fc_cls"])
     train(cfg)
@@ -417,10 +453,17 @@ def test_the_evaluators_files_are_opened_at_the_start(make, tmp_path):
     refuses(cfg, r"bad\.json: has no category 'dog'")
 
 
-def test_result_files_that_cannot_be_written(make, tmp_path):
+def test_files_that_cannot_be_written(make, tmp_path):
     (tmp_path / "file").touch()
     cfg = make(**{"val_evaluator.outfile_prefix": f"{tmp_path}/file/results"})
     refuses(cfg, r"results\.bbox\.json: cannot be written .*; choose another 'outfile_prefix'")
+    cfg = make(load_from=str(checkpoint_of(tmp_path / "a.pth")))
+    dump = dict(type="DumpDetResults", out_file_path=f"{tmp_path}/file/a.pkl")
+    cfg.test_evaluator = [cfg.test_evaluator, dump]
+    refuses(cfg, r"a\.pkl: cannot be written .*; choose another 'out_file_path'", ["test"], "test")
+    checkpoint = dict(type="AtomicCheckpointHook", by_epoch=False, out_dir=f"{tmp_path}/file")
+    cfg = make(**{"default_hooks.checkpoint": checkpoint})
+    refuses(cfg, r"iter_0\.pth: cannot be written .*; choose another 'out_dir' of default_hooks")
 
 
 def test_the_best_checkpoint_by_groups_that_no_file_gives(make):
@@ -474,6 +517,24 @@ def test_num_classes_is_written_in_one_place(make, top, head, built):
     # What MMDetection's DetInferencer can take.
     (written,) = Path(cfg.work_dir).glob("*.py")
     assert Config.fromfile(written).model.bbox_head.num_classes == built
+
+
+def test_num_classes_of_a_child_config(minilvis_coco, tmp_path, monkeypatch):
+    """mmengine has put that of the base, 200, into the head by then."""
+    monkeypatch.setenv("MMDET_EQL_DATA", str(minilvis_coco.parent))
+    base = CONFIGS / "minilvis" / "custom" / "mask-rcnn_r18_fpn_eql_1xb4_minilvis-coco.py"
+    path = tmp_path / "child.py"
+    path.write_text(f"_base_ = {str(base)!r}\nnum_classes = 12\n")
+    cfg = read_config(str(path))
+    other = copy.deepcopy(cfg)
+    assert cfg.model.roi_head.bbox_head.num_classes == 200
+    set_num_classes(cfg, ["train"])
+    assert cfg.model.roi_head.bbox_head.num_classes == 12
+    assert cfg.model.roi_head.mask_head.num_classes == 1  # class-agnostic
+    # As --cfg-options does, with a wrong one.
+    other.merge_from_dict({"num_classes": 4})
+    with pytest.raises(UserError, match=r"num_classes is 4 .*train\.json has 12 .*_classes = 12"):
+        set_num_classes(other, ["train"])
 
 
 @pytest.mark.parametrize(

@@ -261,6 +261,13 @@ def test_options_that_cannot_be_followed(call_tool, minilvis):
     assert_one_sentence(call_tool("train.py", *args), "--cfg-options does not fit")
 
 
+def test_predictions_that_cannot_be_written(call_tool, tmp_path):
+    """Known before the first image."""
+    (tmp_path / "file").touch()
+    args = [minilvis_config("eql"), tmp_path / "file", "--out", tmp_path / "file" / "a.pkl"]
+    assert_one_sentence(call_tool("test.py", *args), "a.pkl: cannot be written", "another --out")
+
+
 def test_auto_scale_lr(call_tool, minilvis, tmp_path):
     args = train_on(minilvis, **{"auto_scale_lr.base_batch_size": 8})
     options = ["--auto-scale-lr", "--work-dir", tmp_path / "work"]

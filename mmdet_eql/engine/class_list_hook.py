@@ -128,9 +128,10 @@ class ClassListHook(Hook):
             if hasattr(metric, "check_dataset"):
                 metric.check_dataset(dataset)
             prepare_stock_metric(metric, classes, split)
-            prefix = getattr(metric, "outfile_prefix", None)
-            if prefix and is_main_process():
-                check_writable(f"{prefix}.bbox.json", "choose another 'outfile_prefix'")
+            for name, ending in (("outfile_prefix", ".bbox.json"), ("out_file_path", "")):
+                path = getattr(metric, name, None)
+                if path and is_main_process():
+                    check_writable(f"{path}{ending}", f"choose another {name!r}")
 
 
 def follow_classes(dataset: Any, classes: Sequence[str], key: str) -> None:

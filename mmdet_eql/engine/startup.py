@@ -141,6 +141,9 @@ def _classes(runner: Runner) -> Iterator[tuple[str, str]]:
     groups = [f"{(frequency.group == group).sum():,} {name}" for group, name in GROUP_NAMES.items()]
     names = ", ".join(map(str, frequency.class_names[:5])) + ", ..." * (len(frequency) > 5)
     yield "classes", f"{len(frequency):,} ({names}): {', '.join(groups)}"
+    written = runner.cfg.get("num_classes")
+    if written not in (None, len(frequency)):
+        yield "", f"num_classes = {written} is not used: the heads have the right one"
     counts, losses = torch.from_numpy(frequency.image_count), {}
     for name, module in bare_model(runner).named_modules():
         if hasattr(module, "tail_weights"):

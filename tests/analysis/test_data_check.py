@@ -168,6 +168,35 @@ def test_semantic_maps(folder, labels, words):
     assert [words in what for what, _, _ in problems] == ([True] if words else [])
 
 
+def test_semantic_maps_of_a_config(folder, check):
+    (folder / "maps").mkdir()
+    flat = np.zeros((HEIGHT, WIDTH), np.uint8)
+    for index, labels in enumerate((flat, np.dstack([flat] * 3), flat + 5)):
+        cv2.imwrite(str(folder / "maps" / f"{index}.png"), labels)
+    config = f"""
+custom_imports = dict(imports=["mmdet_eql"])
+model = dict(roi_head=dict(semantic_head=dict(num_classes=5)))
+train_dataloader = dict(
+    dataset=dict(
+        type="LVISFormatDataset",
+        ann_file="train.json",
+        data_root={str(folder)!r},
+        data_prefix=dict(img="images/", seg="maps/"),
+        pipeline=[dict(type="LoadAnnotations", with_seg=True)],
+    )
+)
+"""
+    (folder / "config.py").write_text(config)
+    status, _, (found,) = check(folder / "config.py")
+    kinds = by_kind(found)
+    assert status == 1
+    assert {kind: [place.split(":")[0][-5:] for place in kinds[kind]] for kind in kinds} == {
+        "semantic map in colors": ["1.png"],
+        "semantic map with labels out of range": ["2.png"],
+        "semantic map missing or damaged": ["3.png"],
+    }
+
+
 def test_nothing_to_read(folder, check):
     (folder / "train.json").write_text("{")
     status, _, (found,) = check(folder / "train.json", folder / "images")

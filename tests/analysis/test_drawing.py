@@ -1,5 +1,7 @@
 """Predictions drawn beside annotations."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pycocotools.mask as mask_utils
@@ -10,11 +12,13 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import save_checkpoint
 from mmengine.structures import InstanceData
 
+from mmdet_eql.analysis import drawing
 from mmdet_eql.analysis.drawing import (
     annotated_instances,
     best_instances,
     choose_images,
     detect,
+    draw_images,
     draw_predictions,
     load_detector,
 )
@@ -95,6 +99,25 @@ def test_another_models_checkpoint_is_refused(parts, tmp_path):
     with pytest.raises(UserError, match=r"model\.pth: does not fit the model of its config"):
         draw_predictions({"a": (cfg, checkpoint)}, frequency, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_names_are_those_of_the_checkpoint(parts, tmp_path, monkeypatch):
+    """In another order than the file's, whose annotations follow them."""
+    cfg, checkpoint, frequency, dataset = parts
+    names = dataset.metainfo["classes"]
+    saved = torch.load(checkpoint)
+    saved["meta"] = {"dataset_meta": {"classes": names[::-1]}}
+    torch.save(saved, checkpoint)
+    drawn = []
+    monkeypatch.setattr(drawing, "draw_panels", lambda *args: drawn.append(args))
+    draw_predictions({"a": (cfg, checkpoint)}, frequency, tmp_path, num_images=1)
+    draw_images([Path(dataset.get_data_info(0)["img_path"])], cfg, checkpoint, tmp_path)
+    (_, panels, shown, groups, _), (_, _, shown_by_demo, *_) = drawn
+    assert shown == shown_by_demo == names[::-1]
+    assert groups == frequency.group[::-1].tolist()
+    (index,) = choose_images(dataset, frequency.group, 1)
+    expected = [names[one["bbox_label"]] for one in dataset.get_data_info(index)["instances"]]
+    assert [shown[label] for label in panels["annotated"].labels.tolist()] == expected
 
 
 def test_images_with_many_kinds_come_first(parts):

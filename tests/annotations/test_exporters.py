@@ -94,6 +94,24 @@ def test_masks_that_cvat_calls_crowds(folder, tmp_path):
     )
 
 
+def test_files_that_label_studio_serves_from_elsewhere(folder, tmp_path):
+    for name, words in (
+        ("/data/local-files/0.png", r"image 0 lies at '/data/local-files/0\.png', outside"),
+        ("../../label-studio/media/upload/1/0.png", r"image 0 lies at '\.\./.*', outside"),
+    ):
+        data = own_files.by_label_studio()
+        data["images"][0]["file_name"] = name
+        with pytest.raises(UserError, match=words):
+            dataset_of(write(tmp_path / "train.json", data), folder)
+
+
+def test_points_of_via(folder, tmp_path):
+    data = own_files.by_via()
+    data["annotations"][7] |= {"segmentation": [[]], "area": [], "bbox": []}
+    with pytest.raises(UserError, match=r"annotation 8 has bbox \[\]; it must be \[x, y, width"):
+        dataset_of(write(tmp_path / "train.json", data), folder)
+
+
 @pytest.mark.parametrize(
     "segmentation", [None, [], [[]], [[1, 2, 3, 4]], [1, 2, 3, 4], "mask.png", {"size": [1, 1]}]
 )

@@ -3,6 +3,7 @@
 import functools
 import os
 import pickle
+import re
 import sys
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -19,6 +20,7 @@ from mmdet_eql.engine import convert_checkpoint, load_checkpoint_file
 from mmdet_eql.engine.checkpoint import address_of
 from mmdet_eql.engine.launch import fetch_weights
 from mmdet_eql.utils.errors import UserError
+from tests.conftest import CONFIGS
 
 
 def load(path) -> dict:
@@ -181,6 +183,16 @@ def test_without_a_network_a_sentence_says_which_file_to_put_where(monkeypatch, 
     )
     with pytest.raises(UserError, match=words):
         fetch_weights(cfg)
+
+
+def test_published_backbones_have_addresses():
+    names = {
+        name
+        for path in CONFIGS.rglob("*.py")
+        for name in re.findall(r"checkpoint=\"(\S+?://\S+?)\"", path.read_text())
+    }
+    assert {"torchvision://resnet101", "open-mmlab://resnext101_64x4d"} < names
+    assert all(re.fullmatch(r"https://\S+\.pth", address_of(name)) for name in names)
 
 
 def test_names_of_backbones(monkeypatch, tmp_path):

@@ -10,6 +10,7 @@ from mmengine.hooks import Hook, LoggerHook
 from mmengine.model import BaseModel
 
 from mmdet_eql.engine.launch import build_runner, read_config
+from mmdet_eql.engine.startup import training_summary
 from tests.conftest import minilvis_config
 
 
@@ -60,10 +61,26 @@ def test_the_summary(lines, minilvis, tmp_path):
         (line,) = [line for line in summary if line.split()[0] == label]
         assert words in line
     text = "\n".join(summary)
+    # It is that of MiniLVIS as it is published.
+    assert "num_classes = 200 is not used: the heads have the right one" in text
     assert "milestones=[1350, 1650], gamma=0.1): the training ends before 1,650" in text
     assert f"model.backbone.init_cfg: {tmp_path}/backbone.pth (0.4 MB)" in text
     assert "learning rate 0.0002 in the next iteration, 0.02 at its height" in text
     assert text in log
+
+
+def test_a_schedule_of_iterations_that_ends_in_the_first_epoch(tiny_config):
+    cfg = tiny_config("softmax")
+    cfg.launcher = "none"
+    cfg.train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=2)
+    cfg.train_dataloader.sampler = dict(type="DefaultSampler")
+    cfg.train_dataloader.dataset.indices = 8
+    schedule = dict(type="MultiStepLR", by_epoch=False)
+    cfg.param_scheduler = [dict(schedule, milestones=[steps]) for steps in (3, 5)]
+    told = dict.fromkeys(text for _, text in training_summary(build_runner(cfg, "train", "val")))
+    note = "all within the first epoch, since it counts iterations"
+    assert f"MultiStepLR(by_epoch=False, milestones=[3]): {note}" in told
+    assert "MultiStepLR(by_epoch=False, milestones=[5])" in told
 
 
 def test_what_the_log_file_alone_has(lines):

@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 
 from mmdet_eql.engine.class_list_hook import bare_model
 from mmdet_eql.utils.errors import UserError
-from mmdet_eql.utils.files import atomic_write
+from mmdet_eql.utils.files import atomic_write, check_writable
 
 _HINT = (
     "the checkpoints before it are whole, so go on from them with --resume after you move the work "
@@ -67,11 +67,14 @@ class AtomicCheckpointHook(CheckpointHook):
         """Take up the records of a resumed run; clear away what a killed one left unfinished.
 
         Raises:
-            UserError: If ``save_best`` names a metric that the evaluator does not give.
+            UserError: If ``save_best`` names a metric that the evaluator does not give, or the
+                system refuses to write to the folder of the checkpoints.
         """
         if runner.val_loop is not None:
             check_save_best(self.save_best or [], runner.val_evaluator.metrics)
         super().before_train(runner)
+        if is_main_process() and isinstance(self.file_backend, LocalBackend):
+            check_writable(self._path(0), "choose another 'out_dir' of default_hooks.checkpoint")
         if runner.iter > 0:
             self.written_iter = runner.iter
             self.last_ckpt = runner.message_hub.runtime_info.get("last_ckpt")

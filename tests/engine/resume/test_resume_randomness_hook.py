@@ -232,7 +232,7 @@ def test_killed_epochs_end_alike(
     assert metrics == expected[-resumed_validations:]
 
 
-def test_another_batch_size_or_data_set_is_refused(tiny_config, quick_steps, monkeypatch):
+def test_another_batch_or_data_set_is_refused(tiny_config, quick_steps, monkeypatch):
     # One epoch of 6 images in batches of 2.
     cfg = tiny_config("softmax")
     epoch_based(cfg)
@@ -249,6 +249,10 @@ def test_another_batch_size_or_data_set_is_refused(tiny_config, quick_steps, mon
     )
     with pytest.raises(UserError, match=sentence):
         resume(cfg, lambda cfg: cfg.train_dataloader.update(batch_size=6))
+    with monkeypatch.context() as patch:
+        patch.setattr(resume_randomness_hook, "get_world_size", lambda: 3)
+        with pytest.raises(UserError, match=sentence):
+            resume(cfg)
     sentence = r"number of images of train_dataloader\.dataset is 7, but was 6 in the run"
     with pytest.raises(UserError, match=sentence):
         resume(cfg, lambda cfg: cfg.train_dataloader.dataset.update(indices=7))
