@@ -52,8 +52,8 @@ class FederatedLoss(FrequencyAware, SigmoidLoss):
 
     Args:
         num_chosen (int): Number of categories per call (of a dense or query head: per level or
-            layer): those that occur, which are always
-            chosen, and others up to this number. detectron2 counts background as one of them.
+            layer): those that occur, which are always chosen, and others up to this number.
+            detectron2 counts background as one of them.
         freq_power (float): Others are drawn in proportion to f_j to this power, without
             replacement; a category that never occurs in training is not drawn, unless it is 0.
         image_level_labels (bool): Whether each sample is also taught the categories that its image
