@@ -331,6 +331,8 @@ def main() -> None:
     parser.add_argument("--losses", nargs="+", choices=LOSSES, default=list(LOSSES))
     parser.add_argument("--write", action="store_true", help=f"put the table into {DOCS.name}")
     args = parser.parse_args()
+    if args.write and (args.heads, args.losses) != (list(HEADS), list(LOSSES)):
+        parser.error("--write replaces the whole table; leave out --heads and --losses.")
     init_default_scope("mmdet")
     MMLogger.get_instance("loss_table", log_level="ERROR")  # for what init_weights() logs
 
