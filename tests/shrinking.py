@@ -26,9 +26,11 @@ def shrink(cfg: Config, folder: Path) -> Config:
         loader = cfg[f"{split}_dataloader"]
         loader.update(num_workers=0, persistent_workers=False)
         move_to_tiny_set(loader.dataset, folder)
-        for step in loader.dataset.pipeline:
+        for step in unwrapped(loader.dataset).pipeline:
             if "scale" in step:
                 step.scale = [(96, 96), (64, 64)] if isinstance(step.scale, list) else (96, 96)
+            for name in {"size", "crop_size"} & step.keys():
+                step[name] = (96, 96)
     for split in ("val", "test"):
         files = {"ann_file": f"{split}_dataloader", "train_ann_file": "train_dataloader"}
         for key in files.keys() & cfg[f"{split}_evaluator"].keys():
@@ -43,8 +45,14 @@ def shrink(cfg: Config, folder: Path) -> Config:
     return cfg
 
 
+def unwrapped(dataset: ConfigDict) -> ConfigDict:
+    """The dataset within a wrapper that mixes images."""
+    return dataset.get("dataset", dataset)
+
+
 def move_to_tiny_set(dataset: ConfigDict, folder: Path) -> None:
-    """Replace the files of a dataset by those of the tiny set of its format."""
+    """Replace the files of a dataset, wrapped or not, by those of the tiny set of its format."""
+    dataset = unwrapped(dataset)
     dataset.data_root = str(folder)
     if dataset.data_prefix.get("seg"):
         dataset.data_prefix.seg = "semantic/"

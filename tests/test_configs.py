@@ -24,7 +24,7 @@ from tests import config_checks
 from tests.config_checks import read
 from tests.conftest import CONFIGS, REPOSITORY, TINY
 from tests.heads.test_detectors import batch_of, build
-from tests.shrinking import move_to_tiny_set, shrink, stages
+from tests.shrinking import move_to_tiny_set, shrink, stages, unwrapped
 
 EXPERIMENTS = [path for path in sorted(CONFIGS.rglob("*.py")) if "_base_" not in path.parts]
 NAME = re.compile(
@@ -49,7 +49,11 @@ LOSSES = {
     "seesaw": "SeesawLoss",
 }
 ON_SIGMOIDS = {"sigmoid", "eql", "eqlv2", "focal", "federated", "cb-sigmoid"}
-SAMPLERS = {"rfs": "RepeatFactorSampler", "class-aware": "CategoryAwareSampler"}
+SAMPLERS = {
+    "rfs": "RepeatFactorSampler",
+    "rfs-copy-paste": "RepeatFactorSampler",
+    "class-aware": "CategoryAwareSampler",
+}
 NUM_CLASSES = {
     "minilvis": 200,
     "minilvis-coco": 200,
@@ -217,7 +221,8 @@ def test_the_rest_is_what_the_name_says(path):
     # The loop and the sampler agree on whether there are epochs.
     assert sampler.get("infinite", default == "InfiniteSampler") == ("max_iters" in cfg.train_cfg)
     for split in ("train", "val", "test"):
-        folder = cfg[f"{split}_dataloader"].dataset.data_root.rstrip("/").rpartition("/")[2]
+        dataset = unwrapped(cfg[f"{split}_dataloader"].dataset)
+        folder = dataset.data_root.rstrip("/").rpartition("/")[2]
         assert folder == FOLDERS.get(name["data"], name["data"].replace("-", "_"))
     for split in ("val", "test"):
         dataset, evaluator = cfg[f"{split}_dataloader"].dataset, cfg[f"{split}_evaluator"]
@@ -242,7 +247,7 @@ def tiny_folder(minilvis, minilvis_coco, minilvis_openimages):
     def choose(dataset: ConfigDict) -> Path:
         if dataset.type == "CountedOpenImagesChallengeDataset":
             return minilvis_openimages
-        return minilvis_coco if dataset.data_prefix.img else minilvis
+        return minilvis_coco if unwrapped(dataset).data_prefix.img else minilvis
 
     return choose
 
@@ -337,6 +342,7 @@ def test_a_variant_by_one_line(name, path, options, tiny_folder):
 FAMILIES = {
     "eql/mask-rcnn_r50_c4_eql_16xb2-25e_lvis-v0.5.py": "",
     "eql/mask-rcnn_r50_fpn_eql-image-labels_16xb2-25e_lvis-v0.5.py": "",
+    "eql/mask-rcnn_r50_fpn_eql-rfs-copy-paste_8xb2-2x_lvis-v1.py": "",
     "eql/mask-rcnn_x101-64x4d_fpn_eql_8xb2-1x_lvis-v1.py": "",
     "eql/cascade-mask-rcnn_r101_fpn_eql_8xb2-1x_lvis-v1.py": "",
     "eql/htc_r50_fpn_eql_16xb2-25e_lvis-v0.5.py": "",

@@ -12,7 +12,7 @@ import mmcv
 import numpy as np
 import torch
 from mmcv.transforms import BaseTransform, LoadImageFromFile
-from mmdet.datasets.transforms import PackDetInputs
+from mmdet.datasets.transforms import CopyPaste, PackDetInputs
 from mmdet.registry import TRANSFORMS
 from mmengine import fileio
 from mmengine.registry import Registry
@@ -99,7 +99,7 @@ class PackLVISInputs(PackDetInputs):
     those of mmdet's.
 
     Raises:
-        UserError: If the dataset gives no image-level labels.
+        UserError: If the dataset gives no image-level labels, or a step mixed images without them.
     """
 
     def transform(self, results: dict) -> dict:
@@ -110,6 +110,14 @@ class PackLVISInputs(PackDetInputs):
                 f"PackLVISInputs: the dataset gives no '{missing[0]}'; use "
                 "type='LVISFormatDataset', or 'PackDetInputs' where image-level labels are not "
                 "needed."
+            )
+        annotated = {*results.get("gt_bboxes_labels", np.empty(0)).tolist()}
+        if not annotated <= {*results["positive_labels"]}:
+            raise UserError(
+                f"PackLVISInputs: {results.get('img_path')} has objects of categories that are not "
+                "annotated in it, so the pipeline mixes images without their image-level labels; "
+                "use type='RepeatFactorCopyPaste' in place of 'CopyPaste', and 'Mosaic' or 'MixUp' "
+                "within 'MixImageLevelLabels' in place of theirs with a cache."
             )
         packed = super().transform(results)
         labels = {key: sorted(results[key]) for key in IMAGE_LEVEL_KEYS}
@@ -123,7 +131,7 @@ class PackLVISInputs(PackDetInputs):
 
 @TRANSFORMS.register_module()
 class MixImageLevelLabels(BaseTransform):
-    """Run a transform that mixes images (Mosaic, MixUp, CopyPaste) and mix their labels.
+    """Run a transform that mixes whole images (Mosaic, MixUp) and mix their labels.
 
     A category is present in the mixture if it is in one of the images, and absent if it is
     verified absent from each of them; otherwise nothing is known.
@@ -132,12 +140,20 @@ class MixImageLevelLabels(BaseTransform):
         transform (dict): Config of the transform; it takes its further images from
             ``results['mix_results']``, as under mmdet's ``MultiImageMixDataset``.
 
+    Raises:
+        UserError: If the transform is ``CopyPaste``, which takes objects, not images.
+
     Example:
         >>> dict(type="MixImageLevelLabels", transform=dict(type="Mosaic"))  # doctest: +SKIP
     """
 
     def __init__(self, transform: dict) -> None:
         self.inner = TRANSFORMS.build(transform)
+        if isinstance(self.inner, CopyPaste):
+            raise UserError(
+                "MixImageLevelLabels: CopyPaste takes some objects of an image alone; use "
+                "type='RepeatFactorCopyPaste' instead, which mixes the labels itself."
+            )
         # MultiImageMixDataset asks the transform which further images it wants.
         if hasattr(self.inner, "get_indexes"):
             self.get_indexes = self.inner.get_indexes
