@@ -238,6 +238,8 @@ def call_tool(tmp_path, monkeypatch, capsys):
     def call(tool: str, *args, check: bool = False) -> subprocess.CompletedProcess:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", [tool, *map(str, args)])
+        # Some tools set it, which is not for what a test starts later.
+        monkeypatch.setenv("MMDET_EQL_REGISTER", "on")
         DetLocalVisualizer._instance_dict.clear()
         capsys.readouterr()
         status = 0

@@ -31,6 +31,17 @@ class RankDump(Hook):
         torch.save(runner.model.module.state_dict(), f"{runner.work_dir}/rank_{get_rank()}.pth")
 '''
 
+HELP = """
+import contextlib, io, os, runpy, sys
+
+for path in sys.argv[1:]:
+    sys.argv[:], sys.path[0] = [path, "--help"], os.path.dirname(path)
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
+        runpy.run_path(path, run_name="__main__")
+    assert out.getvalue().startswith("usage: "), path
+    assert not {"torch", "mmengine", "mmdet"} & sys.modules.keys(), path
+"""
+
 
 @pytest.fixture
 def config_file(tiny_config, tmp_path):
@@ -63,6 +74,21 @@ def assert_one_sentence(result, *words):
     assert len(errors) == 1, result.stderr
     for word in words:
         assert str(word) in errors[0]
+
+
+def test_help_is_there_before_the_slow_imports():
+    folder = REPOSITORY / "tools"
+    tools = [
+        path
+        for name in ("", "analysis", "datasets", "misc")
+        for path in (folder / name).glob("*.py")
+    ]
+    tools.remove(folder / "arguments.py")  # no tool
+    assert len(tools) > 15
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-c", HELP, *map(str, tools)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_train_resume_and_test_from_another_folder(run_tool, call_tool, minilvis, tmp_path):

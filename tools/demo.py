@@ -8,11 +8,7 @@ checkpoints, too: DetInferencer(model=CONFIG, weights=CHECKPOINT).
 
 import argparse
 
-from mmengine.config import DictAction
-
-from mmdet_eql.analysis.drawing import draw_images, find_images
-from mmdet_eql.engine.launch import merge_options, read_config
-from mmdet_eql.utils.errors import exit_on_user_error
+from arguments import Options, run_tool
 
 
 def parse_args() -> argparse.Namespace:
@@ -34,15 +30,16 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--cfg-options",
         nargs="+",
-        action=DictAction,
+        action=Options,
         help="override keys of the config: key=value, with dots for nested keys",
     )
     return parser.parse_args()
 
 
-@exit_on_user_error
-def main() -> None:
-    args = parse_args()
+def draw(args: argparse.Namespace) -> None:
+    from mmdet_eql.analysis.drawing import draw_images, find_images
+    from mmdet_eql.engine.launch import merge_options, read_config
+
     images = find_images(args.images)
     config = read_config(args.config)
     merge_options(config, args.cfg_options)
@@ -53,4 +50,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_tool(draw, parse_args())

@@ -12,6 +12,7 @@ are federated as in LVIS.
     annotation  visible regions as polygons, and the records of the LVIS format
     folder      writing the files, all or none
     conversion  the set in COCO format, and in that of Open Images
+    crops       crops of its objects, a set for classification
 
 Layout of a finished folder::
 

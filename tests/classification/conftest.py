@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmdet_eql.classification.datasets.crops import CropsConfig, make_crops
+from mmdet_eql.minilvis.crops import CropsConfig, make_crops
 from tests.conftest import CONFIGS
 
 TINY = CropsConfig(num_classes=6, train_per_class=24, val_per_class=10, crop_size=16)

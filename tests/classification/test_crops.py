@@ -3,12 +3,8 @@
 import numpy as np
 import pytest
 
-from mmdet_eql.classification.datasets.crops import (
-    CropsConfig,
-    MiniLVISCrops,
-    class_names,
-    render_crops,
-)
+from mmdet_eql.classification.datasets.crops import MiniLVISCrops
+from mmdet_eql.minilvis.crops import CropsConfig, class_names, render_crops
 from mmdet_eql.utils.errors import UserError
 from tests.classification.conftest import TINY
 

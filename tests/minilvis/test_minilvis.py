@@ -741,6 +741,7 @@ def test_above_200_categories_textures_tell_them_apart():
 
 def run_tool(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["make_minilvis.py", *map(str, arguments)])
+    monkeypatch.setenv("MMDET_EQL_REGISTER", "on")  # the tool sets it
     handler = signal.getsignal(signal.SIGTERM)
     try:
         runpy.run_path(str(TOOL), run_name="__main__")

@@ -13,12 +13,12 @@ category or not to; in COCO files these are all.
 
 import argparse
 import os.path as osp
+import sys
+from pathlib import Path
 
-from mmdet_eql.analysis.category_errors import find_category, find_errors
-from mmdet_eql.analysis.error_page import write_error_page
-from mmdet_eql.annotations import read_annotations
-from mmdet_eql.evaluation import LVISGroundTruth, read_results
-from mmdet_eql.utils.errors import UserError, exit_on_user_error
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from arguments import run_tool
 
 
 def parse_args() -> argparse.Namespace:
@@ -39,15 +39,18 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--max-cases", type=int, default=60, help="pictures of a kind (default: %(default)s)"
     )
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def browse(args: argparse.Namespace) -> None:
+    from mmdet_eql.analysis.category_errors import find_category, find_errors
+    from mmdet_eql.analysis.error_page import write_error_page
+    from mmdet_eql.annotations import read_annotations
+    from mmdet_eql.evaluation import LVISGroundTruth, read_results
+    from mmdet_eql.utils.errors import UserError
+
     if not 0 < args.iou_thr <= 1:
         raise UserError(f"--iou-thr is {args.iou_thr}; give a number above 0 and up to 1.")
-    return args
-
-
-@exit_on_user_error
-def main() -> None:
-    args = parse_args()
     columns = read_annotations(args.ann_file)
     ground_truth = LVISGroundTruth.from_columns(columns, args.ann_file)
     category = find_category(ground_truth, args.category)
@@ -66,4 +69,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_tool(browse, parse_args())

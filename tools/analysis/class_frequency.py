@@ -9,18 +9,12 @@ sampling and class-aware sampling make of the set, and draws them.
 import argparse
 import logging
 import math
+import sys
+from pathlib import Path
 
-from mmengine.logging import MMLogger
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from mmdet_eql.analysis.class_frequency_report import (
-    draw_epochs,
-    format_report,
-    plot_report,
-    read_annotated_images,
-)
-from mmdet_eql.datasets import CategoryAwareSampler, RepeatFactorSampler
-from mmdet_eql.losses.tail_weighting import lambda_for_tail_ratio
-from mmdet_eql.utils.errors import UserError, exit_on_user_error
+from arguments import run_tool
 
 #: The EQL paper's ablation of lambda (section 5).
 LAMBDAS = [0.176e-3, 0.8e-3, 1.5e-3, 1.76e-3, 2e-3, 3e-3, 5e-3]
@@ -40,15 +34,24 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--repeat-threshold", type=float, default=1e-3, help="default: %(default)s")
     parser.add_argument("--out", help="PNG file to draw")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def report(args: argparse.Namespace) -> None:
+    from mmengine.logging import MMLogger
+
+    from mmdet_eql.analysis.class_frequency_report import (
+        draw_epochs,
+        format_report,
+        plot_report,
+        read_annotated_images,
+    )
+    from mmdet_eql.datasets import CategoryAwareSampler, RepeatFactorSampler
+    from mmdet_eql.losses.tail_weighting import lambda_for_tail_ratio
+    from mmdet_eql.utils.errors import UserError
+
     if not 0 <= args.lambda_ < math.inf:
         raise UserError(f"--lambda is {args.lambda_}; give a frequency of at least 0.")
-    return args
-
-
-@exit_on_user_error
-def main() -> None:
-    args = parse_args()
     MMLogger.get_current_instance().setLevel(logging.WARNING)
     images = read_annotated_images(args.ann_file)
     samplers = {
@@ -69,4 +72,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_tool(report, parse_args())

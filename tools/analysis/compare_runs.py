@@ -8,22 +8,11 @@ Runs that differ in their seed alone are taken together. docs/sweeps.md tells ho
 import argparse
 import contextlib
 import sys
-import warnings
+from pathlib import Path
 
-# MMDetection prints and warns which of its optional parts are not there.
-with contextlib.redirect_stdout(None), warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    from mmdet_eql.runs.groups import (
-        group_runs,
-        load_records,
-        parse_bounds,
-        unfinished_runs,
-        with_image_bins,
-    )
-    from mmdet_eql.runs.page import format_page
-    from mmdet_eql.runs.tables import format_csv, format_report
-    from mmdet_eql.utils.errors import UserError, exit_on_user_error
-    from mmdet_eql.utils.files import write_text
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from arguments import run_tool
 
 
 def parse_args() -> argparse.Namespace:
@@ -53,9 +42,19 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@exit_on_user_error
-def main() -> None:
-    args = parse_args()
+def compare(args: argparse.Namespace) -> None:
+    from mmdet_eql.runs.groups import (
+        group_runs,
+        load_records,
+        parse_bounds,
+        unfinished_runs,
+        with_image_bins,
+    )
+    from mmdet_eql.runs.page import format_page
+    from mmdet_eql.runs.tables import format_csv, format_report
+    from mmdet_eql.utils.errors import UserError
+    from mmdet_eql.utils.files import write_text
+
     bounds = None if args.image_bins is None else parse_bounds(args.image_bins)
     # Counting training sets prints, too.
     with contextlib.redirect_stdout(None):
@@ -82,4 +81,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_tool(compare, parse_args())

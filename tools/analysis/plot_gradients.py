@@ -10,15 +10,12 @@ that records gradients:
 """
 
 import argparse
-import contextlib
-import io
+import sys
 from pathlib import Path
 
-# MMDetection prints which of its optional parts are not there.
-with contextlib.redirect_stdout(io.StringIO()):
-    from mmdet_eql.analysis.gradient_plot import format_ratios, plot_gradients
-    from mmdet_eql.engine.gradient_file import load_gradient_record, pool_records
-    from mmdet_eql.utils.errors import exit_on_user_error
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from arguments import run_tool
 
 
 def parse_args() -> argparse.Namespace:
@@ -37,9 +34,10 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@exit_on_user_error
-def main() -> None:
-    args = parse_args()
+def plot(args: argparse.Namespace) -> None:
+    from mmdet_eql.analysis.gradient_plot import format_ratios, plot_gradients
+    from mmdet_eql.engine.gradient_file import load_gradient_record, pool_records
+
     records = {}
     for run in args.runs:
         # Folders of a sweep have equals signs in their names, too.
@@ -55,4 +53,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_tool(plot, parse_args())

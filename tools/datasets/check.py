@@ -11,17 +11,12 @@ import argparse
 import sys
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from mmdet.registry import DATASETS
-from mmengine.config import Config
-from mmengine.registry import init_default_scope
-from tqdm import tqdm
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from mmdet_eql.analysis.data_check import CheckFinding, check_data_set
-from mmdet_eql.datasets import LVISFormatDataset
-from mmdet_eql.evaluation.lvis_results import write_json
-from mmdet_eql.utils.errors import UserError, exit_on_user_error
+from arguments import run_tool
 
 
 def parse_args() -> argparse.Namespace:
@@ -37,6 +32,13 @@ def parse_args() -> argparse.Namespace:
 
 def data_sets_of(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The data sets, as arguments of ``check_data_set``."""
+    from mmdet.registry import DATASETS
+    from mmengine.config import Config
+    from mmengine.registry import init_default_scope
+
+    from mmdet_eql.datasets import LVISFormatDataset
+    from mmdet_eql.utils.errors import UserError
+
     if args.images is not None:
         options = {"ann_file": args.source, "data_prefix": {"img": args.images}, "pipeline": []}
         yield {"options": options, "training": True}
@@ -77,7 +79,7 @@ def inner_data_sets(dataset: Any) -> Iterator[dict]:
             yield dataset
 
 
-def summarize(findings: list[CheckFinding]) -> str:
+def summarize(findings: list[Any]) -> str:
     width = max(len(finding.what) for finding in findings)
     return "\n".join(
         f"  {'!' if finding.stops else ' '} {finding.what:{width}}  {len(finding.places):9,}  "
@@ -86,9 +88,12 @@ def summarize(findings: list[CheckFinding]) -> str:
     )
 
 
-@exit_on_user_error
-def main() -> None:
-    args = parse_args()
+def check(args: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from mmdet_eql.analysis.data_check import check_data_set
+    from mmdet_eql.evaluation.lvis_results import write_json
+
     seen: dict[bytes, str] = {}
     results, stops = [], False
     for data_set in data_sets_of(args):
@@ -109,4 +114,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_tool(check, parse_args())

@@ -4,6 +4,9 @@ import argparse
 import os
 from pathlib import Path
 
+# What is registered for configs is not needed here and takes seconds to import.
+os.environ["MMDET_EQL_REGISTER"] = "off"
+
 from mmdet_eql.minilvis.conversion import write_as_coco, write_as_open_images
 from mmdet_eql.utils.errors import exit_on_user_error
 

@@ -6,6 +6,9 @@ import os
 import signal
 import sys
 
+# What is registered for configs is not needed here and takes seconds to import.
+os.environ["MMDET_EQL_REGISTER"] = "off"
+
 from mmdet_eql.minilvis import MiniLVISConfig, make_minilvis
 from mmdet_eql.minilvis.folder import annotation_path
 from mmdet_eql.utils.errors import exit_on_user_error

@@ -5,7 +5,10 @@ import dataclasses
 import os
 from pathlib import Path
 
-from mmdet_eql.classification.datasets.crops import CropsConfig, make_crops
+# What is registered for configs is not needed here and takes seconds to import.
+os.environ["MMDET_EQL_REGISTER"] = "off"
+
+from mmdet_eql.minilvis.crops import CropsConfig, make_crops
 from mmdet_eql.utils.errors import UserError, exit_on_user_error
 
 

@@ -5,19 +5,26 @@ in a container. TARGET holds its tensors and plain values.
 """
 
 import argparse
+import sys
+from pathlib import Path
 
-from mmdet_eql.engine.checkpoint import convert_checkpoint
-from mmdet_eql.utils.errors import exit_on_user_error
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from arguments import run_tool
 
 
-@exit_on_user_error
-def main() -> None:
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("source", help="checkpoint to read")
     parser.add_argument("target", help="checkpoint to write; must not exist")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def convert(args: argparse.Namespace) -> None:
+    from mmdet_eql.engine.checkpoint import convert_checkpoint
+
     dropped = convert_checkpoint(args.source, args.target)
     print(f"wrote {args.target}")
     for key in dropped:
@@ -25,4 +32,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_tool(convert, parse_args())

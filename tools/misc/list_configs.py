@@ -1,9 +1,11 @@
 """List experiments in a line each: model, loss, sampler, dataset and length of training."""
 
 import argparse
+import os
 from pathlib import Path
 
-from mmengine.config import Config
+# What is registered for configs is not needed here and takes seconds to import.
+os.environ["MMDET_EQL_REGISTER"] = "off"
 
 from mmdet_eql.utils.errors import UserError, exit_on_user_error
 from mmdet_eql.utils.processes import process_pool
@@ -15,6 +17,8 @@ SHOWN = ("lambda_", "lambda_count", "gamma", "exclude_background", "image_level_
 
 def line_of(path: Path) -> str:
     """Summarize what a config trains."""
+    from mmengine.config import Config
+
     cfg = Config.fromfile(path, import_custom_modules=False)
     sampler = cfg.train_dataloader.sampler.type
     epochs, iterations = cfg.train_cfg.get("max_epochs"), cfg.train_cfg.get("max_iters")
@@ -53,7 +57,7 @@ def _loss(model: dict) -> str:
     return loss.type + (f"({', '.join(shown)})" if shown else "")
 
 
-def _dataset(cfg: Config) -> str:
+def _dataset(cfg: dict) -> str:
     dataset = cfg.train_dataloader.dataset
     # The folder tells datasets of one class apart.
     if dataset.type in ("LVISFormatDataset", "CountedOpenImagesChallengeDataset"):

@@ -5,6 +5,10 @@ are fused by the boxes around them.
 """
 
 import argparse
+import os
+
+# What is registered for configs is not needed here and takes seconds to import.
+os.environ["MMDET_EQL_REGISTER"] = "off"
 
 from mmdet_eql.evaluation.result_fusion import FusionConfig, fuse_files
 from mmdet_eql.utils.errors import exit_on_user_error

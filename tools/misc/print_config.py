@@ -1,23 +1,28 @@
 """Print a config with all of its bases and --cfg-options merged."""
 
 import argparse
+import sys
+from pathlib import Path
 
-from mmengine.config import DictAction
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from mmdet_eql.engine import launch
-from mmdet_eql.utils.errors import exit_on_user_error
+from arguments import Options, run_tool
 
 
-@exit_on_user_error
-def main() -> None:
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", help="config file")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="override keys")
-    args = parser.parse_args()
+    parser.add_argument("--cfg-options", nargs="+", action=Options, help="override keys")
+    return parser.parse_args()
+
+
+def print_config(args: argparse.Namespace) -> None:
+    from mmdet_eql.engine import launch
+
     cfg = launch.read_config(args.config)
     launch.merge_options(cfg, args.cfg_options)
     print(cfg.pretty_text)
 
 
 if __name__ == "__main__":
-    main()
+    run_tool(print_config, parse_args())

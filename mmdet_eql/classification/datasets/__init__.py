@@ -4,7 +4,7 @@ base           bases: counts, labels for samplers, images in memory
 long_tail      cutting a balanced set to an exponential profile
 cifar          CIFAR-10-LT and CIFAR-100-LT, from the official archives
 image_files    image lists (ImageNet-LT, Places-LT) and folders of images
-crops          MiniLVIS crops: rendering them, and their dataset
+crops          MiniLVIS crops
 transforms     augmentation that MMCV lacks; packing image and label
 """
 
