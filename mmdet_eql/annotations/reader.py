@@ -21,7 +21,12 @@ from mmdet_eql.annotations.checks import FEDERATED_FIELDS, FLAGS, image_paths, l
 from mmdet_eql.annotations.columns import AnnotationColumns
 from mmdet_eql.annotations.segmentation import segmentation_states
 from mmdet_eql.utils.files import local_copy
-from mmdet_eql.utils.json_pieces import forget_pages, iterate_pieces, map_file
+from mmdet_eql.utils.json_pieces import (
+    forget_pages,
+    iterate_pieces,
+    map_file,
+    pause_garbage_collection,
+)
 
 
 class UndecodableError(Exception):
@@ -119,13 +124,14 @@ def decode_columns(path: str, name: str) -> AnnotationColumns:
     """
     try:
         content = map_file(path)
-        tables = msgspec.json.decode(content, type=_Tables)
-        return _build(
-            msgspec.json.decode(tables.categories, type=list[_Category]),
-            map(_decode_images, iterate_pieces(tables.images)),
-            map(_decode_annotations, _forgetting(content, iterate_pieces(tables.annotations))),
-            name,
-        )
+        with pause_garbage_collection():
+            tables = msgspec.json.decode(content, type=_Tables)
+            return _build(
+                msgspec.json.decode(tables.categories, type=list[_Category]),
+                map(_decode_images, iterate_pieces(tables.images)),
+                map(_decode_annotations, _forgetting(content, iterate_pieces(tables.annotations))),
+                name,
+            )
     except (msgspec.DecodeError, ValueError, OverflowError, KeyError, RecursionError) as error:
         raise UndecodableError(str(error)) from None
 

@@ -10,11 +10,14 @@ import gzip
 import mmap
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import BinaryIO
 
 import msgspec
 
 _BYTES_AT_ONCE = 1 << 22
+#: Where a piece of the file is searched for a place to cut it: its end.
+_CUT_WITHIN = 1 << 16
 _GZIP = b"\x1f\x8b"
 _BEGINNING = re.compile(rb"[ \t\r\n]*\[")
 _BETWEEN_RECORDS = re.compile(rb"\}[ \t\r\n]*,[ \t\r\n]*\{")
@@ -38,11 +41,17 @@ def read_file(path: str, limit: int = -1) -> bytes:
     Raises:
         OSError: If it cannot be read, or its compressed data is cut off or damaged.
     """
+    with _open(path) as file:
+        return file.read(limit)
+
+
+@contextlib.contextmanager
+def _open(path: str) -> Iterator[BinaryIO]:
     with open(path, "rb") as file:
         compressed = file.read(2) == _GZIP
         file.seek(0)
         try:
-            return (gzip.GzipFile(fileobj=file) if compressed else file).read(limit)
+            yield gzip.GzipFile(fileobj=file) if compressed else file
         except (EOFError, zlib.error, gzip.BadGzipFile):
             raise OSError(errno.EIO, "its gzip data is cut off or damaged") from None
 
@@ -53,7 +62,7 @@ def forget_pages(content: mmap.mmap | bytes) -> None:
         content.madvise(mmap.MADV_DONTNEED)
 
 
-def iterate_pieces(content: bytes | mmap.mmap | msgspec.Raw) -> Iterator[bytes]:
+def iterate_pieces(content: bytes | msgspec.Raw) -> Iterator[bytes]:
     """Cut a JSON list of objects into shorter lists.
 
     A cut inside a string or an object leaves a piece that is no JSON, so whoever decodes all pieces
@@ -69,15 +78,34 @@ def iterate_pieces(content: bytes | mmap.mmap | msgspec.Raw) -> Iterator[bytes]:
         >>> list(iterate_pieces(b'[{"id": 1}, {"id": 2}]'))
         [b'[{"id": 1}, {"id": 2}]']
     """
-    content = memoryview(content)
-    beginning = _BEGINNING.match(content)
-    if beginning is None:
+    view, step = memoryview(content), _BYTES_AT_ONCE
+    return _pieces(view[start : start + step] for start in range(0, len(view), step))
+
+
+def read_pieces(path: str) -> Iterator[bytes]:
+    """Read a local file as :func:`iterate_pieces` cuts it, and raise OSError as `read_file`."""
+    with _open(path) as file:
+        yield from _pieces(iter(lambda: file.read(_BYTES_AT_ONCE), b""))
+
+
+def _pieces(chunks: Iterable[bytes | memoryview]) -> Iterator[bytes]:
+    parts = []
+    for chunk in chunks:
+        if not parts:
+            beginning = _BEGINNING.match(chunk)
+            if beginning is None:
+                break
+            parts, chunk = [b"["], memoryview(chunk)[beginning.end() :]
+        cut = _BETWEEN_RECORDS.search(chunk, max(0, len(chunk) - _CUT_WITHIN))
+        if cut is None:
+            parts.append(chunk)
+        else:
+            chunk = memoryview(chunk)
+            yield b"".join((*parts, chunk[: cut.start() + 1], b"]"))
+            parts = [b"[", chunk[cut.end() - 1 :]]
+    if not parts:
         raise ValueError("not a list")
-    start = beginning.end()
-    while cut := _BETWEEN_RECORDS.search(content, start + _BYTES_AT_ONCE):
-        yield b"[%b]" % content[start : cut.start() + 1]
-        start = cut.end() - 1
-    yield b"[%b" % content[start:]
+    yield b"".join(parts)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 import json
 import os
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -149,6 +149,22 @@ def test_a_sound_file_is_read_once(files, iou_type, monkeypatch):
     assert len(read_results(files[1], truth, iou_type).score)
 
 
+@pytest.mark.parametrize("huge", [0, 2**53 + 1, -(2**53) - 1])
+def test_ids_are_exact(huge, tmp_path):
+    """Whole numbers may be written as floats; those beyond what a float holds are not rounded."""
+    truth = read_ground_truth(save(tmp_path, *make_federated_set(0))[0])
+    truth = replace(truth, image_ids=truth.image_ids + huge, category_ids=truth.category_ids + huge)
+    records = [
+        {"image_id": one, "category_id": float(other) if not huge else other, "score": 1}
+        for one, other in zip(truth.image_ids.tolist(), truth.category_ids.tolist(), strict=False)
+    ]
+    path = tmp_path / "ids.json"
+    path.write_text(json.dumps([{**record, "bbox": [1, 2, 3, 4]} for record in records]))
+    found = read_results(str(path), truth, "bbox")
+    np.testing.assert_array_equal(found.image, np.arange(len(records)))
+    np.testing.assert_array_equal(found.category, np.arange(len(records)))
+
+
 def test_areas_of_masks_with_boxes_follow_lvis_api(tmp_path):
     """The area of a mask is that of its box, if the first record of the file has one."""
     data, results = make_federated_set(8, masks=True)
@@ -220,7 +236,7 @@ def test_cut_off_file(end, num_bytes, files, iou_type, monkeypatch):
 BAD_FIELDS = [
     ("image_id", None, "'image_id' that is not in"),
     ("image_id", "7", "'image_id' that is not in"),
-    ("image_id", 1.0, "'image_id' that is not in"),
+    ("image_id", 1.5, "'image_id' that is not in"),
     ("image_id", True, "'image_id' that is not in"),
     ("image_id", -1, "'image_id' that is not in"),
     ("image_id", 10**30, "'image_id' that is not in"),
