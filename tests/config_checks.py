@@ -41,6 +41,7 @@ TAKEN_OUT = {
     r".*\.init_cfg\.override": {"name"},
     r"param_scheduler\.\d+": {"convert_to_iter_based"},
     r"optim_wrapper": {"paramwise_cfg"},
+    r"custom_hooks\.\d+": {"priority"},
 }
 _RPN = {"assigner", "sampler", "allowed_border", "pos_weight", "debug"}
 _RCNN = {"assigner", "sampler", "mask_size", "pos_weight", "debug"}
@@ -52,7 +53,11 @@ _TRANSFORMER = {
 }
 _PROPOSALS = {"nms_pre", "max_per_img", "nms", "min_bbox_size"}
 #: What passes its further keywords on to something else than its base class.
-PASSED_ON = {"RandomResize": "Resize", "RandomChoiceResize": "Resize"}
+PASSED_ON = {
+    "RandomResize": "Resize",
+    "RandomChoiceResize": "Resize",
+    "EMAHook": "ExpMomentumEMA",
+}
 #: The keys that are read of a dict without a type, by a pattern of its place; first match.
 PLAIN_DICTS = {
     r"model\.train_cfg": {"rpn", "rpn_proposal", "rcnn", *_RPN},  # those of one stage
@@ -70,6 +75,8 @@ PLAIN_DICTS = {
         *("batch_size", "num_workers", "persistent_workers", "drop_last", "pin_memory"),
         *("sampler", "batch_sampler", "dataset", "collate_fn", "prefetch_factor"),
     },
+    r".*\.pad_val": {"img", "seg"},
+    r"model\.neck\.upsample_cfg": {"mode", "scale_factor"},
     r".*\.data_prefix": {"img", "seg"},
     r".*\.filter_cfg": {"filter_empty_gt", "min_size"},
     r".*\.metainfo": {"classes", "palette"},

@@ -137,7 +137,7 @@ def test_there_are_experiments():
     others = [path for path in EXPERIMENTS if path not in NAMED]
     assert {path.stem.partition("_")[0] for path in others} == {
         *CLASSIFIERS,
-        *("atss", "deformable-detr", "dino-4scale"),
+        *("atss", "rtmdet", "deformable-detr", "dino-4scale"),
     }
 
 

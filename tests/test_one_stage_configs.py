@@ -18,19 +18,20 @@ from mmdet_eql.losses import connect_losses
 from tests.config_checks import read
 from tests.conftest import CONFIGS, REPOSITORY, TINY
 from tests.heads.test_detectors import batch_of, build
-from tests.shrinking import move_to_tiny_set
+from tests.shrinking import move_to_tiny_set, unwrapped
 
 NAME = re.compile(
-    r"(?P<detector>atss|dino-4scale|deformable-detr)_(?P<backbone>r\d+)(_fpn)?"
+    r"(?P<detector>atss|rtmdet|dino-4scale|deformable-detr)_(?P<backbone>r\d+|yolox-s|l)(_fpn)?"
     r"_(?P<loss>focal|efl|eql)(-(?P<sampler>rfs))?_(ms-)?"
     r"(?P<gpus>\d+)xb(?P<batch>\d+)(-2x|-(?P<epochs>\d+)e)?_(?P<data>minilvis|lvis-v1)"
 )
 EXPERIMENTS = sorted(
     path
-    for kind in ("atss", "dino", "deformable")
+    for kind in ("atss", "rtmdet", "dino", "deformable")
     for path in CONFIGS.rglob(f"{kind}*.py")
     if "_base_" not in path.parts
 )
+WIDTHS = {"l": (1, 1), "yolox-s": (0.33, 0.5)}  # deepen_factor, widen_factor
 LOSSES = {"focal": "SigmoidFocalLoss", "efl": "EqualizedFocalLoss", "eql": "EqualizationLoss"}
 TOOL = runpy.run_path(str(REPOSITORY / "tools" / "dev" / "loss_table.py"))
 
@@ -48,7 +49,11 @@ def test_it_is_what_the_name_says(path):
     connect_losses(model)
     head = model.bbox_head
     num_classes = {"minilvis": 200, "lvis-v1": 1203}[name["data"]]
-    assert f"r{model.backbone.depth}" == name["backbone"]
+    if name["backbone"] in WIDTHS:
+        backbone = cfg.model.backbone
+        assert (backbone.deepen_factor, backbone.widen_factor) == WIDTHS[name["backbone"]]
+    else:
+        assert f"r{model.backbone.depth}" == name["backbone"]
     assert head.num_classes == head.loss_cls.num_classes == head.cls_out_channels == num_classes
     assert type(head.loss_cls).__name__ == LOSSES[name["loss"]]
     if name["detector"] == "atss":
@@ -64,21 +69,48 @@ def test_it_is_what_the_name_says(path):
     assert cfg.train_cfg.val_interval in (cfg.train_cfg.get("max_epochs"), cfg.get("max_iters"))
 
 
-@pytest.mark.parametrize("kind", ["dino", "deformable"])
-def test_a_step_of_the_detr_family(kind, minilvis):
+@pytest.mark.parametrize("kind", ["dino", "deformable", "rtmdet", "atss_r50_fpn_eql", "atss_yolox"])
+def test_a_step(kind, minilvis):
     (path,) = (path for path in EXPERIMENTS if path.name.startswith(kind))
     cfg = copy.deepcopy(read(path))
     TOOL["shrink"](cfg.model)
     cfg.model.bbox_head.num_classes = TINY.num_categories
-    for step in cfg.train_dataloader.dataset.pipeline:
-        if step.type == "RandomChoice":  # of large images
-            step.transforms = [[dict(type="Resize", scale=(64, 64), keep_ratio=True)]]
-    move_to_tiny_set(cfg.train_dataloader.dataset, minilvis)
+    dataset = cfg.train_dataloader.dataset
+    for step in [*dataset.pipeline, *unwrapped(dataset).pipeline]:
+        if step.type in ("RandomChoice", "RandomChoiceResize"):  # of large images
+            step.update(type="Resize", scale=(64, 64), keep_ratio=True)
+            step.pop("transforms", step.pop("scales", None))
+        for name in {"scale", "img_scale", "crop_size", "size"} & step.keys():
+            step[name] = (64, 64)
+        if "border" in step:
+            step.border = (-32, -32)
+    move_to_tiny_set(dataset, minilvis)
     model, dataset = build(cfg)
     total, _ = model.parse_losses(model.train()(**batch_of(model, dataset), mode="loss"))
     total.backward()
     assert torch.isfinite(total)
-    assert all(branch.weight.grad.any() for branch in model.bbox_head.cls_branches[:2])
+    layers = TOOL["classifiers"](model, (TINY.num_categories, 2 * TINY.num_categories))
+    assert all(layer.weight.grad.any() for layer in layers[:2])
+    assert layers
+
+
+def test_an_average_of_weights_holds_the_statistics_of_the_loss(minilvis):
+    """``EMAHook`` copies the model before they are known."""
+    path = CONFIGS / "minilvis" / "atss_r18_fpn_efl_1xb4_minilvis.py"
+    cfg = copy.deepcopy(read(path))
+    cfg.model.bbox_head.loss_cls = dict(type="EqualizationLoss", use_sigmoid=True)
+    model = MODELS.build(cfg.model)
+    connect_losses(model)
+    average = MODELS.build(
+        dict(type="ExpMomentumEMA", update_buffers=True), default_args=dict(model=model)
+    )
+    loss = model.bbox_head.loss_cls
+    loss.set_class_frequency(torch.linspace(0, 1, 200))
+    average.update_parameters(model)
+    theirs = average.module.bbox_head.loss_cls.state_dict()
+    assert theirs
+    for name, value in loss.state_dict().items():
+        assert torch.equal(value, theirs[name]), name
 
 
 def test_a_run_is_resumed_with_its_sums_and_loaded_for_inference(minilvis, tmp_path):
