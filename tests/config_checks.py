@@ -85,7 +85,8 @@ PLAIN_DICTS = {
         *("norm_decay_mult", "bias_decay_mult", "bias_lr_mult", "custom_keys", "bypass_duplicate")
     },
     r"optim_wrapper\.paramwise_cfg\.custom_keys": {
-        *("backbone", "sampling_offsets", "reference_points")
+        *("backbone", "sampling_offsets", "reference_points"),
+        *("absolute_pos_embed", "relative_position_bias_table", "norm"),
     },
     r"optim_wrapper\.paramwise_cfg\.custom_keys\.\w+": {"lr_mult", "decay_mult"},
     r"auto_scale_lr": {"enable", "base_batch_size"},

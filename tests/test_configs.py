@@ -9,6 +9,7 @@ import statistics
 from argparse import ArgumentParser
 from pathlib import Path
 
+import mmdet
 import numpy as np
 import pytest
 import torch
@@ -29,7 +30,7 @@ from tests.shrinking import move_to_tiny_set, shrink, stages, unwrapped
 EXPERIMENTS = [path for path in sorted(CONFIGS.rglob("*.py")) if "_base_" not in path.parts]
 NAME = re.compile(
     r"(?P<detector>faster-rcnn|(cascade-)?mask-rcnn|htc)_"
-    r"(?P<backbone>[rx]\d+[\w-]*)_(?P<neck>fpn|c4)_"
+    r"(?P<backbone>[rx]\d+[\w-]*|swin-t)_(?P<neck>fpn|c4)_"
     r"((?P<method>[a-z][\w.-]*)_)?(ms-)?(?P<gpus>\d+)xb(?P<batch>\d+)(-(?P<length>\w+))?"
     r"_(?P<data>minilvis(-coco|-openimages)?|lvis-v0\.5|lvis-v1|custom|openimages-challenge2019|v3det)"
 )
@@ -69,6 +70,7 @@ BACKBONES = {
     "r50": ("ResNet", 50),
     "r101": ("ResNet", 101),
     "x101-64x4d": ("ResNeXt", 101),
+    "swin-t": ("SwinTransformer", 12),
 }
 DETECTORS = {
     "faster-rcnn": ("FasterRCNN", "StandardRoIHead"),
@@ -151,7 +153,9 @@ def test_the_model_is_what_the_name_says(path):
     if detector == "HybridTaskCascade":
         assert model.roi_head.with_semantic
     backbone, _, extra = name["backbone"].partition("-dconv")
-    assert (type(model.backbone).__name__, model.backbone.depth) == BACKBONES[backbone]
+    options = read(path).model.backbone
+    depth = options.depth if "depth" in options else sum(options.depths)
+    assert (type(model.backbone).__name__, depth) == BACKBONES[backbone]
     assert ("DeformConv2dPack" in repr(model.backbone)) == bool(extra)
     assert model.roi_head.with_mask == (name["detector"] != "faster-rcnn")
     for head in heads_of(model.roi_head.mask_head) if model.roi_head.with_mask else []:
@@ -210,8 +214,9 @@ def test_the_rest_is_what_the_name_says(path):
     if name["length"] is not None:
         epochs = EPOCHS[name["length"]]
         assert cfg.train_cfg.max_epochs == epochs
-        # The linear rule: 0.02 for 16 images.
-        assert cfg.optim_wrapper.optimizer.lr == pytest.approx(0.02 * gpus * per_gpu / 16)
+        # The linear rule: 0.02 for 16 images, by SGD.
+        rate = 1e-4 if cfg.optim_wrapper.optimizer.type == "AdamW" else 0.02
+        assert cfg.optim_wrapper.optimizer.lr == pytest.approx(rate * gpus * per_gpu / 16)
         assert cfg.param_scheduler[-1].end == epochs
     length = cfg.train_cfg.get("max_epochs") or cfg.train_cfg.get("max_iters")
     assert cfg.train_cfg.val_interval == length
@@ -336,6 +341,22 @@ def test_a_variant_by_one_line(name, path, options, tiny_folder):
     move_to_tiny_set(loader.dataset, tiny_folder(loader.dataset))
     once(first_item, loader.dataset)
     once(first_batch, loader.sampler, loader.get("batch_sampler"), loader.dataset)
+
+
+def test_convnext_is_that_of_mmdetection(tmp_path):
+    """MMPretrain, which has it, need not be installed."""
+    text = (REPOSITORY / "docs" / "experiments.md").read_text()
+    (block,) = re.findall(r"```python\n([^`]*mmpretrain[^`]*)```", text)
+    path = tmp_path / "convnext.py"
+    path.write_text(block.replace("../eql/", f"{CONFIGS}/eql/"))
+    theirs = Path(mmdet.__file__).parent / ".mim" / "configs" / "convnext"
+    theirs /= "mask-rcnn_convnext-t-p4-w7_fpn_amp-ms-crop-3x_coco.py"
+    ours, theirs = (Config.fromfile(each, import_custom_modules=False) for each in (path, theirs))
+    assert ours.model.backbone == theirs.model.backbone
+    assert ours.model.neck == theirs.model.neck
+    for key in ("constructor", "paramwise_cfg", "optimizer"):
+        assert ours.optim_wrapper[key] == theirs.optim_wrapper[key]
+    assert ours.model.roi_head.bbox_head.loss_cls.type == "EqualizationLoss"
 
 
 #: One config of each kind of detector, backbone, box head, mask head and dataset; with options.
