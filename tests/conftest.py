@@ -1,5 +1,6 @@
 """A tiny MiniLVIS and runs on it: the real parts, small enough for a test."""
 
+import functools
 import json
 import logging
 import os
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config
 from mmengine.logging import MMLogger
@@ -37,22 +39,27 @@ NARROW = {
 }
 
 
-#: Files of a minute or so: the first to start, so that no process waits for one at the end.
+#: How ranks that train are started. A fork need not import all anew, but it can neither use
+#: autograd beside a GPU nor evaluate, if its parent has done so.
+RANK_START = "spawn" if torch.cuda.is_available() else "fork"
+
+#: Long files, the longest first: they start first, so that no process waits for one at the end.
 LONG_FILES = (
+    "test_tools.py",
+    "test_quickstart.py",
     "test_resume_randomness_hook.py",
     "test_killed_sweep.py",
-    "test_quickstart.py",
-    "test_tools.py",
-    "test_training.py",
-    "test_detector_ranks.py",
-    "test_execution.py",
     "test_interruptions.py",
+    "test_training.py",
+    "test_execution.py",
+    "test_detector_ranks.py",
     "test_minilvis.py",
 )
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.path.name not in LONG_FILES)
+    place = {name: index for index, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -67,25 +74,39 @@ def one_thread():
     """The tests' processes share two cores."""
     os.environ["OMP_NUM_THREADS"] = "1"
     import cv2
-    import torch
 
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def configs_without_yapf():
-    """mmengine formats a config anew for each checkpoint, half the time of a tiny run."""
+def quick_runs():
+    """Spare tiny runs what they do again and again, for longer than they train."""
     from mmengine.config import config
+    from mmengine.runner import runner
     from yapf.yapflib import yapf_api
+
+    texts, text_of = {}, Config.pretty_text.fget
+
+    def text_once(cfg):
+        key = repr(cfg._cfg_dict)
+        if key not in texts:
+            texts[key] = text_of(cfg)
+        return texts[key]
 
     def as_it_is(text, **options):
         return text, False
 
     with pytest.MonkeyPatch.context() as patch:
+        # A config is written out seven times in a run.
+        patch.setattr(Config, "pretty_text", property(text_once))
         patch.setattr(yapf_api, "FormatCode", as_it_is)
         # OpenMMLab's mmengine has taken it by name.
         patch.setattr(config, "FormatCode", as_it_is, raising=False)
+        # This one asks the compiler for its version.
+        patch.setattr(runner, "collect_env", functools.cache(runner.collect_env))
+        # Each checkpoint would wait for the disk, for the case that the power fails.
+        patch.setattr(os, "fsync", lambda file: None)
         yield
 
 
@@ -229,7 +250,7 @@ def run_tool(tmp_path):
 
 
 @pytest.fixture
-def call_tool(tmp_path, monkeypatch, capsys):
+def call_tool(tmp_path, monkeypatch, capfd):
     """As ``run_tool``, but a Python tool, in this process, which saves seconds of imports."""
     # mmengine's loggers outlive the test, and so write to streams that are closed by then.
     monkeypatch.setattr(logging, "raiseExceptions", False)
@@ -241,13 +262,13 @@ def call_tool(tmp_path, monkeypatch, capsys):
         # Some tools set it, which is not for what a test starts later.
         monkeypatch.setenv("MMDET_EQL_REGISTER", "on")
         DetLocalVisualizer._instance_dict.clear()
-        capsys.readouterr()
+        capfd.readouterr()
         status = 0
         try:
             runpy.run_path(str(REPOSITORY / "tools" / tool), run_name="__main__")
         except SystemExit as exit_:
             status = exit_.code or 0
-        result = subprocess.CompletedProcess(sys.argv, status, *capsys.readouterr())
+        result = subprocess.CompletedProcess(sys.argv, status, *capfd.readouterr())
         if check:
             assert status == 0, result.stdout + result.stderr
         return result

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmdet_eql.utils.errors import UserError
@@ -24,7 +25,17 @@ def figures(work_dir: Path) -> dict:
     return json.loads(path.read_text().splitlines()[-1])
 
 
-@pytest.mark.parametrize("method", ["seql", "ldam-drw", "progressively-balanced", "focal"])
+@pytest.fixture(scope="module")
+def first_stage(crops, tmp_path_factory) -> Path:
+    """The checkpoint of a training with softmax."""
+    cfg = Config.fromfile(crops_config("softmax"))
+    cfg.merge_from_dict(tiny_options(crops, epochs=1))
+    cfg.work_dir = str(tmp_path_factory.mktemp("first_stage"))
+    Runner.from_cfg(cfg).train()
+    return Path(cfg.work_dir, "epoch_1.pth")
+
+
+@pytest.mark.parametrize("method", ["seql", "ldam-drw", "progressively-balanced"])
 def test_a_resumed_run_ends_where_an_unbroken_one_does(tiny_config, tmp_path, method):
     cfg = tiny_config(method, epochs=3)
     if method == "ldam-drw":
@@ -71,28 +82,25 @@ def test_train_and_test_from_the_command_line(crops, call_tool, tmp_path):
     assert sum(name.endswith("_accuracy") for name in tested) == 6
 
 
-def test_two_ranks_evaluate_like_one(crops, run_tool, call_tool, tmp_path):
-    options = as_arguments(tiny_options(crops, epochs=1))
-    config, work_dir = crops_config("balanced-softmax"), tmp_path / "run"
-    call_tool("train.py", config, "--work-dir", work_dir, *options, check=True)
-    checkpoint = work_dir / "epoch_1.pth"
+def test_two_ranks_evaluate_like_one(crops, first_stage, run_tool, call_tool, tmp_path):
+    options = as_arguments(tiny_options(crops))
     results = []
     for run, tool, more in ((call_tool, "test.py", []), (run_tool, "dist_test.sh", [2])):
         out = tmp_path / tool
-        run(tool, config, checkpoint, *more, "--work-dir", out, *options, check=True)
+        args = [crops_config("softmax"), first_stage, *more, "--work-dir", out, *options]
+        run(tool, *args, check=True)
         results.append(json.loads(next(out.glob("*/*.json")).read_text()))
     names = [name for name in results[0] if name.startswith("accuracy/")]
     assert len(names) >= 4
     assert [results[0][name] for name in names] == [results[1][name] for name in names]
 
 
-def test_retraining_the_classifier_leaves_the_backbone(tiny_config, tmp_path):
-    Runner.from_cfg(tiny_config(epochs=1)).train()
-    first = weights(tmp_path / "work_dir" / "epoch_1.pth")
+def test_retraining_the_classifier_leaves_the_backbone(tiny_config, first_stage, tmp_path):
+    first = weights(first_stage)
     for method in ("crt", "lws"):
         cfg = tiny_config(method, epochs=1)
         cfg.work_dir = str(tmp_path / method)
-        cfg.load_from = str(tmp_path / "work_dir" / "epoch_1.pth")
+        cfg.load_from = str(first_stage)
         Runner.from_cfg(cfg).train()
         second = weights(tmp_path / method / "epoch_1.pth")
         changed = {name for name in second if name in first and not second[name].equal(first[name])}
@@ -103,10 +111,9 @@ def test_retraining_the_classifier_leaves_the_backbone(tiny_config, tmp_path):
             assert not torch.equal(second["head.classifier.class_scale"], torch.ones(6))
 
 
-def test_retraining_starts_from_a_new_classifier(tiny_config, tmp_path):
-    Runner.from_cfg(tiny_config(epochs=1)).train()
-    path = tmp_path / "work_dir" / "epoch_1.pth"
-    checkpoint = torch.load(path, weights_only=False)
+def test_retraining_starts_from_a_new_classifier(tiny_config, first_stage, tmp_path):
+    path = tmp_path / "epoch_1.pth"
+    checkpoint = torch.load(first_stage, weights_only=False)
     checkpoint["state_dict"]["head.classifier.bias"] += 100
     torch.save(checkpoint, path)
     cfg = tiny_config("crt", epochs=1)
@@ -129,10 +136,11 @@ def test_a_wrong_number_of_classes_is_one_sentence(tiny_config):
         Runner.from_cfg(cfg).train()
 
 
-def test_a_checkpoint_without_counts_has_its_training_set_counted(tiny_config, tmp_path):
-    Runner.from_cfg(tiny_config(epochs=1)).train()
-    path = tmp_path / "work_dir" / "epoch_1.pth"
-    checkpoint = torch.load(path, weights_only=False)
+def test_a_checkpoint_without_counts_has_its_training_set_counted(
+    tiny_config, first_stage, tmp_path
+):
+    path = tmp_path / "epoch_1.pth"
+    checkpoint = torch.load(first_stage, weights_only=False)
     del checkpoint["state_dict"]["head.training_counts.class_counts"]
     torch.save(checkpoint, path)
     cfg = tiny_config()

@@ -1,17 +1,30 @@
 """Frequencies on their way from the dataset to the loss, in a real runner."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmdet_eql.utils.errors import UserError
-from tests.conftest import build_dataset
+from tests.conftest import build_dataset, minilvis_config, tiny_options
 
 
 def loss_of(runner):
     return runner.model.roi_head.bbox_head.loss_cls
+
+
+@pytest.fixture(scope="module")
+def trained(minilvis, tmp_path_factory) -> Path:
+    """The checkpoint of a training."""
+    cfg = Config.fromfile(minilvis_config("eql"))
+    cfg.merge_from_dict(tiny_options(minilvis, max_iters=2))
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    cfg.work_dir = str(tmp_path_factory.mktemp("trained"))
+    Runner.from_cfg(cfg).train()
+    return Path(cfg.work_dir, "iter_2.pth")
 
 
 def test_training_hands_frequencies_over_and_keeps_them(tiny_config, tmp_path):
@@ -35,16 +48,16 @@ def test_classifier_starts_at_its_prior(tiny_config):
     assert bias.tolist() == pytest.approx([-math.log(999)] * 12)
 
 
-def test_resuming_keeps_the_frequencies_of_the_checkpoint(tiny_config, tmp_path):
-    Runner.from_cfg(tiny_config(max_iters=2)).train()
-    path = tmp_path / "work_dir" / "iter_2.pth"
-    checkpoint = torch.load(path, weights_only=False)
+def test_resuming_keeps_the_frequencies_of_the_checkpoint(tiny_config, trained, tmp_path):
+    path = tmp_path / "iter_2.pth"
+    checkpoint = torch.load(trained, weights_only=False)
     changed = torch.linspace(0.01, 0.5, 12, dtype=torch.float64)
     checkpoint["state_dict"]["roi_head.bbox_head.loss_cls.class_frequency"] = changed
     torch.save(checkpoint, path)
 
     cfg = tiny_config(max_iters=4)
     cfg.resume = True
+    cfg.load_from = str(path)
     runner = Runner.from_cfg(cfg)
     messages = []
     runner.logger.warning = messages.append
@@ -54,10 +67,9 @@ def test_resuming_keeps_the_frequencies_of_the_checkpoint(tiny_config, tmp_path)
     assert any("differ" in message and "kept" in message for message in messages)
 
 
-def test_fine_tuning_takes_those_of_the_new_dataset(tiny_config, tmp_path):
-    Runner.from_cfg(tiny_config(max_iters=2)).train()
-    path = tmp_path / "work_dir" / "iter_2.pth"
-    checkpoint = torch.load(path, weights_only=False)
+def test_fine_tuning_takes_those_of_the_new_dataset(tiny_config, trained, tmp_path):
+    path = tmp_path / "iter_2.pth"
+    checkpoint = torch.load(trained, weights_only=False)
     key = "roi_head.bbox_head.loss_cls.class_frequency"
     expected = checkpoint["state_dict"][key]
     checkpoint["state_dict"][key] = torch.full((12,), 0.5, dtype=torch.float64)
@@ -65,16 +77,16 @@ def test_fine_tuning_takes_those_of_the_new_dataset(tiny_config, tmp_path):
 
     cfg = tiny_config(max_iters=2)
     cfg.load_from = str(path)
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     runner = Runner.from_cfg(cfg)
     runner.train()
     assert torch.equal(loss_of(runner).class_frequency, expected)
 
 
-def test_evaluation_needs_no_training_annotations(tiny_config, tmp_path):
-    Runner.from_cfg(tiny_config(max_iters=2)).train()
+def test_evaluation_needs_no_training_annotations(tiny_config, trained):
     cfg = tiny_config()
     cfg.train_dataloader.dataset.ann_file = "annotations/gone.json"
-    cfg.load_from = str(tmp_path / "work_dir" / "iter_2.pth")
+    cfg.load_from = str(trained)
     runner = Runner.from_cfg(cfg)
     figures = runner.test()
     assert "lvis/bbox_APr" in figures
@@ -108,7 +120,9 @@ def test_without_the_hook_the_loss_says_what_is_missing(tiny_config):
 
 
 def test_logit_adjustment_takes_a_plain_softmax_checkpoint(tiny_config, tmp_path):
-    Runner.from_cfg(tiny_config("softmax", max_iters=2)).train()
+    cfg = tiny_config("softmax", max_iters=2)
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    Runner.from_cfg(cfg).train()
     cfg = tiny_config("softmax")
     cfg.model.roi_head.bbox_head.loss_cls = dict(type="LogitAdjustedSoftmaxLoss", tau=1.0)
     cfg.load_from = str(tmp_path / "work_dir" / "iter_2.pth")

@@ -21,9 +21,9 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from mmdet_eql.engine.launch import build_runner
-from tests.conftest import CONFIGS, tiny_options
+from tests.conftest import CONFIGS, RANK_START, tiny_options
 
-STEPS = 5
+STEPS = 3
 METHODS = ("eql", "eqlv2", "seql")
 
 
@@ -112,7 +112,8 @@ def two_ranks(minilvis, tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     make_half_empty_config(minilvis, work_dir, ranks=2)
-    mp.spawn(train_rank, (minilvis, work_dir, port), nprocs=2)
+    args = minilvis, work_dir, port
+    mp.start_processes(train_rank, args, nprocs=2, start_method=RANK_START)
     return work_dir
 
 

@@ -20,7 +20,7 @@ from mmdet_eql.engine.gradient_record_hook import gradient_sums
 from mmdet_eql.engine.launch import build_runner, set_resume
 from mmdet_eql.frequency import ClassFrequency
 from mmdet_eql.utils.errors import UserError
-from tests.conftest import REPOSITORY
+from tests.conftest import RANK_START, REPOSITORY
 from tests.heads.test_detectors import batch_of, build, make_config, stages
 
 C, D = 5, 4
@@ -238,7 +238,8 @@ def record_batches(work_dir, rows):
 
 
 def test_two_ranks_record_what_one_does(tmp_path):
-    mp.spawn(record_ranks, (tmp_path / "store", tmp_path / "two"), nprocs=2)
+    args = tmp_path / "store", tmp_path / "two"
+    mp.start_processes(record_ranks, args, nprocs=2, start_method=RANK_START)
     record_batches(tmp_path / "one", slice(None))
     one, two = (load_gradient_record(tmp_path / name) for name in ("one", "two"))
     assert two.iterations.tolist() == [1, 2, 3]

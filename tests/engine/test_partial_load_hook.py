@@ -1,19 +1,27 @@
 """Which weights a run begins with that takes another model's in part."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmdet_eql.utils.errors import UserError
+from tests.conftest import minilvis_config, tiny_options
 
 CLASSIFIER = "roi_head.bbox_head.fc_cls"
 
 
-@pytest.fixture
-def trained(tiny_config, tmp_path):
+@pytest.fixture(scope="module")
+def trained(minilvis, tmp_path_factory):
     """Weights of a run of one iteration, and their file."""
-    Runner.from_cfg(tiny_config(max_iters=1)).train()
-    path = tmp_path / "work_dir" / "iter_1.pth"
+    cfg = Config.fromfile(minilvis_config("eql"))
+    cfg.merge_from_dict(tiny_options(minilvis, max_iters=1))
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    cfg.work_dir = str(tmp_path_factory.mktemp("trained"))
+    Runner.from_cfg(cfg).train()
+    path = Path(cfg.work_dir, "iter_1.pth")
     return torch.load(path, weights_only=False)["state_dict"], path
 
 

@@ -14,6 +14,7 @@ from mmengine.config import ConfigDict
 
 from mmdet_eql.losses import EqualizationLossV2
 from mmdet_eql.utils.errors import UserError
+from tests.conftest import RANK_START
 
 GAMMA, MU, ALPHA = 12.0, 0.8, 4.0
 
@@ -308,10 +309,9 @@ def train_rank(rank, world_size, init_file, queue):
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory):
     """Sums after 20 steps of two processes with half of each batch: [rank][which]."""
-    context = mp.get_context("spawn")
-    queue = context.SimpleQueue()
-    init_file = tmp_path_factory.mktemp("gloo") / "init"
-    processes = mp.spawn(train_rank, (2, init_file, queue), nprocs=2, join=False)
+    queue = mp.get_context(RANK_START).SimpleQueue()
+    args = 2, tmp_path_factory.mktemp("gloo") / "init", queue
+    processes = mp.start_processes(train_rank, args, 2, join=False, start_method=RANK_START)
     results = {rank: sums for rank, *sums in (queue.get(), queue.get())}
     while not processes.join():
         pass

@@ -20,6 +20,7 @@ from mmdet_eql.losses import (
     GradientSoftmaxEqualizationLoss,
     SoftmaxEqualizationLoss,
 )
+from tests.conftest import RANK_START
 
 NUM_CLASSES, ROWS, STEPS = 6, 16, 30
 FREQUENCY = torch.tensor([0.5, 0.3, 0.1, 0.05, 0.01, 0.001])
@@ -94,9 +95,9 @@ def train_rank(rank, store, queue):
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory):
-    queue = mp.get_context("spawn").SimpleQueue()
-    store = tmp_path_factory.mktemp("gloo") / "store"
-    processes = mp.spawn(train_rank, (store, queue), nprocs=2, join=False)
+    queue = mp.get_context(RANK_START).SimpleQueue()
+    args = tmp_path_factory.mktemp("gloo") / "store", queue
+    processes = mp.start_processes(train_rank, args, 2, join=False, start_method=RANK_START)
     results = dict((queue.get(), queue.get()))
     while not processes.join():
         pass

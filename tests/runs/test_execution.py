@@ -5,11 +5,11 @@ The processes are real; what they run is a small script that leaves the same fil
 
 import json
 import math
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,7 @@ from mmdet_eql.runs.execution import (
     training_command,
 )
 from mmdet_eql.runs.planning import SweepRun, TrainingOptions, digest_of
+from mmdet_eql.runs.progress import LineDisplay
 from mmdet_eql.runs.records import load_record
 from mmdet_eql.runs.sweep_file import Entry
 from mmdet_eql.utils.errors import UserError
@@ -283,21 +284,16 @@ def test_an_interrupt_stops_all_processes(tools, plan):
     assert not any(is_alive(pid(run)) for run in runs)
 
 
-def sweep_of_one(run: SweepRun, tools: Path) -> subprocess.Popen:
+def sweep_of_one(run: SweepRun, tools: Path) -> BaseProcess:
     """A process, in a group of its own, that trains a slow run."""
-    program = f"""
-from pathlib import Path
-from mmengine.config import Config
-from mmdet_eql.runs.execution import Machine, train_runs
-from mmdet_eql.runs.planning import SweepRun, TrainingOptions
-from mmdet_eql.runs.progress import LineDisplay
-from mmdet_eql.runs.sweep_file import Entry
-run = SweepRun("a", "a", Entry("config.py", "a", {{}}),
-               Config(dict(behaviour="slow", train_cfg=dict(max_iters=6))), "0", "0",
-               Path({str(run.work_dir)!r}), Path({str(run.config)!r}), TrainingOptions())
-train_runs([run], Machine(Path({str(tools)!r})), LineDisplay().show)
-"""
-    return subprocess.Popen([sys.executable, "-c", program], start_new_session=True)
+
+    def sweep():
+        os.setsid()
+        train_runs([run], Machine(tools), LineDisplay().show)
+
+    process = multiprocessing.get_context("fork").Process(target=sweep)
+    process.start()
+    return process
 
 
 def test_trainings_are_killed_with_the_process_group(tools, plan):
@@ -305,7 +301,7 @@ def test_trainings_are_killed_with_the_process_group(tools, plan):
     sweep = sweep_of_one(run, tools)
     training = pid(run)
     os.killpg(sweep.pid, signal.SIGKILL)
-    sweep.wait()
+    sweep.join()
     assert ends(training)
 
 
@@ -317,7 +313,7 @@ def test_ctrl_c_is_for_the_sweep_alone(tools, plan):
     time.sleep(0.3)
     assert is_alive(training)
     os.killpg(sweep.pid, signal.SIGINT)
-    sweep.wait()
+    sweep.join()
     assert not is_alive(training)
 
 
@@ -327,7 +323,7 @@ def test_a_process_that_is_left_is_waited_for(tools, plan):
     sweep = sweep_of_one(run, tools)
     training = pid(run)
     sweep.kill()
-    sweep.wait()
+    sweep.join()
     run.cfg.behaviour = ""
 
     def look(statuses):

@@ -1,11 +1,11 @@
 """Runs that are stopped, killed or run out of space, and what they leave and go on from."""
 
+import errno
 import multiprocessing
 import os
 import resource
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from mmdet_eql.engine.launch import build_runner, enable_determinism, set_resume
 from mmdet_eql.engine.resume.checkpoint_hook import AtomicLocalBackend
 from mmdet_eql.engine.resume.interruption_hook import STOPPED_AND_SAVED, InterruptionHook
 from mmdet_eql.utils.errors import UserError
-from tests.conftest import REPOSITORY
 
 
 class Interrupter(Hook):
@@ -120,13 +119,12 @@ def assert_same(one, other):
         assert runtime[0].get(record) == runtime[1].get(record), record
 
 
-@pytest.mark.parametrize("loop", ["iterations", "epochs", "epochs and workers"])
+@pytest.mark.parametrize("loop", ["iterations", "epochs"])
 def test_sigterm_saves_and_the_resumed_run_ends_alike(make_config, loop):
     # EQL v2 keeps a state, and the epochs' batches are grouped.
     cfg = make_config("broken", "eqlv2" if loop == "iterations" else "eql")
     if loop != "iterations":
         epoch_based(cfg)
-    if loop == "epochs and workers":
         cfg.train_dataloader.update(num_workers=2, persistent_workers=False)
     final = "iter_4.pth" if loop == "iterations" else "epoch_2.pth"
     cfg.default_hooks.checkpoint.save_best = "lvis/bbox_AP50"
@@ -199,8 +197,7 @@ def test_a_cut_off_checkpoint_is_passed_over(make_config, capfd):
         path.write_bytes(damaged)
         chosen = cfg.copy()
         set_resume(chosen, "auto")
-        runner = build_runner(chosen)
-        assert runner._load_from.endswith("iter_2.pth")
+        assert chosen.load_from.endswith("iter_2.pth")
         assert "iter_4.pth" in (told := capfd.readouterr().err)
         assert "iter_2.pth instead" in told
     (path.parent / "last_checkpoint").write_text("")
@@ -236,43 +233,6 @@ def test_a_full_disk_leaves_the_last_checkpoint(make_config):
     assert "iter_2.pth" not in os.listdir(cfg.work_dir)
 
 
-FILL_A_DISK = """
-mount -t tmpfs -o size=3m disk "$0" || exit 77
-"$@"
-status=$?
-cp -r "$0/." "$0.after"
-exit $status
-"""
-
-
-def test_a_disk_that_is_full_indeed(make_config, tmp_path):
-    cfg = make_config("unused", max_iters=4)
-    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
-    cfg.default_hooks.checkpoint.max_keep_ckpts = 1
-    cfg.dump(tmp_path / "config.py")
-    disk, after = tmp_path / "disk", tmp_path / "disk.after"
-    disk.mkdir()
-    # There is room for one checkpoint of 2 MB.
-    result = subprocess.run(
-        [
-            *("unshare", "--mount", "--map-root-user", "bash", "-c", FILL_A_DISK, disk),
-            *(sys.executable, REPOSITORY / "tools" / "train.py", tmp_path / "config.py"),
-            *("--work-dir", disk / "run"),
-        ],
-        capture_output=True,
-        text=True,
-    )
-    if not after.exists():
-        pytest.skip(f"mounts need more rights here: {result.stderr}")
-    assert result.returncode == 2, result.stderr
-    assert "Traceback" not in result.stderr
-    (error,) = [line for line in result.stderr.splitlines() if line.startswith("error")]
-    assert "iter_4.pth: cannot be written (No space left on device)" in error
-    assert "--resume" in error
-    assert [path.name for path in (after / "run").glob("*iter*")] == ["iter_2.pth"]
-    assert torch.load(after / "run" / "iter_2.pth", weights_only=False)["meta"]["iter"] == 2
-
-
 def test_what_a_killed_write_left_is_cleared_away(make_config, tmp_path):
     cfg = make_config("run", max_iters=2)
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
@@ -285,11 +245,18 @@ def test_what_a_killed_write_left_is_cleared_away(make_config, tmp_path):
     assert not left.exists()
 
 
-def test_a_file_is_replaced_only_by_a_whole_one(tmp_path):
+def test_a_file_is_replaced_only_by_a_whole_one(tmp_path, monkeypatch):
     backend = AtomicLocalBackend()
     backend.put(b"whole", tmp_path / "file")
     with pytest.raises(TypeError):
         backend.put("no bytes", tmp_path / "file")
+
+    def full(file):  # file systems that write late say it here
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match=r"file: cannot be written \(No space left on device\)"):
+        backend.put(b"half", tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == b"whole"
     assert os.listdir(tmp_path) == ["file"]
 
