@@ -3,7 +3,6 @@ train a step."""
 
 import copy
 import re
-import runpy
 
 import pytest
 import torch
@@ -16,8 +15,9 @@ from mmengine.registry import init_default_scope
 from mmdet_eql.engine.launch import build_runner, set_resume
 from mmdet_eql.losses import connect_losses
 from tests.config_checks import read
-from tests.conftest import CONFIGS, REPOSITORY, TINY
+from tests.conftest import CONFIGS, TINY
 from tests.heads.test_detectors import batch_of, build
+from tests.losses import head_table
 from tests.shrinking import move_to_tiny_set, unwrapped
 
 NAME = re.compile(
@@ -33,7 +33,6 @@ EXPERIMENTS = sorted(
 )
 WIDTHS = {"l": (1, 1), "yolox-s": (0.33, 0.5)}  # deepen_factor, widen_factor
 LOSSES = {"focal": "SigmoidFocalLoss", "efl": "EqualizedFocalLoss", "eql": "EqualizationLoss"}
-TOOL = runpy.run_path(str(REPOSITORY / "tools" / "dev" / "loss_table.py"))
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +72,7 @@ def test_it_is_what_the_name_says(path):
 def test_a_step(kind, minilvis):
     (path,) = (path for path in EXPERIMENTS if path.name.startswith(kind))
     cfg = copy.deepcopy(read(path))
-    TOOL["shrink"](cfg.model)
+    head_table.shrink(cfg.model)
     cfg.model.bbox_head.num_classes = TINY.num_categories
     dataset = cfg.train_dataloader.dataset
     for step in [*dataset.pipeline, *unwrapped(dataset).pipeline]:
@@ -89,7 +88,7 @@ def test_a_step(kind, minilvis):
     total, _ = model.parse_losses(model.train()(**batch_of(model, dataset), mode="loss"))
     total.backward()
     assert torch.isfinite(total)
-    layers = TOOL["classifiers"](model, (TINY.num_categories, 2 * TINY.num_categories))
+    layers = head_table.classifiers(model, (TINY.num_categories, 2 * TINY.num_categories))
     assert all(layer.weight.grad.any() for layer in layers[:2])
     assert layers
 

@@ -4,12 +4,15 @@ set -euo pipefail
 
 usage() {
   cat <<'USAGE'
-usage: bash tools/run_tests.sh [--active] [PYTEST_ARGUMENT...]
+usage: bash tools/run_tests.sh [--active | --originals] [PYTEST_ARGUMENT...]
 
 Sets up the environment (tools/setup_env.sh), checks the style (ruff) and runs the tests (pytest), the
 whole suite in a process per core. All checks run even if one of them fails.
 
   --active           use the environment that is active instead of .venv
+  --originals        use OpenMMLab's own mmcv 2.1.0, mmdet 3.3.0 and mmengine 0.10.7 instead of the
+                     maintained packages, in .cache/originals, made with PYTHON (default: python3).
+                     MMCV is built from its source: minutes, once
   PYTEST_ARGUMENT    passed on, e.g. tests/losses -k sigmoid
 USAGE
 }
@@ -25,6 +28,20 @@ case ${1:-} in
   --active)
     setup_options+=(--active)
     python=${VIRTUAL_ENV:-${CONDA_PREFIX:-}}/bin/python
+    shift
+    ;;
+  --originals)
+    setup_options+=(--active)
+    # All that tools/setup_env.sh installs there is what is pinned.
+    export VIRTUAL_ENV=$root/.cache/originals MMCV_SPEC=mmcv==2.1.0
+    export PIP_CONSTRAINT=$root/requirements/constraints.txt
+    unset PYTHONPATH PYTHONHOME
+    [[ -x $VIRTUAL_ENV/bin/python ]] || "${PYTHON:-python3}" -m venv "$VIRTUAL_ENV"
+    python=$VIRTUAL_ENV/bin/python
+    echo "==> OpenMMLab's own packages in $VIRTUAL_ENV"
+    # Without constraints, which have no hashes.
+    PIP_CONSTRAINT= "$python" -m pip install --quiet --no-deps --require-hashes \
+      -r "$root/requirements/originals.txt"
     shift
     ;;
 esac

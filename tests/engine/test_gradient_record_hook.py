@@ -1,6 +1,5 @@
 """The recorded gradients are those that autograd gives the classifier, whatever head and loss."""
 
-import runpy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,8 +19,9 @@ from mmdet_eql.engine.gradient_record_hook import gradient_sums
 from mmdet_eql.engine.launch import build_runner, set_resume
 from mmdet_eql.frequency import ClassFrequency
 from mmdet_eql.utils.errors import UserError
-from tests.conftest import RANK_START, REPOSITORY
+from tests.conftest import RANK_START
 from tests.heads.test_detectors import batch_of, build, make_config, stages
+from tests.losses import head_table
 
 C, D = 5, 4
 #: One of each layout of the logits and each way to the loss.
@@ -142,25 +142,24 @@ def check_against_autograd(detector, method, minilvis, tmp_path):
 )
 def test_dense_and_query_heads(head, loss, tmp_path, monkeypatch):
     """Of all levels, or of all layers of the decoder; taken in blocks."""
-    tool = runpy.run_path(str(REPOSITORY / "tools" / "dev" / "loss_table.py"))
     init_default_scope("mmdet")
     torch.manual_seed(0)
-    model = tool["build"](head, loss)
+    model = head_table.build(head, loss)
     model.init_weights()
-    tool["hand_over"](model)
-    monkeypatch.setattr("mmdet_eql.engine.gradient_record_hook._BLOCK", 7 * tool["C"])
-    counts = tool["COUNTS"].numpy()
+    head_table.hand_over(model)
+    monkeypatch.setattr("mmdet_eql.engine.gradient_record_hook._BLOCK", 7 * head_table.C)
+    counts = head_table.COUNTS.numpy()
     frequency = ClassFrequency(counts, counts, 1000, tuple("abcd"))
     runner, hook = runner_of(model, frequency, tmp_path), GradientRecordHook(quantity="logits")
     with pytest.raises(UserError, match=r"bbox_head|query head"):
         refused = GradientRecordHook()
         refused.before_train(runner)
-        data = model.data_preprocessor(tool["batch"](False), True)
+        data = model.data_preprocessor(head_table.batch(False), True)
         model.loss(data["inputs"], data["data_samples"])
     for module in model.modules():
         module._forward_pre_hooks.clear()
     hook.before_train(runner)
-    data = model.data_preprocessor(tool["batch"](False), True)
+    data = model.data_preprocessor(head_table.batch(False), True)
     losses = model.train().loss(data["inputs"], data["data_samples"])
     values = [value for name, value in losses.items() if "loss_cls" in name]
     total = sum(sum(value) if isinstance(value, list) else value for value in values)
@@ -169,8 +168,8 @@ def test_dense_and_query_heads(head, loss, tmp_path, monkeypatch):
 
     record = load_gradient_record(tmp_path)
     assert record.heads == ("bbox_head",)
-    layers = tool["classifiers"](model, tuple(n * tool["C"] for n in range(1, 10)))
-    bias = sum(layer.bias.grad.view(-1, tool["C"]).sum(dim=0) for layer in layers)
+    layers = head_table.classifiers(model, tuple(n * head_table.C for n in range(1, 10)))
+    bias = sum(layer.bias.grad.view(-1, head_table.C).sum(dim=0) for layer in layers)
     found = record.negative[0, 0] - record.positive[0, 0]
     np.testing.assert_allclose(found, bias.numpy(), rtol=1e-3, atol=1e-6)
     assert record.positive[0, 0, -1] > 0

@@ -1,7 +1,5 @@
 """Image-level labels from the annotation file to the gradient on the classifier."""
 
-import runpy
-
 import pytest
 import torch
 from mmdet.registry import TRANSFORMS
@@ -10,10 +8,8 @@ from mmengine.registry import init_default_scope
 
 from mmdet_eql.losses import EqualizationLoss, FederatedLoss, split_target
 from mmdet_eql.utils.errors import UserError
-from tests.conftest import REPOSITORY
 from tests.heads.test_detectors import C, batch_of, build, every_detector, make_config, stages
-
-TOOL = runpy.run_path(str(REPOSITORY / "tools" / "dev" / "loss_table.py"))
+from tests.losses import head_table
 
 
 def rare_label_verified_absent_from_one(dataset) -> tuple[int, int, int]:
@@ -125,9 +121,9 @@ def test_samples_of_dense_and_query_heads_have_the_labels_of_their_image(head, l
     the last one nothing is known."""
     init_default_scope("mmdet")
     torch.manual_seed(0)
-    model, data, last = TOOL["build"](head, loss), TOOL["batch"](False), TOOL["C"] - 1
+    model, data, last = head_table.build(head, loss), head_table.batch(False), head_table.C - 1
     model.init_weights()
-    TOOL["hand_over"](model)
+    head_table.hand_over(model)
     for index, sample in enumerate(data["data_samples"]):
         sample.gt_instances.labels.fill_(index)
         known = torch.tensor([index] if index else [index, last])
@@ -145,7 +141,7 @@ def test_samples_of_dense_and_query_heads_have_the_labels_of_their_image(head, l
             module.register_forward_pre_hook(note)
     total, _ = model.parse_losses(model.train()(**data, mode="loss"))
     total.backward()
-    labels = torch.cat([split_target(args[1], TOOL["C"])[0] for args in calls])
+    labels = torch.cat([split_target(args[1], head_table.C)[0] for args in calls])
     gradient = torch.cat([args[0].grad for args in calls])
     for of_image in (0, 1):
         at_last = gradient[labels == of_image, last]
@@ -155,8 +151,8 @@ def test_samples_of_dense_and_query_heads_have_the_labels_of_their_image(head, l
 
 def test_a_dense_head_without_labels_is_one_sentence():
     init_default_scope("mmdet")
-    model, data = TOOL["build"]("ATSS", "EQL, image labels"), TOOL["batch"](False)
-    TOOL["hand_over"](model)
+    model, data = head_table.build("ATSS", "EQL, image labels"), head_table.batch(False)
+    head_table.hand_over(model)
     for sample in data["data_samples"]:
         sample.gt_instances = sample.gt_instances.new(metainfo={})
     with pytest.raises(UserError, match=r"image_level_labels: .*'PackLVISInputs'"):

@@ -1,7 +1,5 @@
 """Which head works with which loss: a sample of the cells of docs/losses.md, and the sentences that
-refuse the others. ``tools/dev/loss_table.py`` runs every cell."""
-
-import runpy
+refuse the others. ``head_table.py`` runs every cell."""
 
 import pytest
 import torch
@@ -22,10 +20,9 @@ from mmdet_eql.losses import (
     split_target,
 )
 from mmdet_eql.utils.errors import UserError
-from tests.conftest import REPOSITORY
+from tests.losses import head_table
 
-TOOL = runpy.run_path(str(REPOSITORY / "tools" / "dev" / "loss_table.py"))
-C = TOOL["C"]
+C = head_table.C
 #: Every head and every loss.
 SAMPLE = [
     ("Faster R-CNN", "BAGS"),
@@ -60,8 +57,8 @@ def mmdet_scope():
 
 
 def documented() -> dict[tuple[str, str], bool]:
-    text = TOOL["DOCS"].read_text(encoding="utf-8")
-    lines = text.partition(TOOL["BEGIN"])[2].partition(TOOL["END"])[0].strip().splitlines()
+    text = head_table.DOCS.read_text(encoding="utf-8")
+    lines = text.partition(head_table.BEGIN)[2].partition(head_table.END)[0].strip().splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     losses = rows[0][1:]
     return {
@@ -73,15 +70,15 @@ def documented() -> dict[tuple[str, str], bool]:
 
 def test_the_table_has_every_cell():
     table = documented()
-    assert set(table) == {(head, loss) for head in TOOL["HEADS"] for loss in TOOL["LOSSES"]}
-    assert {head for head, _ in SAMPLE} == set(TOOL["HEADS"])
-    assert {loss for _, loss in SAMPLE} == set(TOOL["LOSSES"])
+    assert set(table) == {(head, loss) for head in head_table.HEADS for loss in head_table.LOSSES}
+    assert {head for head, _ in SAMPLE} == set(head_table.HEADS)
+    assert {loss for _, loss in SAMPLE} == set(head_table.LOSSES)
     assert all(table[cell] for cell in SAMPLE)
 
 
 @pytest.mark.parametrize(("head", "loss"), SAMPLE)
 def test_a_head_trains_and_predicts(head, loss):
-    TOOL["check_cell"](head, loss)
+    head_table.check_cell(head, loss)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +100,7 @@ def test_a_head_trains_and_predicts(head, loss):
 )
 def test_what_cannot_work_is_refused_in_one_sentence(head, loss, words):
     assert not documented()[head, loss]
-    check_sentence(lambda: TOOL["build"](head, loss), words)
+    check_sentence(lambda: head_table.build(head, loss), words)
 
 
 def check_sentence(call, words) -> None:
@@ -116,7 +113,7 @@ def check_sentence(call, words) -> None:
 
 def detector(head: str, delete: bool, **loss):
     """A tiny detector whose own loss_cls is overridden or replaced, as a config does it."""
-    cfg = Config(dict(model=TOOL["stock_model"](head).to_dict()))
+    cfg = Config(dict(model=head_table.stock_model(head).to_dict()))
     part = "model.roi_head.bbox_head" if "roi_head" in cfg.model else "model.bbox_head"
     if head == "Sparse R-CNN":
         part += ".0"
@@ -183,7 +180,7 @@ def test_a_stock_config_with_another_type_alone(head, kind):
 
 def test_an_encoder_that_labels_all_objects_alike_is_refused():
     def connect(kind):
-        cfg = Config(dict(model=TOOL["stock_model"]("Deformable DETR").to_dict()))
+        cfg = Config(dict(model=head_table.stock_model("Deformable DETR").to_dict()))
         cfg.model.update(as_two_stage=True, with_box_refine=True)
         cfg.model.bbox_head.loss_cls = dict(type=kind, use_sigmoid=True)
         connect_losses(MODELS.build(cfg.model))
@@ -252,7 +249,7 @@ def test_without_protection_it_is_the_cross_entropy_of_the_head(kind):
     }
     loss = kind(C, use_sigmoid=True, reduction="sum", **options[kind])
     if kind is FederatedLoss:
-        loss.set_class_frequency(TOOL["FREQUENCY"])
+        loss.set_class_frequency(head_table.FREQUENCY)
     stock = CrossEntropyLoss(use_sigmoid=True, reduction="sum")
     logits, one_hot = logits.float(), one_hot.float()  # mmdet's computes in float32
     torch.testing.assert_close(loss(logits, one_hot), stock(logits, one_hot))
@@ -262,14 +259,14 @@ def test_eql_with_a_quality_is_its_equation():
     """w_j = 1 - E(r) T(f_j) for other categories, 1 at the label, whose target is the quality."""
     logits, labels, quality, _ = targets()
     loss = EqualizationLoss(C, lambda_=0.1, reduction="sum")
-    loss.set_class_frequency(TOOL["FREQUENCY"])
+    loss.set_class_frequency(head_table.FREQUENCY)
     expected = torch.zeros((), dtype=torch.float64)
     for row in range(6):
         for j in range(C):
             p = logits[row, j].sigmoid()
             own = labels[row] == j
             y = quality[row] if own else 0.0
-            in_tail = TOOL["FREQUENCY"][j] < 0.1
+            in_tail = head_table.FREQUENCY[j] < 0.1
             w = 0.0 if labels[row] < C and in_tail and not own else 1.0
             expected -= w * (y * p.log() + (1 - y) * (1 - p).log())
     value = loss(logits, (labels, quality), torch.ones(6))
@@ -283,7 +280,7 @@ def test_probabilities_have_the_loss_of_their_logits(kind):
     for activated in (False, True):
         loss = kind(C, activated=activated, use_sigmoid=True)
         if kind is EqualizationLoss:
-            loss.set_class_frequency(TOOL["FREQUENCY"])
+            loss.set_class_frequency(head_table.FREQUENCY)
         z = logits.clone().requires_grad_()
         value = loss(z.sigmoid() if activated else z, labels)
         values.append(value)

@@ -20,31 +20,33 @@ def line_of(path: Path) -> str:
     from mmengine.config import Config
 
     cfg = Config.fromfile(path, import_custom_modules=False)
-    sampler = cfg.train_dataloader.sampler.type
-    epochs, iterations = cfg.train_cfg.get("max_epochs"), cfg.train_cfg.get("max_iters")
-    length = f"{epochs} epochs" if epochs else f"{iterations} iterations"
+    dataset, sampler = cfg.train_dataloader.dataset, cfg.train_dataloader.sampler.type
+    # The folder tells datasets of one class apart.
+    by_folder = dataset.type in ("LVISFormatDataset", "CountedOpenImagesChallengeDataset")
+    length = f"{cfg.train_cfg.get('max_iters')} iterations"
+    if epochs := cfg.train_cfg.get("max_epochs"):
+        length = f"{epochs} epochs"
     parts = (
         str(path.relative_to(CONFIGS) if path.is_relative_to(CONFIGS) else path),
         _model(cfg.model),
         _loss(cfg.model),
         sampler if sampler not in ("DefaultSampler", "InfiniteSampler") else "",
-        _dataset(cfg),
+        Path(dataset.data_root).name if by_folder else dataset.type,
         f"{length} of {cfg.auto_scale_lr.base_batch_size} images per step",
     )
     return " | ".join(filter(None, parts))
 
 
 def _model(model: dict) -> str:
-    depth = model.backbone.get("depth")
-    parts = [model.type, model.backbone.type + (f"-{depth}" if depth else "")]
-    roi_head = model.get("roi_head", {})
-    if "dcn" in model.backbone:
-        parts.append("deformable")
-    if "semantic_head" in roi_head:
-        parts.append("semantic branch")
-    if "shared_head" in roi_head:
-        parts.append("C4")
-    return ", ".join(parts)
+    backbone, roi_head = model.backbone, model.get("roi_head", {})
+    parts = {
+        model.type: True,
+        f"{backbone.type}-{backbone.get('depth')}".removesuffix("-None"): True,
+        "deformable": "dcn" in backbone,
+        "semantic branch": "semantic_head" in roi_head,
+        "C4": "shared_head" in roi_head,
+    }
+    return ", ".join(part for part, is_there in parts.items() if is_there)
 
 
 def _loss(model: dict) -> str:
@@ -55,14 +57,6 @@ def _loss(model: dict) -> str:
     if loss.get("tail_weighting"):
         shown.append(loss.tail_weighting.type)
     return loss.type + (f"({', '.join(shown)})" if shown else "")
-
-
-def _dataset(cfg: dict) -> str:
-    dataset = cfg.train_dataloader.dataset
-    # The folder tells datasets of one class apart.
-    if dataset.type in ("LVISFormatDataset", "CountedOpenImagesChallengeDataset"):
-        return Path(dataset.data_root).name
-    return dataset.type
 
 
 @exit_on_user_error

@@ -1,6 +1,6 @@
 """How often the 95 % intervals of AP by bootstrap cover the true value, in a simulation.
 
-    python tools/dev/bootstrap_coverage.py
+    python -m tests.evaluation.bootstrap_coverage
 
 Validation sets are drawn from one population: each category is in an image by its own chance, and
 scores of right and wrong detections overlap. The true value is the mean of the metric over many

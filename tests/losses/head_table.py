@@ -1,8 +1,8 @@
 """Try every loss in every kind of head, and write the table of docs/losses.md.
 
-    python tools/dev/loss_table.py                 # print the table
-    python tools/dev/loss_table.py --write         # put it into docs/losses.md
-    python tools/dev/loss_table.py --heads GFL --losses EQL EFL
+    python -m tests.losses.head_table              # print the table
+    python -m tests.losses.head_table --write      # put it into docs/losses.md
+    python -m tests.losses.head_table --heads GFL --losses EQL EFL
 
 A cell is one training step of a tiny detector, made from MMDetection's own config, on images of 64
 pixels: a finite loss, a gradient on the classifier, scores by the right activation, the last
@@ -34,7 +34,7 @@ from mmdet_eql.losses import connect_losses
 from mmdet_eql.utils.errors import UserError
 
 DOCS = Path(__file__).parents[2] / "docs" / "losses.md"
-BEGIN, END = "<!-- tools/dev/loss_table.py --write -->", "<!-- end -->"
+BEGIN, END = "<!-- python -m tests.losses.head_table --write -->", "<!-- end -->"
 C = 4
 FREQUENCY = torch.tensor([0.5, 0.2, 0.01, 0.001], dtype=torch.float64)
 COUNTS = torch.tensor([500, 200, 10, 1])
