@@ -143,7 +143,7 @@ def test_minilvis_is_decoded(minilvis, short_pieces):
     assert_equal(decode_columns(str(path), str(path)), carefully(path))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_what_is_decoded_is_sound(file, train_annotations, data):
     images = train_annotations["images"][:2]

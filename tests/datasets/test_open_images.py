@@ -24,7 +24,6 @@ SIZE = (48, 64)  # height, width
 MINILVIS = CONFIGS / "minilvis/openimages/faster-rcnn_r18_fpn_eql_1xb4_minilvis-openimages.py"
 METHODS = {
     "softmax": {"type": "CrossEntropyLoss", "_delete_": True},
-    "sigmoid": {"tail_weighting.tail_ratio": 0},
     "eql": {},
     "eqlv2": {"type": "EqualizationLossV2", "_delete_": True},
 }

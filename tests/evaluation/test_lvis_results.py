@@ -107,7 +107,7 @@ def spoilt_files(tmp_path_factory):
     return save(tmp_path_factory.mktemp("spoilt"), *make_federated_set(7, masks=True))
 
 
-@settings(max_examples=150, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data(), iou_type=st.sampled_from(["bbox", "segm"]), boxed=st.booleans())
 def test_both_ways_of_reading_agree(spoilt_files, data, iou_type, boxed):
     """A file is refused with the same words, or gives the same columns."""

@@ -31,7 +31,7 @@ def assert_same_figures(ours: dict, prefix, ann_file) -> dict:
 
 
 def test_predictions_of_a_trained_model(tiny_config, minilvis, tmp_path):
-    cfg = tiny_config(max_iters=30)
+    cfg = tiny_config(max_iters=6)
     prefix = str(tmp_path / "results")
     cfg.test_evaluator.outfile_prefix = prefix
     runner = Runner.from_cfg(cfg)

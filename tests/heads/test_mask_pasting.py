@@ -61,7 +61,7 @@ def scenes(draw):
 
 
 @given(scenes())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_runs_are_those_of_pasting_and_encoding(scene):
     assert paste_as_rle(*scene) == paste_as_mmdet(*scene)
 

@@ -84,7 +84,7 @@ def assert_equal(results: tuple, expected: tuple) -> None:
 
 
 @given(cases())
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_boxes_scores_and_labels_are_those_of_mmdet(case):
     if case["max_num"] > 0:
         assert_equal(multiclass_nms(**case), nms_of_mmdet(case))

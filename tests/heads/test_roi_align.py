@@ -45,7 +45,7 @@ def assert_same_features(maps, rois, options) -> None:
 
 
 @given(scenes())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_features_are_those_of_mmcv(scene):
     assert_same_features(*scene)
 

@@ -57,7 +57,7 @@ def cases(draw):
     return cls_score, labels, frequency, lambda_, draw(st.booleans())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(cases())
 def test_value_and_gradient_equal_the_equation(case):
     cls_score, labels, frequency, lambda_, exclude = case
@@ -116,7 +116,7 @@ def test_gradcheck():
         )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     num_rows=st.integers(0, 6),
     num_classes=st.integers(1, 7),

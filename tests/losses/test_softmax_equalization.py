@@ -37,7 +37,7 @@ def make_loss(frequency, **kwargs) -> SoftmaxEqualizationLoss:
     return loss
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     num_rows=st.integers(0, 6),
     num_logits=st.integers(1, 7),

@@ -84,7 +84,7 @@ def tail_ratio(counts: np.ndarray, lambda_: float) -> float:
     return counts[counts < lambda_].sum() / counts.sum()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(COUNTS, st.floats(0, 1, exclude_max=True), st.integers(1, 10**6))
 def test_lambda_is_the_largest_that_does_not_exceed_the_ratio(counts, wanted, num_images):
     counts = np.array(counts)

@@ -48,7 +48,7 @@ def reference(cls_score, labels, counts, chosen, label_weights):
     return value, gradient
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     num_rows=st.integers(0, 8),
     num_classes=st.integers(1, 8),

@@ -32,7 +32,7 @@ def reference(cls_score, labels, gamma, alpha):
     return losses, gradient
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     num_rows=st.integers(0, 5),
     num_classes=st.integers(1, 6),
