@@ -1,6 +1,5 @@
 """The command-line tools as a user runs them: training, testing, several ranks, mistakes."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -109,30 +108,23 @@ def test_train_resume_and_test_from_another_folder(run_tool, call_tool, minilvis
 
     result = call_tool(
         "test.py", minilvis_config("eql"), work_dir / "iter_4.pth",
-        "--out", tmp_path / "predictions.pkl", "--show-dir", "painted", *options, check=True,
+        "--out", tmp_path / "predictions.pkl", "--show-dir", "painted", *options,
+        "test_dataloader.dataset.indices=6", check=True,
     )  # fmt: skip
     assert "lvis/segm_AP" in result.stdout + result.stderr
     assert f"checkpoint  {work_dir / 'iter_4.pth'}\n" in result.stdout
     assert "Config:" not in result.stdout
     assert (tmp_path / "predictions.pkl").is_file()
-    assert len(list(work_dir.glob("*/painted/*.jpg"))) == 24
+    assert len(list(work_dir.glob("*/painted/*.jpg"))) == 6
 
 
-def figures(tmp_path) -> dict:
-    """The figures of the last test run in the work_dir."""
-    folders = sorted(
-        (tmp_path / "work_dir").glob("*/*.json"), key=lambda path: path.stat().st_mtime
-    )
-    values = json.loads(folders[-1].read_text())
-    return {key: value for key, value in values.items() if key.startswith("lvis/")}
-
-
-def test_two_ranks_of_which_one_dies(run_tool, call_tool, config_file, tmp_path, monkeypatch):
+def test_two_ranks_of_which_one_dies(run_tool, config_file, tmp_path, monkeypatch):
     (tmp_path / "rank_dump.py").write_text(RANK_DUMP)
 
     def add_dump(cfg):
         cfg.custom_imports.imports.append("rank_dump")
         cfg.custom_hooks.append(dict(type="RankDump"))
+        cfg.val_dataloader.dataset.indices = 4
 
     config = config_file(add_dump, max_iters=16)
     work_dir = tmp_path / "work_dir"
@@ -176,13 +168,6 @@ def test_two_ranks_of_which_one_dies(run_tool, call_tool, config_file, tmp_path,
     assert "roi_head.bbox_head.loss_cls.class_frequency" in shared
     for key in shared:
         assert torch.equal(first[key], second[key]), key
-
-    # Two ranks evaluate like one.
-    result = run_tool("dist_test.sh", config, work_dir / "iter_16.pth", 2, check=True)
-    two_ranks = figures(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    call_tool("test.py", config, work_dir / "iter_16.pth", check=True)
-    assert figures(tmp_path) == two_ranks, result.stdout
 
 
 # --- mistakes -------------------------------------------------------------------------------------
