@@ -38,7 +38,8 @@ class Entry:
     Args:
         label (str): First part of its name.
         options (Mapping[str, Any]): New values by dotted key, without the seed.
-        differing (tuple[str, ...]): Keys of ``options`` in its name: not common to all runs.
+        differing (tuple[str, ...]): Keys of ``options`` in its name: not common to all runs, nor
+            said by a ``name`` that no other entry has.
         seed (int, optional): None for that of the config.
         load_from (str, optional): Label of the entry whose last checkpoint it starts from.
     """
@@ -158,7 +159,9 @@ def entries_of(spec: Mapping[str, Any], source: str) -> list[Entry]:
         where = f"{source}: run {number}" if "runs" in spec else source
         if not isinstance(run, Mapping):
             raise UserError(f"{where} is {run!r}; give a mapping with its config.")
-        entries += _entries_of_run(run, common, where)
+        others = [other for other in runs if other is not run and isinstance(other, Mapping)]
+        is_named = run.get("name") not in (None, *(other.get("name") for other in others))
+        entries += _entries_of_run(run, common, where, is_named)
     labels = {entry.label for entry in entries}
     for entry in entries:
         others = sorted(labels - {entry.label})
@@ -170,7 +173,9 @@ def entries_of(spec: Mapping[str, Any], source: str) -> list[Entry]:
     return entries
 
 
-def _entries_of_run(run: Mapping[str, Any], common: Mapping[str, Any], where: str) -> list[Entry]:
+def _entries_of_run(
+    run: Mapping[str, Any], common: Mapping[str, Any], where: str, is_named: bool
+) -> list[Entry]:
     _check_keys(run, _RUN_KEYS, where)
     configs = run.get("config")
     configs = [configs] if isinstance(configs, str) else configs
@@ -203,7 +208,7 @@ def _entries_of_run(run: Mapping[str, Any], common: Mapping[str, Any], where: st
             config=config,
             label=name or Path(config).stem,
             options={**shared, **own, **dict(zip(grid, point, strict=True))},
-            differing=(*(key for key in own if key not in grid), *grid),
+            differing=(*(key for key in own if key not in grid and not is_named), *grid),
             seed=seed,
             load_from=load_from,
         )

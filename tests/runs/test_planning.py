@@ -56,11 +56,11 @@ def test_names_tell_what_differs(entries, tmp_path):
             for lr in ("0.1", "1e-05")
             for seed in (0, 1)
         ),
-        *(f"seql_gamma=0.5_lr={lr}_seed={seed}" for lr in ("0.1", "1e-05") for seed in (0, 1)),
+        *(f"seql_lr={lr}_seed={seed}" for lr in ("0.1", "1e-05") for seed in (0, 1)),
     ]
     run = plan.runs[-1]
     assert (run.cfg.randomness.seed, run.cfg.model.head.loss_cls.gamma) == (1, 0.5)
-    assert run.label == "seql_gamma=0.5_lr=1e-05"
+    assert run.label == "seql_lr=1e-05"
     assert len({run.identity for run in plan.runs}) == 8
     assert len({run.experiment for run in plan.runs}) == 4
     assert not list(tmp_path.iterdir())

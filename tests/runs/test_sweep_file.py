@@ -44,9 +44,20 @@ def test_runs_take_over_what_is_common_and_may_differ():
     )
     assert [entry.label for entry in found] == ["a"] * 4 + ["own"] * 2 + ["b"] * 2
     assert found[0].options == {"a": 1, "b": 1, "lr": 0.1}
-    assert (found[4].options, found[4].differing) == ({"a": 1, "b": 2, "lr": 3}, ("b", "lr"))
+    assert (found[4].options, found[4].differing) == ({"a": 1, "b": 2, "lr": 3}, ("lr",))
     assert [entry.seed for entry in found] == [0, 1, 0, 1, 0, 1, 7, 7]
     assert found[-1].load_from == "own"
+
+
+def test_a_name_of_its_own_stands_for_the_options():
+    run = {"config": "a.py", "name": "own", "options": {"b": 2}}
+    (found,) = entries(runs=[run])
+    assert found.differing == ()
+    # Without a name, or where others have it, the options say which run it is.
+    unnamed = {key: value for key, value in run.items() if key != "name"}
+    assert [entry.differing for entry in entries(runs=[unnamed])] == [("b",)]
+    found = entries(runs=[run, {"config": "a.py", "name": "own"}])
+    assert [entry.differing for entry in found] == [("b",), ()]
 
 
 @pytest.mark.parametrize("suffix", [".yaml", ".json", ".py"])
