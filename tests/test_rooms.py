@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "heads": "utils losses",
     "engine": "utils frequency losses",
     "decoupled": "utils frequency annotations datasets evaluation losses heads engine",
-    "runs": "utils frequency engine",
+    "runs": "utils frequency engine decoupled",
     "analysis": "utils frequency annotations datasets evaluation engine runs",
     "classification": "utils frequency datasets minilvis losses engine",
 }

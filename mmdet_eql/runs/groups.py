@@ -15,14 +15,19 @@ from mmdet_eql.runs.planning import MARKER_NAME, RESULT_NAME
 from mmdet_eql.runs.records import RunRecord, load_record
 from mmdet_eql.utils.errors import UserError
 
-#: Metrics of each kind in the order of their columns.
-METRICS = {
-    "bbox": ("AP", "AP50", "AP75", "APr", "APc", "APf"),
-    "segm": ("AP", "AP50", "AP75", "APr", "APc", "APf"),
-    "accuracy": ("top1", "top5", "many", "medium", "few"),
+#: Titles of the kinds of metrics for readers, in their order.
+TITLES = {
+    iou_type + limit: f"{title} {name}"
+    for iou_type, title in {"bbox": "box", "segm": "mask", "boundary": "boundary"}.items()
+    for limit, name in {"": "AP", "_fixed": "Fixed AP", "_pooled": "pooled AP"}.items()
 }
+TITLES["accuracy"] = "accuracy"
+#: Metrics of each kind in the order of their columns.
+METRICS = dict.fromkeys(TITLES, ("AP", "AP50", "AP75", "APr", "APc", "APf"))
+METRICS["accuracy"] = ("top1", "top5", "many", "medium", "few")
 #: Appended to the name of a kind, such as "bbox", for metrics of bins by training images.
 BY_IMAGES = " by images"
+TITLES |= {kind + BY_IMAGES: f"{title} by training images" for kind, title in TITLES.items()}
 
 
 @dataclass(frozen=True, eq=False)

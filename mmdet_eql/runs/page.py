@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from jinja2 import Environment
 
 from mmdet_eql.runs import plots
-from mmdet_eql.runs.groups import BY_IMAGES, RunGroup, kinds_of
-from mmdet_eql.runs.tables import TITLES, describe, difference_rows, mean_rows
+from mmdet_eql.runs.groups import BY_IMAGES, TITLES, RunGroup, kinds_of
+from mmdet_eql.runs.tables import describe, difference_rows, mean_rows
 
 _TEMPLATE = """\
 <!DOCTYPE html>

@@ -19,6 +19,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmdet_eql.decoupled.training_config import train_on_features
 from mmdet_eql.engine.config_check import check_config
 from mmdet_eql.engine.launch import merge_options, read_config
 from mmdet_eql.runs.sweep_file import SEED_KEY, Entry
@@ -199,8 +200,12 @@ class _Planner:
         if experiment not in self._checked:
             self._checked[experiment] = None
             try:
+                checked = copy.deepcopy(cfg)
+                if cfg.get("features"):
+                    train_on_features(checked)
                 # A checkpoint to start from may still have to be made.
-                check_config(Config({**cfg.to_dict(), "load_from": None}))
+                checked.load_from = None
+                check_config(checked)
             except UserError as error:
                 self._checked[experiment] = error
         if self._checked[experiment] is not None:

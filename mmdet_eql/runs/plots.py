@@ -19,8 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mmdet_eql.frequency import COMMON_MAX_IMAGES, GROUP_NAMES, RARE_MAX_IMAGES
-from mmdet_eql.runs.groups import RunGroup, kinds_of
-from mmdet_eql.runs.tables import TITLES
+from mmdet_eql.runs.groups import TITLES, RunGroup, kinds_of
 from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.figure_file import RUN_COLOURS, RUN_MARKERS, save_figure
 

@@ -20,9 +20,12 @@ from mmdet_eql.utils.errors import UserError
 _TIMESTAMP = re.compile(r"\d{8}_\d{6}")
 # Names carry the metric's prefix ("lvis/"), and the loop's ("val/") if the log processor keeps it.
 _METRIC = re.compile(
-    r"(?:[^/]*/)*(?:(bbox|segm)_(AP\w*|AR\w*@\d+)|(accuracy)/(top\d+|many|medium|few))"
+    r"(?:[^/]*/)*(?:((?:bbox|segm|boundary)(?:_fixed|_pooled)?)_(AP\w*|AR\w*@\d+)|"
+    r"(accuracy)/(top\d+|many|medium|few))"
 )
-_CATEGORY = re.compile(r"(?:[^/]*/)*?(?:(bbox|segm)_(.+)_precision|(accuracy)/(.+)_accuracy)")
+_CATEGORY = re.compile(
+    r"(?:[^/]*/)*?(?:(bbox|segm|boundary)_(.+)_precision|(accuracy)/(.+)_accuracy)"
+)
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,9 @@ class RunResult:
     """The last evaluation in a work_dir.
 
     Args:
-        figures (dict[str, dict[str, float]]): Metrics by ``"bbox"``, ``"segm"`` or ``"accuracy"``
-            and name, such as ``figures["bbox"]["APr"]``: fractions, NaN without ground truth.
+        figures (dict[str, dict[str, float]]): Metrics by kind, such as ``"bbox"``, ``"segm"``,
+            ``"bbox_fixed"`` (Fixed AP) or ``"accuracy"``, and name, such as
+            ``figures["bbox"]["APr"]``: fractions, NaN without ground truth.
         category_ap (dict[str, dict[str, float]]): The same of each category by name. Empty unless
             the evaluator has ``classwise=True``.
     """

@@ -5,12 +5,9 @@ import io
 import math
 from collections.abc import Sequence
 
-from mmdet_eql.runs.groups import BY_IMAGES, RunGroup, kinds_of
+from mmdet_eql.runs.groups import TITLES, RunGroup, kinds_of
 from mmdet_eql.runs.statistics import CONFIDENCE, TESTS, Difference, compare, mean_and_std
 
-#: Names of the kinds of metrics for readers.
-TITLES = {"bbox": "box AP", "segm": "mask AP", "accuracy": "accuracy"}
-TITLES |= {kind + BY_IMAGES: f"{title} by training images" for kind, title in TITLES.items()}
 _NONE = "-"
 _CSV_COLUMNS = (
     "label config kind figure n mean std difference ci_low ci_high p images_low images_high "

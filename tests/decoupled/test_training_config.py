@@ -20,6 +20,8 @@ from mmdet_eql.decoupled.feature_cache import (
 from mmdet_eql.decoupled.feature_dataset import image_ids_of
 from mmdet_eql.decoupled.training_config import train_on_features
 from mmdet_eql.engine.launch import merge_options, read_config
+from mmdet_eql.runs.planning import plan_runs
+from mmdet_eql.runs.sweep_file import entries_of
 from mmdet_eql.utils.errors import UserError
 from tests.conftest import build_dataset, minilvis_config, tiny_options
 
@@ -239,3 +241,24 @@ def test_a_head_with_methods_of_its_own_is_refused(lab):
 def test_a_detector_without_weights_is_not_trained():
     with pytest.raises(UserError, match="load_from is not set: the frozen detector has no weights"):
         FrozenDetectorHook().before_train(None)
+
+
+def test_a_sweep_finds_invalid_entries_before_it_runs(minilvis, written, tmp_path):
+    options = tiny_options(minilvis)
+    options = {key: value for key, value in options.items() if key != "randomness.seed"}
+    options["features"] = str(written / "features")
+    config = str(minilvis_config("eql"))
+    runs = [
+        {"config": config, "name": "same"},
+        {"config": config, "name": "misspelt", "options": {"decoupled.epoch": 3}},
+        {"config": config, "name": "nowhere", "options": {"features": str(tmp_path / "none")}},
+        {"config": config, "name": "other", "options": {"model.test_cfg.rpn.max_per_img": 7}},
+    ]
+    plan = plan_runs(entries_of({"options": options, "runs": runs}, "sweep.yaml"), tmp_path)
+    assert [run.label for run in plan.runs] == ["same"]
+    # The config itself is left as it was written.
+    assert plan.runs[0].cfg.model.type == "MaskRCNN"
+    reasons = {entry.name: entry.reason for entry in plan.invalid}
+    assert "decoupled has no 'epoch'" in reasons["misspelt"]
+    assert "none" in reasons["nowhere"]
+    assert "model.test_cfg.rpn.max_per_img is 7" in reasons["other"]

@@ -2,10 +2,14 @@
 
 import json
 import math
+import re
 
 import pytest
 
+from mmdet_eql.runs.groups import group_runs
+from mmdet_eql.runs.records import RunRecord
 from mmdet_eql.runs.run_logs import learning_curve, load_run
+from mmdet_eql.runs.tables import format_report
 from mmdet_eql.utils.errors import UserError
 
 TRAIN = {"lr": 0.02, "data_time": 0.01, "loss": 1.5, "time": 0.25, "epoch": 1, "iter": 20}
@@ -81,6 +85,19 @@ def test_names_that_look_like_figures(tmp_path):
     result = load_run(tmp_path)
     assert set(result.category_ap["bbox"]) == {*names, "red fox"}
     assert set(result.figures["bbox"]) == {"AP", "APr"}
+
+
+def test_fixed_ap_pooled_ap_and_boundaries_are_kinds_of_their_own(tmp_path):
+    more = {"lvis/bbox_fixed_APr": 0.6, "lvis/boundary_pooled_AP": 0.7, "lvis/boundary_AP": 0.8}
+    write_test(tmp_path, "20250101_000000", figures(0.1) | more)
+    found = load_run(tmp_path).figures
+    assert found["bbox_fixed"] == {"APr": 0.6}
+    assert (found["boundary_pooled"], found["boundary"]) == ({"AP": 0.7}, {"AP": 0.8})
+    assert "APr" in found["bbox"]
+    record = RunRecord("a", "a", "a", {}, 0, "1", "1", found)
+    report = format_report(group_runs([record]), None, "welch")
+    titles = re.findall(r"^\| ([a-zA-Z ]+) \(%\)", report, re.MULTILINE)
+    assert titles == ["box AP", "box Fixed AP", "mask AP", "boundary AP", "boundary pooled AP"]
 
 
 def test_no_ground_truth_is_nan(tmp_path):
