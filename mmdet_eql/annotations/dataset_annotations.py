@@ -65,16 +65,16 @@ class DatasetAnnotations:
     def instances(self, image: int) -> list[dict]:
         """The instances of an image, as mmdet's ``CocoDataset`` gives them."""
         columns, here = self.columns, self.columns.annotations(image)
-        chosen = here.start + np.flatnonzero(self._is_instance[here])
-        boxes = columns.box[chosen]
-        with np.errstate(over="ignore"):
-            boxes[:, 2:] += boxes[:, :2]
-        crowd, labels = columns.crowd[chosen].astype(int).tolist(), self._label[chosen].tolist()
+        if not (is_instance := self._is_instance[here]).all():
+            here = here.start + np.flatnonzero(is_instance)
+        crowd, labels = columns.crowd[here].tolist(), self._label[here].tolist()
         instances = [
-            {"ignore_flag": flag, "bbox": box, "bbox_label": label}
-            for flag, box, label in zip(crowd, boxes.tolist(), labels, strict=True)
+            {"ignore_flag": int(flag), "bbox": [x, y, x + width, y + height], "bbox_label": label}
+            for flag, (x, y, width, height), label in zip(
+                crowd, columns.box[here].tolist(), labels, strict=True
+            )
         ]
-        for instance, mask in zip(instances, columns.segmentations(chosen), strict=True):
+        for instance, mask in zip(instances, columns.segmentations(here), strict=True):
             if mask:
                 instance["mask"] = mask
         return instances

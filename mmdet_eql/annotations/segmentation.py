@@ -39,7 +39,10 @@ def usable_part(segmentation: Any) -> Any:
     """
     if not isinstance(segmentation, list):
         return segmentation or None
-    if all(type(one) is list and len(one) >= 6 and not len(one) % 2 for one in segmentation):
+    for one in segmentation:  # a generator would take several times as long
+        if type(one) is not list or len(one) < 6 or len(one) % 2:
+            break
+    else:
         return segmentation or None
     polygons = [segmentation] if _are_numbers(segmentation) else segmentation
     return [polygon for polygon in polygons if not _is_degenerate(polygon)] or None
