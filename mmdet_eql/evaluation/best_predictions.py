@@ -1,8 +1,8 @@
 """Keeping, while a model is tested, only the predictions that can count for Fixed AP.
 
-These are the best N of each category over the images so far, and the best 300 of each image, which
-count for AP. Once a category has N, the lowest score of them is a threshold for what follows, which
-a model can leave out before it computes a mask.
+These are the best N of each category over the images so far, and the best P of each image, which
+count for AP: 300, or fewer if the model gives fewer. Once a category has N, the lowest score of
+them is a threshold for what follows, which a model can leave out before it computes a mask.
 
 Glossary:
     C: labels of the model.
@@ -44,6 +44,11 @@ class BestPredictions:
         self.per_image = per_image
         self.thresholds = np.full(num_classes, MIN_SCORE, dtype=np.float32)
         self._num_images = self._size = self._size_before = 0
+
+    def of_image(self, result: ImagePredictions) -> ImagePredictions:
+        """Return the best P predictions of an image, the first ones of equal scores."""
+        rank = rank_in_groups(np.zeros(len(result.scores), dtype=np.int64), result.scores)
+        return result.take(rank < self.per_image)
 
     def make_room(self, results: list[ImagePredictions]) -> None:
         """Drop what cannot count from the predictions so far, in place, if they have grown much.

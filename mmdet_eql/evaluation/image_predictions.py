@@ -10,7 +10,7 @@ import pycocotools.mask as mask_utils
 
 from mmdet_eql.annotations.class_names import check_classes, positions_of_classes
 from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth
-from mmdet_eql.evaluation.lvis_results import image_records
+from mmdet_eql.evaluation.lvis_results import image_records, write_results
 from mmdet_eql.utils.errors import UserError
 
 
@@ -90,6 +90,18 @@ class ImagePredictions:
             return []
         categories, scores = category_of_label[self.labels], self.mask_scores.astype(np.float64)
         return image_records(self.image_id, categories, scores, None, self.masks, self.mask_size)
+
+
+def write_predictions(
+    prefix: str, results: Sequence[ImagePredictions], category_of_label: np.ndarray
+) -> list[str]:
+    """Write ``{prefix}.bbox.json`` and, if there are masks, ``{prefix}.segm.json``; return both."""
+    paths = [f"{prefix}.bbox.json"]
+    write_results(paths[0], (result.box_records(category_of_label) for result in results))
+    if any(result.masks is not None for result in results):
+        paths.append(f"{prefix}.segm.json")
+        write_results(paths[1], (result.mask_records(category_of_label) for result in results))
+    return paths
 
 
 def join_predictions(

@@ -29,6 +29,7 @@ from mmdet_eql.evaluation.image_predictions import (
     check_labels,
     join_predictions,
     remove_repetitions,
+    write_predictions,
 )
 from mmdet_eql.evaluation.lvis_evaluation import (
     IOU_THRESHOLDS,
@@ -37,7 +38,7 @@ from mmdet_eql.evaluation.lvis_evaluation import (
     LVISEvaluation,
     evaluate_detections,
 )
-from mmdet_eql.evaluation.lvis_results import write_json, write_results
+from mmdet_eql.evaluation.lvis_results import write_json
 from mmdet_eql.evaluation.metric_items import (
     AP_ITEMS,
     ITEMS_OF_OPTIONS,
@@ -170,7 +171,6 @@ class LVISFastMetric(GatheredMetric):
         self._ground_truth: LVISGroundTruth | None = None
         self._best: BestPredictions | None = None
         self._told, self._grouped = None, True  # what was told; whether frequencies are there
-
         check_stock_arguments(file_client_args, collect_device)
         nums, items = self.proposal_nums, self.metric_items
         check_metrics(self.metrics, classwise, nums, self.iou_thrs, items, max_detections)
@@ -204,14 +204,17 @@ class LVISFastMetric(GatheredMetric):
         more = [key for key in ITEMS_OF_OPTIONS if getattr(self, key)]
         return list_names(self.metrics, self.proposal_nums, self.metric_items, more, self._grouped)
 
-    def keep_best(self, num_classes: int) -> np.ndarray:
+    def keep_best(self, num_classes: int, max_per_img: int) -> np.ndarray:
         """In the test to come, hold no more predictions than can count.
+
+        ``max_per_img`` of an image count but for Fixed AP and pooled AP, all if it is not positive.
 
         Return the score of each class above which one can count, float32 of shape (C,), which rises
         while predictions come in.
         """
         recall = bool(set(self.metrics) - set(IOU_TYPES))
         per_image = max((self.max_detections, *self.proposal_nums * recall))
+        per_image = min(per_image, max_per_img) if max_per_img > 0 else per_image
         number = max(self.fixed_ap or 0, self.pooled_ap or 0)
         self._best = BestPredictions(number, per_image, num_classes)
         return self._best.thresholds
@@ -284,9 +287,12 @@ class LVISFastMetric(GatheredMetric):
         check_labels(results, len(category_of_label), self.ann_file)
         if not self.format_only:
             check_images(results, ground_truth, self.ann_file, bool(self._mask_metrics), logger)
-        known = [result.of_labels(is_known) for result in results]
+        # What the model gives of an image in any test, and what it gives besides for Fixed AP.
+        usual = results if self._best is None else list(map(self._best.of_image, results))
+        known = [[one.of_labels(is_known) for one in part] for part in (usual, results)]
         if self.outfile_prefix:
-            self._write_results(known, category_of_label)
+            paths = write_predictions(self.outfile_prefix, known[1], category_of_label)
+            logger.info(f"Results written to {' and '.join(paths)}.")
         if self.format_only:
             return {}
         if not any(len(result.labels) for result in results):
@@ -296,15 +302,17 @@ class LVISFastMetric(GatheredMetric):
         self.evaluations, metrics = {}, {}
         for metric in self.metrics:
             if metric in IOU_TYPES:
-                detections = join_predictions(known, ground_truth, category_of_label, metric)
+                columns = ground_truth, category_of_label, metric
+                every = join_predictions(known[1], *columns)
+                detections = join_predictions(known[0], *columns) if self._best else every
                 evaluation = evaluate_detections(
                     ground_truth, detections, metric, self.iou_thrs, self.max_detections
                 )
                 self.evaluations[metric] = evaluation
                 metrics.update(self._select_metrics(evaluation, metric))
-                metrics.update(self._more_metrics(ground_truth, detections, metric))
+                metrics.update(self._more_metrics(ground_truth, every, metric))
             else:
-                metrics.update(self._evaluate_proposals(ground_truth, results, metric))
+                metrics.update(self._evaluate_proposals(ground_truth, usual, metric))
         if self.evaluations:
             protocol = "COCO" if ground_truth.judged is None else "LVIS"
             logger.info("\n" + metric_table(self.evaluations, protocol))
@@ -333,7 +341,8 @@ class LVISFastMetric(GatheredMetric):
         evaluated = ground_truth, detections, metric
         values = best_of_category_metrics(*evaluated, self.fixed_ap, self.pooled_ap, self.iou_thrs)
         if self.bootstrap:
-            limits = self.fixed_ap, self.pooled_ap, self.iou_thrs, self.max_detections
+            per_image = [self.max_detections, *([self._best.per_image] if self._best else [])]
+            limits = self.fixed_ap, self.pooled_ap, self.iou_thrs, min(per_image)
             metrics = self.evaluations[metric].metrics() | values
             values |= interval_metrics(*evaluated, metrics, self.bootstrap, *limits)
         if values:
@@ -388,13 +397,3 @@ class LVISFastMetric(GatheredMetric):
         self._grouped = ground_truth.frequencies is not None
         check_groups(self.metric_items, ground_truth.frequencies, self.ann_file)
         return ground_truth
-
-    def _write_results(
-        self, results: list[ImagePredictions], category_of_label: np.ndarray
-    ) -> None:
-        paths = [f"{self.outfile_prefix}.bbox.json"]
-        write_results(paths[0], (result.box_records(category_of_label) for result in results))
-        if any(result.masks is not None for result in results):
-            paths.append(f"{self.outfile_prefix}.segm.json")
-            write_results(paths[1], (result.mask_records(category_of_label) for result in results))
-        print_log(f"Results written to {' and '.join(paths)}.", "current")

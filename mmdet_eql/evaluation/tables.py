@@ -66,8 +66,8 @@ def category_records(
         for record, number in zip(_categories(ground_truth), counts, strict=True)
     ]
     for name, evaluation in evaluations.items():
-        for record, ap in zip(records, evaluation.category_ap().tolist(), strict=True):
-            record[f"{name}_AP"] = None if math.isnan(ap) else ap
+        for record, of in zip(records, _category_records(evaluation), strict=True):
+            record[f"{name}_AP"] = of["AP"]
     return records
 
 

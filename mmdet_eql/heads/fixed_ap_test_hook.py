@@ -31,7 +31,8 @@ class FixedAPTestHook(Hook):
     threshold of their category. It begins at 1e-7 and rises as places among the best of the
     category are filled (``keep_best`` of the metric). Masks are computed of these detections alone,
     1,000 at once, and kept as RLE unless others take them: another metric, or who draws. Fixed AP
-    and pooled AP are the same as from all detections, and AP is that of ``score_thr=1e-7``.
+    and pooled AP are the same as from all detections, and AP is that of the ``max_per_img`` best of
+    each image and ``score_thr=1e-7``.
 
     For another kind of model a warning says why it is tested as it is: the metrics are then of what
     its ``test_cfg`` lets through.
@@ -62,7 +63,8 @@ class FixedAPTestHook(Hook):
             )
             return
         box_head = _box_head(roi_head)
-        thresholds = [metric.keep_best(box_head.num_classes) for metric in metrics]
+        max_per_img = roi_head.test_cfg.max_per_img
+        thresholds = [one.keep_best(box_head.num_classes, max_per_img) for one in metrics]
         box_head.predict_by_feat = _BestBoxes(box_head, thresholds)
         if roi_head.with_mask:
             drawn = any(getattr(hook, "draw", False) for hook in runner.hooks)
