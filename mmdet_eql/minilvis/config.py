@@ -28,7 +28,7 @@ class MiniLVISConfig:
     Each option has its range and its meaning where it is defined. The number of training images in
     which the category of rank r = 1, 2, ... is labelled is ``ceil(c * r ** -steepness)``, but at
     least 2, and at most what it takes to be present in 80 % of the images. The scale c follows from
-    ``categories_per_image``.
+    ``categories_per_image``. With ``image_counts`` these numbers are given instead.
 
     Raises:
         UserError: If an option is of the wrong type or out of range.
@@ -73,9 +73,25 @@ class MiniLVISConfig:
     #: The same options give the same bytes (with the same versions of NumPy and OpenCV), whatever
     #: the number of workers.
     seed: int = _option(0, 0, 2**63 - 1, "seed of everything random")
+    #: In any order. C categories have the counts at C quantiles, which are these if they are C.
+    image_counts: tuple[int, ...] | None = field(
+        default=None,
+        metadata={
+            "help": "training images of each category, such as LVIS's, in place of steepness and "
+            "categories_per_image"
+        },
+    )
 
     def __post_init__(self) -> None:
+        if self.image_counts is not None:
+            object.__setattr__(self, "image_counts", tuple(self.image_counts))
+            if not self.image_counts or not all(
+                type(n) is int and n > 0 for n in self.image_counts
+            ):
+                raise UserError("MiniLVIS: image_counts must be whole numbers of at least 1.")
         for option in dataclasses.fields(self):
+            if option.default is None:
+                continue
             value = getattr(self, option.name)
             low, high = option.metadata["low"], option.metadata["high"]
             whole = isinstance(option.default, int)

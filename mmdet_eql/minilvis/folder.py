@@ -141,9 +141,9 @@ def _is_made(out: Path, config: MiniLVISConfig, force: bool) -> bool:
             f"{out}: holds files, but no MiniLVIS set ({MARKER} is missing or damaged); give "
             "another folder, or remove this one yourself."
         )
-    made_with = marker["config"]
     try:
-        expected = _expected_files(MiniLVISConfig(**made_with))
+        made_with = MiniLVISConfig(**marker["config"])
+        expected = _expected_files(made_with)
     except (TypeError, UserError):
         raise UserError(
             f"{out / MARKER}: records options that this version does not know; give another "
@@ -158,9 +158,9 @@ def _is_made(out: Path, config: MiniLVISConfig, force: bool) -> bool:
             )
         return False
     difference = ", ".join(
-        f"{name}={made_with.get(name)} instead of {value}"
+        f"{name}={getattr(made_with, name)} instead of {value}"
         for name, value in dataclasses.asdict(config).items()
-        if made_with.get(name) != value
+        if getattr(made_with, name) != value
     )
     if marker["format_version"] != FORMAT_VERSION:
         difference = f"format version {marker['format_version']}"

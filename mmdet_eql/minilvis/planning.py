@@ -96,13 +96,16 @@ def train_image_counts(config: MiniLVISConfig) -> np.ndarray:
     """
     num_categories, num_images = config.num_categories, config.num_train_images
     room = config.categories_per_image * num_images
-    if config.categories_per_image > MAX_DISTINCT * config.mean_objects:
+    per_image = config.categories_per_image if config.image_counts is None else 0
+    if per_image > MAX_DISTINCT * config.mean_objects:
         raise UserError(
             f"MiniLVIS: categories_per_image={config.categories_per_image:g} is too many for "
             f"{config.min_objects} to {config.max_objects} objects per image; ask for at most "
             f"{MAX_DISTINCT * config.mean_objects:g}, or for more objects."
         )
     most = int(MAX_PRESENCE * config.label_rate * num_images)
+    if config.image_counts is not None:
+        return _given_counts(config, most)
     floor_present = int(present_images(MIN_TRAIN_IMAGES, config, num_images))
     if most < MIN_TRAIN_IMAGES or num_categories * floor_present > room:
         presence = num_categories * math.ceil(MIN_TRAIN_IMAGES / config.label_rate)
@@ -123,6 +126,22 @@ def train_image_counts(config: MiniLVISConfig) -> np.ndarray:
     # A quarter of the categories at most may be as frequent as can be; more would be no head.
     upper = most * (num_categories / 4) ** config.steepness
     return _fitted(curve, upper, room, config, num_images)
+
+
+def _given_counts(config: MiniLVISConfig, most: int) -> np.ndarray:
+    """Those of the config, at as many quantiles as there are categories."""
+    given = np.sort(np.array(config.image_counts, dtype=np.int64))[::-1]
+    quantiles = (np.arange(config.num_categories) + 0.5) / config.num_categories
+    counts = given[(quantiles * len(given)).astype(np.int64)]
+    present = present_images(counts, config, config.num_train_images).sum()
+    room = MAX_DISTINCT * config.mean_objects * config.num_train_images
+    if counts[0] > most or present > room:
+        raise UserError(
+            f"MiniLVIS: image_counts up to {counts[0]:,}, {counts.sum():,} in all, have no room in "
+            f"num_train_images={config.num_train_images:,}; ask for more images, more objects in "
+            "them, or a higher label_rate."
+        )
+    return counts
 
 
 def val_image_counts(config: MiniLVISConfig) -> np.ndarray:

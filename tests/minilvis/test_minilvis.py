@@ -50,6 +50,7 @@ from mmdet_eql.minilvis.vocabulary import (
 )
 from mmdet_eql.utils.errors import UserError
 
+LVIS_COUNTS = Path(__file__).parents[3] / "shared" / "lvis_v0.5_image_counts.json"
 TOOL = Path(__file__).parents[2] / "tools" / "datasets" / "make_minilvis.py"
 SPLITS = ("train", "val")
 # The set of the fixture `minilvis`.
@@ -368,6 +369,37 @@ def test_training_counts_follow_the_curve_of_the_rank():
     # 0.4 of the images a category is present in are labelled with it.
     np.testing.assert_allclose(labelled / present, 0.4, atol=0.05)
     assert labelled.sum() / present.sum() == pytest.approx(0.4, abs=0.005)
+
+
+def test_given_counts_take_the_place_of_the_curve():
+    counts = (1, 9, 40, 3, 2, 17, 5, 1)
+    config = MiniLVISConfig(8, 150, 60, image_counts=counts)
+    plan = plan_dataset(config)
+    assert sorted(plan.image_count) == sorted(counts)
+    labelled = Counter(
+        category
+        for image in plan.images["train"]
+        for category in {c for c, a in zip(image.category_ids, image.annotated, strict=True) if a}
+    )
+    assert tuple(labelled[i + 1] for i in range(8)) == plan.image_count
+    # Fewer categories stand for all of them.
+    fewer = dataclasses.replace(config, num_categories=6, image_counts=counts * 3)
+    assert train_image_counts(fewer).tolist() == [40, 9, 5, 3, 1, 1]
+    with pytest.raises(UserError, match="image_counts up to 149, 608 in all"):
+        train_image_counts(dataclasses.replace(config, image_counts=(149, 3)))
+    for invalid in ((), (3, 0), (3, True), (3, 2.5)):
+        with pytest.raises(UserError, match="image_counts must be whole numbers"):
+            MiniLVISConfig(image_counts=invalid)
+
+
+def test_the_counts_of_lvis_fit():
+    if not LVIS_COUNTS.is_file():
+        pytest.skip("needs the image counts of LVIS v0.5")
+    given = json.loads(LVIS_COUNTS.read_text())
+    config = MiniLVISConfig(1000, given["num_images"], image_counts=tuple(given["image_count"]))
+    counts = train_image_counts(config)
+    shares = [np.mean(frequency_group(np.array(c)) == "r") for c in (counts, given["image_count"])]
+    assert shares[0] == pytest.approx(shares[1], abs=0.01)
 
 
 @settings(max_examples=25, deadline=None)
@@ -764,18 +796,29 @@ def test_tool_passes_every_option_on(tmp_path, monkeypatch, capsys):
         "negatives_per_image": 2.5,
         "not_exhaustive_per_image": 0.25,
         "seed": 4,
+        "image_counts": (9, 7, 5, 4, 3, 2, 2, 1),
     }
     config = MiniLVISConfig(**options)
     changed = {f.name for f in dataclasses.fields(config) if getattr(config, f.name) != f.default}
     assert changed == set(options) == {field.name for field in dataclasses.fields(config)}
     arguments = []
     for name, value in options.items():
+        if name == "image_counts":
+            value = tmp_path / "counts.json"
+            value.write_text(json.dumps(options[name]))
         arguments += [f"--{name.replace('_', '-')}", value]
     run_tool(monkeypatch, tmp_path / "set", *arguments, "--workers", 1)
     marker = json.loads((tmp_path / "set" / "minilvis.json").read_text())
     assert MiniLVISConfig(**marker["config"]) == config
     path = tmp_path / "set" / "annotations" / "minilvis_train.json"
-    assert f"class_frequency.py {path}\n" in capsys.readouterr().out and path.is_file()
+    run_tool(monkeypatch, tmp_path / "set", *arguments)
+    assert "already made with these options" in (output := capsys.readouterr().out)
+    assert f"class_frequency.py {path}\n" in output and path.is_file()
+    for content in ("{}", "[1"):
+        (tmp_path / "counts.json").write_text(content)
+        with pytest.raises(SystemExit):
+            run_tool(monkeypatch, tmp_path / "set", *arguments)
+        assert "counts.json" in capsys.readouterr().err
 
 
 def test_tool_tells_user_errors_in_one_line(made, monkeypatch, capsys):

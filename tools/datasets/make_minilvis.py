@@ -2,9 +2,11 @@
 
 import argparse
 import dataclasses
+import json
 import os
 import signal
 import sys
+from pathlib import Path
 
 # What is registered for configs is not needed here and takes seconds to import.
 os.environ["MMDET_EQL_REGISTER"] = "off"
@@ -20,18 +22,33 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", nargs="?", default=out, help=f"folder to make (default: {out})")
     for option in dataclasses.fields(MiniLVISConfig):
+        name, text = f"--{option.name.replace('_', '-')}", option.metadata["help"]
+        if option.default is None:
+            text = f"JSON file with a list: {text}"
+            parser.add_argument(name, type=read_list, metavar="FILE", help=text)
+            continue
         parser.add_argument(
-            f"--{option.name.replace('_', '-')}",
+            name,
             type=type(option.default),
             default=option.default,
             metavar="N" if isinstance(option.default, int) else "X",
-            help=f"{option.metadata['help']} (default: %(default)s)",
+            help=f"{text} (default: %(default)s)",
         )
     parser.add_argument(
         "--workers", type=int, metavar="N", help="processes (default: one per core)"
     )
     parser.add_argument("--force", action="store_true", help="replace a MiniLVIS that is there")
     return parser.parse_args()
+
+
+def read_list(path: str) -> list:
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{path} cannot be read: {error}") from None
+    if not isinstance(content, list):
+        raise argparse.ArgumentTypeError(f"{path} holds no list; write it as [120, 7, 3].")
+    return content
 
 
 @exit_on_user_error
