@@ -6,8 +6,10 @@ import logging
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -228,6 +230,26 @@ def tiny_config(minilvis, tmp_path):
         return cfg
 
     return make
+
+
+def start_ranks(function: Callable, *args) -> None:
+    """Run ``function(rank, *args)`` in two processes that have the environment of torchrun's."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.start_processes(
+        _as_rank, (port, function, args), nprocs=2, start_method=RANK_START
+    )
+
+
+def _as_rank(rank: int, port: int, function: Callable, args: tuple) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2",
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
+    )  # fmt: skip
+    function(rank, *args)
+    torch.distributed.destroy_process_group()
 
 
 @pytest.fixture

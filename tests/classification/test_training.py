@@ -8,9 +8,10 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from mmdet_eql.engine.launch import build_runner
 from mmdet_eql.utils.errors import UserError
 from tests.classification.conftest import crops_config, tiny_options
-from tests.conftest import as_arguments
+from tests.conftest import as_arguments, start_ranks
 
 COUNTS = [24, 15, 10, 6, 4, 3]
 
@@ -82,17 +83,23 @@ def test_train_and_test_from_the_command_line(crops, call_tool, tmp_path):
     assert sum(name.endswith("_accuracy") for name in tested) == 6
 
 
-def test_two_ranks_evaluate_like_one(crops, first_stage, run_tool, call_tool, tmp_path):
-    options = as_arguments(tiny_options(crops))
-    results = []
-    for run, tool, more in ((call_tool, "test.py", []), (run_tool, "dist_test.sh", [2])):
-        out = tmp_path / tool
-        args = [crops_config("softmax"), first_stage, *more, "--work-dir", out, *options]
-        run(tool, *args, check=True)
-        results.append(json.loads(next(out.glob("*/*.json")).read_text()))
-    names = [name for name in results[0] if name.startswith("accuracy/")]
-    assert len(names) >= 4
-    assert [results[0][name] for name in names] == [results[1][name] for name in names]
+def evaluate_rank(rank, cfg):
+    metrics = build_runner(cfg).test()
+    Path(cfg.work_dir, f"{rank}.json").write_text(json.dumps(metrics))
+
+
+def test_two_ranks_evaluate_like_one(tiny_config, first_stage):
+    cfg = tiny_config()
+    cfg.load_from = str(first_stage)
+    # The ranks' shares are not equal.
+    cfg.test_dataloader.dataset.indices = 59
+    cfg.launcher = "pytorch"
+    start_ranks(evaluate_rank, cfg.copy())
+    cfg.launcher = "none"
+    metrics = build_runner(cfg).test()
+    assert sum(name.startswith("accuracy/") for name in metrics) >= 4
+    for rank in (0, 1):
+        assert json.loads(Path(cfg.work_dir, f"{rank}.json").read_text()) == metrics
 
 
 def test_retraining_the_classifier_leaves_the_backbone(tiny_config, first_stage, tmp_path):

@@ -7,13 +7,10 @@ sampled proposals, which is the same for every image.
 """
 
 import json
-import os
-import socket
 
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from mmdet.models.task_modules.samplers import RandomSampler
 from mmdet.registry import TASK_UTILS
 from mmengine.config import Config
@@ -21,7 +18,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from mmdet_eql.engine.launch import build_runner
-from tests.conftest import CONFIGS, RANK_START, tiny_options
+from tests.conftest import CONFIGS, start_ranks, tiny_options
 
 STEPS = 3
 METHODS = ("eql", "eqlv2", "seql")
@@ -91,29 +88,19 @@ def make_half_empty_config(data_root, work_dir, ranks) -> Config:
     return cfg
 
 
-def train_rank(rank, data_root, work_dir, port):
-    torch.set_num_threads(1)
+def train_rank(rank, data_root, work_dir):
     Config.pretty_text = ""  # formatting a config for the log takes longer than training on it
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2",
-        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
-    )  # fmt: skip
     for method in METHODS:
         build_runner(make_config(data_root, work_dir, method, ranks=2)).train()
     build_runner(make_half_empty_config(data_root, work_dir, ranks=2)).train()
-    torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def two_ranks(minilvis, tmp_path_factory):
     """The folder of the runs of both ranks."""
     work_dir = tmp_path_factory.mktemp("two_ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     make_half_empty_config(minilvis, work_dir, ranks=2)
-    args = minilvis, work_dir, port
-    mp.start_processes(train_rank, args, nprocs=2, start_method=RANK_START)
+    start_ranks(train_rank, minilvis, work_dir)
     return work_dir
 
 

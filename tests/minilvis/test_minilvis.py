@@ -842,7 +842,8 @@ def test_tool_makes_the_folder_that_the_configs_read(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_tool_ended_by_a_signal_leaves_nothing_behind(tmp_path, number):
-    command = [sys.executable, str(TOOL), str(tmp_path / "set"), "--workers", "2"]
+    options = ["--num-categories", "20", "--num-train-images", "1000", "--workers", "2"]
+    command = [sys.executable, str(TOOL), str(tmp_path / "set"), *options]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         while not list(tmp_path.glob(".set.*/new/train/*.jpg")):
