@@ -72,7 +72,8 @@ class LVISEvaluation:
         ground truth. AP50 and AP75 are left out if their IoU threshold was not evaluated, APr, APc
         and APf if the file has no frequencies.
         """
-        precision, recall = self.precision, self.recall
+        # Over recalls first: where there is ground truth, each category has as many.
+        precision, recall = self.precision.mean(axis=1), self.recall
         metrics = {"AP": _mean(precision[..., 0])}
         for name, iou in (("AP50", 0.5), ("AP75", 0.75)):
             at = np.isclose(self.iou_thresholds, iou)
@@ -83,7 +84,7 @@ class LVISEvaluation:
             metrics[f"AP{size[0]}"] = _mean(precision[..., index])
         if self.frequencies is not None:
             for group in FREQUENCY_GROUPS:
-                metrics[f"AP{group}"] = _mean(precision[:, :, self.frequencies == group, 0])
+                metrics[f"AP{group}"] = _mean(precision[:, self.frequencies == group, 0])
         metrics[f"AR@{self.max_detections}"] = _mean(recall[..., 0])
         for index, size in sizes:
             metrics[f"AR{size[0]}@{self.max_detections}"] = _mean(recall[..., index])
