@@ -7,11 +7,13 @@ import pytest
 import torch
 from side_by_side import (
     Comparison,
+    Limit,
     Run,
     Target,
     compare,
     compare_runs,
-    growth,
+    measure_rates,
+    multiplications,
     peak_memory,
     reported_by,
     table,
@@ -78,7 +80,7 @@ def test_workloads_take_turns():
 
 def test_the_table_has_a_row_for_each_rival():
     compared = [comparison(Target(ratio=3.0)), comparison(Target())]
-    lines = table(compared).splitlines()
+    lines = table(compared, Limit(1, 1)).splitlines()
     assert len(lines) == 4
     assert lines[0].startswith("| part ")
     assert "3 (1 to 4)" in lines[2]
@@ -122,18 +124,21 @@ def test_short_workloads_are_repeated_in_this_process():
     assert compared.medians("memory") == {"ours": None, "rival": None}
 
 
-def test_growth_stops_for_what_takes_too_long():
-    made = []
+def test_the_limit_is_the_slower_of_bytes_and_multiplications():
+    rates = Limit(bytes=10, multiplications=100)
+    assert Limit(bytes=20).seconds(rates) == 2
+    assert Limit(20, 500).seconds(rates) == 5
+    compared = Comparison("part", "sizes", "rival", [Run(1, 8)], [Run(1, 1)], limit=Limit(20))
+    assert compared.reached(rates) == 0.25
+    assert compared.figures(rates)["limit_seconds"] == 2
 
-    def make(name, number):
-        return made.append((name, number)) or (lambda: None)
 
-    points = growth("part", make, ["ours"], numbers=(1, 2), repeats=1)
-    assert [(point.name, point.num_classes) for point in points] == [("ours", 1), ("ours", 2)]
-    made.clear()
-    points = growth("part", make, ["slow"], numbers=(1, 2), repeats=1, longest=0.0)
-    assert made == [("slow", 1)]
-    assert [point.num_classes for point in points] == [1]
+def test_rates_and_multiplications_are_of_this_machine():
+    rates = measure_rates()
+    assert 1e8 < rates.bytes < 1e13
+    assert 1e8 < rates.multiplications < 1e14
+    left, right = torch.ones(3, 4), torch.ones(4, 5)
+    assert multiplications(lambda: left @ right) == 3 * 4 * 5
 
 
 def test_a_command_that_fails_is_told():

@@ -1,13 +1,14 @@
 """Measure the parts of the package beside their rivals: time and memory, on this machine.
 
     python tools/dev/benchmarks/run.py --quick                       # all parts, a few minutes
-    python tools/dev/benchmarks/run.py --markdown table.md --json figures.json
-    python tools/dev/benchmarks/run.py --parts multiclass-nms mask-head --growth growth.png
+    python tools/dev/benchmarks/run.py --json figures.json --growth growth.png
+    python tools/dev/benchmarks/run.py --parts losses training
 
-A row compares a part with one rival: seconds of both, the rival's time over ours (the median and
-the range over the turns, of wall-clock time and of processor time), the extra memory of both at
-its peak, and the target with whether it was met. Rivals that are not installed are named.
-side_by_side.py says how it is measured; the module of each part says what.
+A row of the table, in Markdown, compares a part with one rival: seconds of both, the rival's time
+over ours (the median and the range over the turns, of wall-clock time and of processor time), the
+least time that the work needs on this machine and what share of our processor time that is, the
+extra memory of both at its peak, and the target with whether it was met. side_by_side.py says how
+it is measured; the module of each part says what.
 """
 
 import argparse
@@ -18,29 +19,15 @@ import platform
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from types import ModuleType
 
-from side_by_side import set_threads, table
+from side_by_side import Comparison, measure_rates, set_threads, table
 
 from mmdet_eql.utils.errors import UserError, exit_on_user_error
 from mmdet_eql.utils.files import write_text
 
-#: The parts and their modules, in the order of the table.
-PARTS = {
-    "multiclass-nms": "multiclass_nms",
-    "mask-head": "mask_head",
-    "lvis-evaluation": "lvis_evaluation",
-    "start-up": "start_up",
-    "samplers": "samplers",
-    "training-pipeline": "training_pipeline",
-    "test-step": "test_step",
-    "training-step": "training_step",
-    "gradient-record": "gradient_record",
-    "dense-losses": "dense_losses",
-    "many-categories": "many_categories",
-}
+#: The modules of the parts, in the order of the table.
+PARTS = ("testing", "training", "losses", "training_pipeline", "loading", "lvis_evaluation")
 
 
 def parse_args() -> argparse.Namespace:
@@ -51,7 +38,7 @@ def parse_args() -> argparse.Namespace:
         "--parts",
         nargs="+",
         choices=PARTS,
-        default=list(PARTS),
+        default=PARTS,
         metavar="PART",
         help=f"which to measure, among {', '.join(PARTS)} (default: all)",
     )
@@ -59,8 +46,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--threads", type=int, default=1, help="of PyTorch (default: %(default)s, steadiest)"
     )
-    parser.add_argument("--markdown", metavar="FILE", help="write the table as Markdown")
-    parser.add_argument("--json", metavar="FILE", help="write all figures as JSON")
+    parser.add_argument("--json", metavar="FILE", help="write all metrics as JSON")
     parser.add_argument(
         "--growth", metavar="FILE", help="draw time over the number of categories as PNG"
     )
@@ -70,73 +56,35 @@ def parse_args() -> argparse.Namespace:
 @exit_on_user_error
 def main() -> None:
     args = parse_args()
-    for path in (args.markdown, args.json, args.growth):
+    for path in (args.json, args.growth):
         if path is not None and os.path.isdir(path):
             raise UserError(f"{path} is a folder; give the name of a file.")
     set_threads(args.threads, args.threads)
-    machine = describe_machine(args.threads)
-    print("\n".join(f"{name}: {value}" for name, value in machine.items()), flush=True)
-    modules = load_parts(args.parts)
-    growing = [module for module in modules.values() if hasattr(module, "measure_growth")]
-    if args.growth and not growing:
-        raise UserError("--growth: no part among --parts depends on the number of categories.")
+    machine, rates = describe_machine(args.threads), measure_rates()
+    machine["rates"] = (
+        f"{rates.bytes / 1e9:.1f} GB/s of copying, {rates.multiplications / 1e9:.1f} billion "
+        "multiplications/s of a matrix product, by processor time"
+    )
+    print("\n".join(f"- {name}: {value}" for name, value in machine.items()), flush=True)
     comparisons = []
-    for name, module in modules.items():
+    for part in args.parts:
         start = time.perf_counter()
-        print(f"{name} ...", end=" ", flush=True)
-        comparisons += module.measure(args.quick)
+        print(f"{part} ...", end=" ", flush=True)
+        comparisons += importlib.import_module(part).measure(args.quick)
         print(f"{time.perf_counter() - start:.0f} s", flush=True)
-    print(f"\n{table(comparisons)}", flush=True)
-    points = [
-        point
-        for module in (growing if args.growth else ())
-        for point in module.measure_growth(args.quick)
-    ]
-    if args.markdown:
-        lines = [f"- {name}: {value}" for name, value in machine.items()]
-        write_text(args.markdown, "\n".join([table(comparisons), "", *lines, ""]))
+    print(f"\n{table(comparisons, rates)}", flush=True)
     if args.json:
-        figures = {
-            "machine": machine,
-            "comparisons": [comparison.figures() for comparison in comparisons],
-            "growth": [asdict(point) for point in points],
-        }
-        write_text(args.json, json.dumps(figures, indent=2) + "\n")
+        rows = [comparison.figures(rates) for comparison in comparisons]
+        text = json.dumps({"machine": machine, "comparisons": rows}, indent=2)
+        write_text(args.json, text + "\n")
     if args.growth:
-        from growth_plot import plot_growth
-
-        plot_growth(points, args.growth)
-
-
-def load_parts(names: Sequence[str]) -> dict[str, ModuleType]:
-    """Import the modules of parts; those that need what is not installed are named and left out.
-
-    Raises:
-        UserError: If none is left.
-    """
-    modules = {}
-    for name in names:
-        try:
-            modules[name] = importlib.import_module(PARTS[name])
-        except ModuleNotFoundError as error:
-            print(f"{name} is left out: there is no module {error.name!r}.", flush=True)
-    if not modules:
-        raise UserError("--parts: none of the parts can be measured here; install what they need.")
-    return modules
+        plot_growth(comparisons, args.growth)
 
 
 def describe_machine(threads: int) -> dict[str, str]:
     """What the results depend on, by name."""
-    import mmcv
-    import mmdet
-    import mmengine
-    import numpy
-    import torch
-
-    import mmdet_eql
-
-    versions = {"mmdet-eql": mmdet_eql, "PyTorch": torch, "mmdet": mmdet, "mmcv": mmcv}
-    versions |= {"mmengine": mmengine, "NumPy": numpy}
+    names = ("mmdet_eql", "torch", "mmdet", "mmcv", "mmengine", "numpy")
+    versions = (f"{name} {importlib.import_module(name).__version__}" for name in names)
     cpuinfo = Path("/proc/cpuinfo")  # Linux only
     models = re.findall(r"model name\s*: (.+)", cpuinfo.read_text() if cpuinfo.exists() else "")
     processor = [*models, platform.processor(), platform.machine()][0]
@@ -144,8 +92,39 @@ def describe_machine(threads: int) -> dict[str, str]:
         "processor": f"{processor}, {os.cpu_count()} cores, {threads} thread(s) used",
         "load": f"{os.getloadavg()[0]:.2f} over the last minute, before the measurements",
         "system": f"{platform.platform()}, Python {platform.python_version()}",
-        "versions": ", ".join(f"{name} {module.__version__}" for name, module in versions.items()),
+        "versions": ", ".join(versions),
     }
+
+
+def plot_growth(comparisons: Sequence[Comparison], path: str) -> None:
+    """Draw seconds over the number of categories into one PNG, a panel for each part.
+
+    Raises:
+        UserError: If none depends on that number, or the file cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    from mmdet_eql.utils.figure_file import save_figure
+
+    curves: dict[str, dict[str, dict[int, float]]] = {}
+    for row in comparisons:
+        if row.num_classes is not None:
+            of_part, seconds = curves.setdefault(row.part, {}), row.medians("wall")
+            for name, key in (("ours", "ours"), (row.rival, "rival")):
+                of_part.setdefault(name, {})[row.num_classes] = seconds[key]
+    if not curves:
+        raise UserError("--growth: no part among --parts depends on the number of categories.")
+    figure = Figure(figsize=(4.2 * len(curves), 3.8), layout="constrained")
+    panels = figure.subplots(1, len(curves), squeeze=False)[0]
+    for axes, (part, of_part) in zip(panels, curves.items(), strict=True):
+        for name, curve in of_part.items():
+            axes.plot(list(curve), list(curve.values()), marker="o", label=name)
+        axes.set(xscale="log", yscale="log", title=part, xlabel="categories")
+        axes.set_xticks(list(curve), [f"{number:,}" for number in curve])
+        axes.minorticks_off()
+        axes.legend(frameon=False)
+    figure.axes[0].set_ylabel("seconds")
+    save_figure(figure, path, dpi=120)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""Measuring a part of the package beside its rivals.
+"""Measuring a part of the package beside its rivals, and beside what the machine can do at best.
 
 A benchmark module has a function ``measure(quick: bool) -> list[Comparison]``, which ``run.py``
-calls, and, where time depends on the number of categories, ``measure_growth(quick: bool) ->
-list[Point]``. In most of them everything happens in one process:
+calls:
 
     comparisons = compare(
         "mask head",
@@ -10,14 +9,15 @@ list[Point]``. In most of them everything happens in one process:
         ours=step("ours"),
         rivals={"class-agnostic": step("class-agnostic")},
         targets={"class-agnostic": Target(ratio=1 / 1.15)},
+        limit=Limit(multiplications=multiplications(step("ours"))),
     )
-
-What needs a process of its own, as start-up does, measures itself (:func:`reported_by`).
 
 Time is measured in turns (ours, rival, ours, rival, ...), so that a neighbour who uses the machine
 disturbs both; the ratio is the median over the turns. Wall-clock time is what a user waits for,
 processor time is steadier on a busy machine. Memory is the peak above what was held before, in a
-process of each one's own (Linux with glibc only). Nothing here waits for a GPU.
+process of each one's own (Linux with glibc only). The limit is the time that the work needs at
+least: its bytes at the bandwidth of copying a large array, its multiplications at the rate of a
+matrix product, both measured in the same run. Nothing here waits for a GPU.
 """
 
 import ctypes
@@ -31,16 +31,19 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 #: What is measured, after its set-up: called without arguments, as often as needed.
 Workload = Callable[[], object]
 
 #: A sample lasts at least as long, in seconds; short workloads are repeated in it.
 SHORTEST_SAMPLE = 0.05
-#: Numbers of categories of the growth plots: COCO, a subset, LVIS v0.5, and beyond LVIS.
-NUMBERS_OF_CATEGORIES = (80, 400, 1230, 5000)
 #: LVIS v0.5.
 LVIS_CATEGORIES = 1230
+#: Numbers of categories of the growth plot: COCO, a subset, LVIS v0.5, beyond it, V3Det.
+NUMBERS_OF_CATEGORIES = (80, 400, LVIS_CATEGORIES, 5000, 13_204)
+CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,18 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Limit:
+    """What any implementation must do: bytes read or written, and multiplications, once each."""
+
+    bytes: float = 0
+    multiplications: float = 0
+
+    def seconds(self, rates: "Limit") -> float:
+        """Least time at these rates, both a second: that of the slower of the two."""
+        return max(self.bytes / rates.bytes, self.multiplications / rates.multiplications)
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Ours beside one rival."""
 
@@ -79,6 +94,8 @@ class Comparison:
     ours: list[Run]  #: One for each turn.
     theirs: list[Run]  #: Likewise.
     target: Target = field(default_factory=Target)
+    limit: Limit = field(default_factory=Limit)
+    num_classes: int | None = None  #: Where it is drawn in the plot of growth, if it is.
 
     def medians(self, quantity: str) -> dict[str, float | None]:
         """Median wall, cpu or memory of ``"ours"`` and of the ``"rival"``; None if unknown."""
@@ -98,20 +115,18 @@ class Comparison:
 
     def met(self) -> bool | None:
         """Whether the target was met; None if there is none or it could not be measured."""
-        memory, target = self.medians("memory"), self.target
-        verdicts = []
+        memory, target, verdicts = self.medians("memory"), self.target, []
         if target.ratio is not None:
             verdicts.append(self.ratio()["median"] >= target.ratio)
-        if target.memory_ratio is not None:
-            known = None not in memory.values()
-            verdicts.append(
-                memory["rival"] >= target.memory_ratio * memory["ours"] if known else None
-            )
-        if False in verdicts:
-            return False
-        return None if None in verdicts or not verdicts else True
+        if target.memory_ratio is not None and None not in memory.values():
+            verdicts.append(memory["rival"] >= target.memory_ratio * memory["ours"])
+        return all(verdicts) if verdicts else None
 
-    def figures(self) -> dict:
+    def reached(self, rates: Limit) -> float:
+        """Least time over our processor time, 0 to 1."""
+        return self.limit.seconds(rates) / self.medians("cpu")["ours"]
+
+    def figures(self, rates: Limit) -> dict:
         """Everything in plain types, for JSON."""
         return {
             "part": self.part,
@@ -121,6 +136,9 @@ class Comparison:
             "memory_mib": self.medians("memory"),
             "ratio": self.ratio("wall"),
             "processor_ratio": self.ratio("cpu"),
+            "limit_seconds": self.limit.seconds(rates),
+            "reached": self.reached(rates),
+            "num_classes": self.num_classes,
             "turns": len(self.ours),
             "target": str(self.target),
             "met": self.met(),
@@ -135,14 +153,13 @@ def compare(
     description: str,
     ours: Workload,
     rivals: Mapping[str, Workload],
-    targets: Mapping[str, Target] | None = None,
-    repeats: int = 5,
+    *options: Any,
     memory: bool = True,
+    **further: Any,
 ) -> list[Comparison]:
     """Measure workloads in this process, in turns, after one or two runs to warm up.
 
-    ``rivals`` and ``targets`` are by name; ``repeats`` is the number of turns. ``memory`` runs each
-    workload three times more. Returns a comparison for each rival.
+    ``memory`` runs each three times more. Other options are those of :func:`compare_runs`.
     """
     works = {"ours": ours, **rivals}
     # Before anything ran here: the children then start from the same state.
@@ -153,7 +170,7 @@ def compare(
         return lambda: _time(works[name], numbers[name], peaks[name])
 
     runners = {name: runner(name) for name in rivals}
-    return compare_runs(part, description, runner("ours"), runners, targets, repeats)
+    return compare_runs(part, description, runner("ours"), runners, *options, **further)
 
 
 def compare_runs(
@@ -163,13 +180,20 @@ def compare_runs(
     rivals: Mapping[str, Callable[[], Run]],
     targets: Mapping[str, Target] | None = None,
     repeats: int = 5,
+    **of_row: Any,
 ) -> list[Comparison]:
-    """Compare what measures itself, in turns; arguments and result as of :func:`compare`."""
+    """Compare what measures itself, in turns, of which there are ``repeats``.
+
+    ``rivals`` and ``targets`` are by name. ``of_row`` are further fields of a :class:`Comparison`.
+    Returns a comparison for each rival.
+    """
     works, targets = {"ours": ours, **rivals}, targets or {}
     turns = [{name: work() for name, work in works.items()} for _ in range(repeats)]
     runs = {name: [turn[name] for turn in turns] for name in works}
     return [
-        Comparison(part, description, name, runs["ours"], runs[name], targets.get(name, Target()))
+        Comparison(
+            part, description, name, runs["ours"], runs[name], targets.get(name, Target()), **of_row
+        )
         for name in rivals
     ]
 
@@ -192,6 +216,15 @@ def _repetitions(work: Workload) -> int:
     if _time(work).wall > 10 * SHORTEST_SAMPLE:
         return 1
     return math.ceil(SHORTEST_SAMPLE / max(_time(work).wall, 1e-6))
+
+
+def measured(work: Callable[[], object]) -> tuple[object, dict[str, float]]:
+    """What a function returns, and the fields of a :class:`Run` of it in this process."""
+    before = start_of_peak()
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = work()
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return result, dict(wall=wall, cpu=cpu, memory=held_memory("VmHWM") - before)
 
 
 def reported_by(command: Sequence[str]) -> dict:
@@ -279,64 +312,67 @@ def set_threads(of_torch: int, of_opencv: int) -> tuple[int, int]:
     return before
 
 
-# --- growth with the number of categories ---------------------------------------------------------
+# --- models ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Point:
-    """Median seconds of a part by name (``"ours"`` or a rival) at a number of categories."""
+def build_model(config: Mapping) -> Any:
+    """Build a model, or a head, of MMDetection, with weights that depend on nothing else."""
+    import torch
+    from mmdet.registry import MODELS
+    from mmengine.logging import MMLogger
+    from mmengine.registry import init_default_scope
 
-    part: str
-    name: str
-    num_classes: int
-    seconds: float
+    import mmdet_eql  # noqa: F401 (registers its parts)
+
+    init_default_scope("mmdet")
+    MMLogger.get_current_instance().setLevel("WARNING")  # each initialised weight is a message
+    torch.manual_seed(0)
+    model = MODELS.build(config)
+    model.init_weights()
+    return model
 
 
-def growth(
-    part: str,
-    make: Callable[[str, int], Workload],
-    names: Sequence[str],
-    numbers: Sequence[int] = NUMBERS_OF_CATEGORIES,
-    repeats: int = 3,
-    longest: float = 10.0,
-) -> list[Point]:
-    """Time what ``make`` gives for a name (``"ours"`` or a rival) and a number of categories.
+# --- limits ---------------------------------------------------------------------------------------
 
-    Once a workload takes longer than ``longest`` seconds, it is left out at the greater numbers.
-    """
-    points: list[Point] = []
-    names = list(names)
-    for number in numbers:
-        works = {name: make(name, number) for name in names}
-        repetitions = {name: _repetitions(work) for name, work in works.items()}
-        turns = [
-            {name: _time(work, repetitions[name]).wall for name, work in works.items()}
-            for _ in range(repeats)
-        ]
-        for name in works:
-            seconds = statistics.median(turn[name] for turn in turns)
-            points.append(Point(part, name, number, seconds))
-            if seconds > longest:
-                names.remove(name)
-    return points
+
+def measure_rates() -> Limit:
+    """Return the bytes and the multiplications of this machine in a second of processor time."""
+    import torch
+
+    source, side = torch.ones(2**25), 1024
+    target, matrix = torch.empty_like(source), torch.randn(side, side)
+    copying = min(_time(lambda: target.copy_(source), 2).cpu for _ in range(5))
+    product = min(_time(lambda: matrix @ matrix, 2).cpu for _ in range(5))
+    return Limit(2 * source.nbytes / copying, side**3 / product)
+
+
+def multiplications(work: Workload) -> float:
+    """Return how many multiplications the matrix products and convolutions of a workload have."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops() / 2
 
 
 # --- the table ------------------------------------------------------------------------------------
 
-_HEADER = ("part", "rival", "ours", "rival's", "ratio", "processor", "memory", "target", "met")
+_TIMES = ("ours", "rival's", "ratio", "processor", "limit, reached")
+_HEADER = ("part", "rival", *_TIMES, "memory", "target", "met")
 
 
-def table(comparisons: Sequence[Comparison]) -> str:
+def table(comparisons: Sequence[Comparison], rates: Limit) -> str:
     """Return comparisons as a Markdown table, a row each, without final newline.
 
-    Ratios are the rival's time over ours: the median and the range over the turns.
+    Ratios are the rival's time over ours: the median and the range over the turns. The limit is the
+    least time at ``rates``, and what share of our processor time it is.
     """
     from mmdet_eql.runs.tables import markdown_table  # imports mmdet, which some workloads do not
 
-    return markdown_table([_HEADER, *map(_cells, comparisons)])
+    return markdown_table([_HEADER, *(_cells(comparison, rates) for comparison in comparisons)])
 
 
-def _cells(comparison: Comparison) -> tuple[str, ...]:
+def _cells(comparison: Comparison, rates: Limit) -> tuple[str, ...]:
     memory = [f"{m:,.0f} MiB" for m in comparison.medians("memory").values() if m is not None]
     return (
         f"{comparison.part}, {comparison.description}",
@@ -344,6 +380,7 @@ def _cells(comparison: Comparison) -> tuple[str, ...]:
         *map(_duration, comparison.medians("wall").values()),
         _range(comparison.ratio("wall")),
         _range(comparison.ratio("cpu")),
+        f"{_duration(comparison.limit.seconds(rates))}, {comparison.reached(rates):.2g}",
         " : ".join(memory) or "-",
         str(comparison.target),
         {True: "yes", False: "no", None: ""}[comparison.met()],

@@ -25,11 +25,10 @@ from mmdet.registry import TRANSFORMS
 from mmdet.structures.mask import mask_target
 from mmengine.config import ConfigDict
 from mmengine.registry import init_default_scope
-from side_by_side import Comparison, Target, Workload, compare
+from side_by_side import Comparison, Limit, Target, Workload, compare
 
 import mmdet_eql  # noqa: F401 (registers its parts)
 
-PART = "training pipeline"
 RIVAL = "LoadAnnotations"
 HEIGHT, WIDTH = 480, 640
 NUM_MASKS = 12
@@ -46,29 +45,23 @@ def measure(quick: bool) -> list[Comparison]:
         loads = {name: lambda load=load: (load(), load()) for name, load in loaded.items()}
         whole = {name: with_targets(load) for name, load in loaded.items()}
         size = f"2 images, {NUM_MASKS} polygons each"
-        rows = {
-            f"{size}, to the training process ({bytes_[0]:.1f} : {bytes_[1]:.1f} MB an image)": (
-                loads,
-                Target(ratio=2.7),
-            ),
-            f"{size}, with {NUM_ROIS} mask targets each": (whole, Target(ratio=2.0)),
-            f"{size}, {NUM_ROIS} mask targets each : none": (
-                {**whole, RIVAL: loads[RIVAL]},
-                Target(ratio=2.0),
-            ),
-        }
-        return [
-            comparison
-            for description, (works, target) in rows.items()
-            for comparison in compare(
-                PART,
-                description,
-                works["LoadPolygonAnnotations"],
-                {RIVAL: works[RIVAL]},
+        sent = f"({bytes_[0]:.1f} : {bytes_[1]:.1f} MB an image)"
+        comparisons = []
+        for what, ours, rival, target in (
+            (f"to the training process {sent}", loads, loads, Target(2.7)),
+            (f"with {NUM_ROIS} mask targets each", whole, whole, Target(2)),
+            (f"{NUM_ROIS} mask targets each : none", whole, loads, Target(2)),
+        ):
+            comparisons += compare(
+                "training pipeline",
+                f"{size}, {what}",
+                ours["LoadPolygonAnnotations"],
+                {RIVAL: rival[RIVAL]},
                 {RIVAL: target},
                 repeats=3 if quick else 7,
+                limit=Limit(4e6 * bytes_[0]),  # two images are written and read
             )
-        ]
+        return comparisons
 
 
 def write_image(folder: str) -> str:
