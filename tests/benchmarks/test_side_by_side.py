@@ -12,7 +12,6 @@ from side_by_side import (
     Target,
     compare,
     compare_runs,
-    measure_rates,
     multiplications,
     peak_memory,
     reported_by,
@@ -133,10 +132,7 @@ def test_the_limit_is_the_slower_of_bytes_and_multiplications():
     assert compared.figures(rates)["limit_seconds"] == 2
 
 
-def test_rates_and_multiplications_are_of_this_machine():
-    rates = measure_rates()
-    assert 1e8 < rates.bytes < 1e13
-    assert 1e8 < rates.multiplications < 1e14
+def test_multiplications_are_counted():
     left, right = torch.ones(3, 4), torch.ones(4, 5)
     assert multiplications(lambda: left @ right) == 3 * 4 * 5
 
