@@ -17,12 +17,49 @@ BINS = [4, 10, 100]
 #: The studies of each folder of raw results.
 STUDIES = {
     "quickstart": ["quickstart"],
+    "classifiers": ["classifiers", "classifiers-ablations"],
     "minilvis-crops": ["minilvis-crops"],
     "minilvis": ["minilvis", "minilvis-ablations"],
 }
 #: Of each published table: its folder, the labels of its rows, the baseline's first, and its bins.
 TABLES = {
     "quickstart": ("quickstart", ["sigmoid", "EQL", "RFS", "EQL+RFS"], None),
+    "classifiers": (
+        "classifiers",
+        [
+            *("sigmoid", "EQL", "EQLv2", "class-balanced", "federated", "focal", "EFL"),
+            *("softmax", "SEQL", "Seesaw"),
+        ],
+        None,
+    ),
+    "classifiers-with-rfs": (
+        "classifiers",
+        [f"{loss}+RFS" for loss in ("sigmoid", "EQL", "EQLv2", "softmax", "SEQL", "Seesaw")],
+        None,
+    ),
+    "classifiers-normalised": (
+        "classifiers",
+        ["softmax", "softmax-normalised", "Seesaw-linear", "Seesaw", "EQL", "EQL-normalised"],
+        None,
+    ),
+    "classifiers-ablations-lambda": (
+        "classifiers",
+        [
+            *("sigmoid", "EQL_lambda=0.0005", "EQL_lambda=0.001", "EQL"),
+            *("EQL_lambda=0.005", "EQL_lambda=0.02", "EQL_lambda=1"),
+        ],
+        None,
+    ),
+    "classifiers-ablations-designs": (
+        "classifiers",
+        ["EQL", "EQL-without-E", "EQL-exponential", "EQL-Gompertz", "EQL-image-labels"],
+        None,
+    ),
+    "classifiers-ablations-thresholds": (
+        "classifiers",
+        ["sigmoid", "EQL", "sigmoid-scores-above-1e-3", "EQL-scores-above-1e-3"],
+        None,
+    ),
     "minilvis-crops": (
         "minilvis-crops",
         ["softmax", "SEQL", "balanced-softmax", "cRT", "class-balanced_beta=0.9", "class-balanced"],

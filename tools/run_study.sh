@@ -9,8 +9,10 @@ usage: bash tools/run_study.sh STUDY [SWEEP_ARGUMENT...]
 Makes the data, trains all runs of configs/studies/STUDY.yaml and prints the tables of docs/evidence.md.
 Stopped at any time, the same command goes on where it was. The environment must be active or in .venv.
 
-  STUDY             minilvis (losses and samplers in a detector), minilvis-ablations (of EQL in it),
-                    minilvis-dense (losses of a one-stage detector) or minilvis-crops (classification)
+  STUDY             classifiers (losses and samplers on the features of one detector),
+                    classifiers-ablations (of EQL on them), minilvis (losses and samplers in a
+                    detector), minilvis-ablations (of EQL in it), minilvis-dense (losses of a
+                    one-stage detector) or minilvis-crops (classification)
   SWEEP_ARGUMENT    passed on to tools/sweep.py (default: --jobs with the number of cores); with --dry-run
                     data are made, and nothing is trained
 
@@ -22,12 +24,14 @@ USAGE
 
 source "$(dirname "${BASH_SOURCE[0]}")/misc/launch.sh"
 study=${1:-}
-# The two on MiniLVIS share runs.
+# Ablations share runs with the study that they are of.
 work_dir=work_dirs/${study%-ablations}
 [[ -n ${MMDET_EQL_DATA:-} ]] && MMDET_EQL_DATA=$(realpath -m -- "$MMDET_EQL_DATA")
 
 # Hours of one core as measured, beside other work: on an AMD EPYC, and on an Intel Xeon at 2.8 GHz.
 case $study in
+  classifiers) core_hours=3 ;;
+  classifiers-ablations) core_hours="4 (1 after classifiers)" ;;
   minilvis) core_hours="5 to 7" ;;
   minilvis-ablations) core_hours="6 to 8.5 (3 to 4.5 after minilvis)" ;;
   minilvis-crops) core_hours=1.5 ;;
@@ -59,32 +63,62 @@ data=${MMDET_EQL_DATA:-data}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 echo "$study takes ${core_hours:+about $core_hours }hours of one core, shared out among the jobs"
 
-# A detector for the others to start from, trained on equally many images of all categories: CONFIG
-# FOLDER
+# The data that a detector is trained on from scratch: equally many images of all categories. FOLDER
+balanced() {
+  "$PYTHON" tools/datasets/make_minilvis.py "$1/minilvis" --seed 1 \
+    --steepness 0 --label-rate 1 --num-train-images 4000 --num-val-images 300
+}
+
+# A detector for the others to start from: CONFIG FOLDER
 pretrain() {
   local config=configs/minilvis/$1_1xb4_minilvis.py folder=work_dirs/$2
   local -x MMDET_EQL_DATA=$data/minilvis-study/balanced
   [[ -e $folder/iter_3000.pth ]] && return
   $trains || return 0
-  "$PYTHON" tools/datasets/make_minilvis.py "$MMDET_EQL_DATA/minilvis" --seed 1 \
-    --steepness 0 --label-rate 1 --num-train-images 4000 --num-val-images 300
+  balanced "$MMDET_EQL_DATA"
   "$PYTHON" tools/train.py "$config" \
     --work-dir "$folder" --resume --cfg-options randomness.seed=0 \
     train_cfg.max_iters=3000 train_cfg.val_interval=3000 \
     param_scheduler.1.end=3000 param_scheduler.1.milestones=[2300,2800]
 }
 
-if [[ $study != minilvis-crops ]]; then
-  case $study in
-    minilvis-dense) pretrain atss_r18_fpn_focal minilvis-dense-pretrained ;;
-    *) pretrain mask-rcnn_r18_fpn minilvis-pretrained ;;
-  esac
-  export MMDET_EQL_DATA=$data/minilvis-study
-  "$PYTHON" tools/datasets/make_minilvis.py "$MMDET_EQL_DATA/minilvis" \
-    --num-train-images 2000 --num-val-images 600 --steepness 1.3
-else
-  [[ -e $data/minilvis_crops.npz ]] || "$PYTHON" tools/datasets/make_minilvis_crops.py
-fi
+# A detector and its features, for classifiers: FOLDER
+first_stage() {
+  local run=$1/first_stage/first-stage_seed=0
+  balanced "$data/minilvis-study/balanced"
+  MMDET_EQL_DATA=$data/minilvis-study/balanced "$PYTHON" tools/sweep.py \
+    configs/studies/classifiers-first-stage.yaml --work-dir "$1/first_stage" --gpus 2
+  # The options of the sweep file that features depend on.
+  OMP_NUM_THREADS=1 "$PYTHON" -m torch.distributed.run --standalone --nproc_per_node=2 \
+    tools/cache_features.py configs/minilvis/mask-rcnn_r18_fpn_1xb4_minilvis.py \
+    "$(cat "$run/last_checkpoint")" --out "$1/features" --rois 32 --launcher pytorch --cfg-options \
+    model.roi_head.mask_head=None model.roi_head.mask_roi_extractor=None \
+    model.roi_head.bbox_head.reg_class_agnostic=True
+}
+
+case $study in
+  classifiers | classifiers-ablations)
+    export MMDET_EQL_DATA=$data/classifiers
+    "$PYTHON" tools/datasets/make_minilvis.py "$MMDET_EQL_DATA/minilvis" \
+      --num-train-images 20000 --num-val-images 1000
+    if $trains; then
+      first_stage "$work_dir"
+      set -- "$@" --cfg-options "features=$work_dir/features"
+    fi
+    ;;
+  minilvis-crops)
+    [[ -e $data/minilvis_crops.npz ]] || "$PYTHON" tools/datasets/make_minilvis_crops.py
+    ;;
+  *)
+    case $study in
+      minilvis-dense) pretrain atss_r18_fpn_focal minilvis-dense-pretrained ;;
+      *) pretrain mask-rcnn_r18_fpn minilvis-pretrained ;;
+    esac
+    export MMDET_EQL_DATA=$data/minilvis-study
+    "$PYTHON" tools/datasets/make_minilvis.py "$MMDET_EQL_DATA/minilvis" \
+      --num-train-images 2000 --num-val-images 600 --steepness 1.3
+    ;;
+esac
 "$PYTHON" tools/sweep.py "configs/studies/$study.yaml" --work-dir "$work_dir" "$@"
 $tables || exit 0
 
@@ -100,6 +134,22 @@ compare() {
 
 bins=(--image-bins 4,10,100)
 case $study in
+  classifiers)
+    compare "$study" sigmoid "$work_dir"/{sigmoid,EQL,EQLv2,class-balanced,federated}_seed=* \
+      "$work_dir"/{focal,EFL,softmax,SEQL,Seesaw}_seed=*
+    compare "$study-with-rfs" sigmoid+RFS \
+      "$work_dir"/{sigmoid,EQL,EQLv2,softmax,SEQL,Seesaw}+RFS_seed=*
+    compare "$study-normalised" softmax \
+      "$work_dir"/{softmax,softmax-normalised,Seesaw-linear,Seesaw,EQL,EQL-normalised}_seed=*
+    ;;
+  classifiers-ablations)
+    compare "$study-lambda" sigmoid \
+      "$work_dir"/{sigmoid,EQL_lambda={0.0005,0.001},EQL,EQL_lambda={0.005,0.02,1}}_seed=*
+    compare "$study-designs" EQL "$work_dir"/EQL_seed=* \
+      "$work_dir"/EQL-{without-E,exponential,Gompertz,image-labels}_seed=*
+    compare "$study-thresholds" sigmoid \
+      "$work_dir"/{sigmoid,EQL,{sigmoid,EQL}-scores-above-1e-3}_seed=*
+    ;;
   minilvis)
     compare "$study" sigmoid "${bins[@]}" \
       "$work_dir"/{sigmoid,EQL,softmax,RFS,EQL+RFS,EQLv2,Seesaw}_seed=*
