@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,9 +42,12 @@ NARROW = {
 }
 
 
-#: How ranks that train are started. A fork need not import all anew, but it can neither use
-#: autograd beside a GPU nor evaluate, if its parent has done so.
-RANK_START = "spawn" if torch.cuda.is_available() else "fork"
+#: How ranks are started: as forks of a process that has imported all and run nothing. A fork of
+#: this one can wait for ever for threads that it has not inherited.
+RANK_START = "forkserver"
+torch.multiprocessing.set_forkserver_preload(["mmdet_eql", "mmdet.models"])
+#: Seconds after which ranks that wait for each other are ended.
+RANK_LIMIT = 300
 
 #: Long files, the longest first: they start first, so that no process waits for one at the end.
 LONG_FILES = (
@@ -237,9 +241,15 @@ def start_ranks(function: Callable, *args) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.start_processes(
-        _as_rank, (port, function, args), nprocs=2, start_method=RANK_START
+    ranks = torch.multiprocessing.start_processes(
+        _as_rank, (port, function, args), nprocs=2, join=False, start_method=RANK_START
     )
+    end = time.monotonic() + RANK_LIMIT
+    while not ranks.join(timeout=5):
+        if time.monotonic() > end:
+            for rank in ranks.processes:
+                rank.kill()
+            raise TimeoutError(f"the ranks were not done in {RANK_LIMIT} s")
 
 
 def _as_rank(rank: int, port: int, function: Callable, args: tuple) -> None:

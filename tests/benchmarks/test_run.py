@@ -139,6 +139,7 @@ def test_losses_and_record_run_at_any_size():
 
 
 def test_both_evaluators_find_the_same(tmp_path, monkeypatch):
+    monkeypatch.setenv("MMDET_EQL_CACHE", "on")  # load_ours sets it
     monkeypatch.setattr(lvis_evaluation, "NUM_DETECTIONS", 30)
     monkeypatch.setattr(lvis_evaluation, "LVIS_CATEGORIES", 20)
     monkeypatch.setattr(loading, "NUM_OBJECTS", 50)

@@ -97,7 +97,7 @@ def test_a_sweep_that_is_killed_twice_ends_as_one_that_is_not(command, tmp_path,
 
     last = call_tool("sweep.py", *command[2:])
     assert last.returncode == 1, last.stdout + last.stderr  # for the one that is broken
-    assert "invalid, left out: seql_gamma=much_seed=0" in third.stdout
+    assert "invalid, left out: seql_seed=0" in third.stdout
     assert "2 of 2 runs are done" in last.stdout
     assert sorted(path.parent.name for path in work_dir.glob("*/result.json")) == NAMES
     for name in NAMES:
