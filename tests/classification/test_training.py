@@ -8,6 +8,7 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+import mmdet_eql.classification  # noqa: F401, for ranks, which get the config as it was read
 from mmdet_eql.engine.launch import build_runner
 from mmdet_eql.utils.errors import UserError
 from tests.classification.conftest import crops_config, tiny_options
