@@ -1,48 +1,27 @@
 # EFL's rows of YOLOX: its backbone, neck and augmentations, with the assignment of ATSS and two
 # anchors per place in place of YOLOX's own head.
-_base_ = ["../_base_/datasets/lvis_v1.py", "../_base_/default_runtime.py"]
+_base_ = [
+    "../_base_/models/atss_r50_fpn.py",
+    "../_base_/datasets/lvis_v1.py",
+    "../_base_/default_runtime.py",
+]
 
 from mmengine.hub import get_config
 
 stock = get_config("mmdet::yolox/yolox_s_8xb8-300e_coco.py")
 model = dict(
-    type="ATSS",
-    data_preprocessor=stock.model.data_preprocessor,
-    backbone=stock.model.backbone,
-    neck=stock.model.neck,
+    data_preprocessor=dict(stock.model.data_preprocessor, _delete_=True),
+    backbone=dict(stock.model.backbone, _delete_=True),
+    neck=dict(stock.model.neck, _delete_=True),
     bbox_head=dict(
-        type="ATSSHead",
         num_classes=_base_.num_classes,
         in_channels=128,
         feat_channels=128,
         stacked_convs=2,
-        anchor_generator=dict(
-            type="AnchorGenerator", ratios=[1.0], scales=[3, 4], strides=[8, 16, 32]
-        ),
-        bbox_coder=dict(
-            type="DeltaXYWHBBoxCoder",
-            target_means=[0.0, 0.0, 0.0, 0.0],
-            target_stds=[0.1, 0.1, 0.2, 0.2],
-        ),
-        loss_cls=dict(type="EqualizedFocalLoss", scale_factor=4.0, use_sigmoid=True),
-        loss_bbox=dict(type="GIoULoss", loss_weight=2.0),
-        init_cfg=dict(
-            type="Normal",
-            layer="Conv2d",
-            std=0.01,
-            override=dict(type="Normal", name="atss_cls", std=0.01, bias_prob=0.001),
-        ),
+        anchor_generator=dict(scales=[3, 4], strides=[8, 16, 32]),
+        loss_cls=dict(type="EqualizedFocalLoss", scale_factor=4.0),
     ),
-    train_cfg=dict(
-        assigner=dict(type="ATSSAssigner", topk=18), allowed_border=-1, pos_weight=-1, debug=False
-    ),
-    test_cfg=dict(
-        nms_pre=1000,
-        min_bbox_size=0,
-        score_thr=0.0,
-        nms=dict(type="nms", iou_threshold=0.65),
-        max_per_img=300,
-    ),
+    test_cfg=dict(nms_pre=1000, nms=dict(iou_threshold=0.65)),
 )
 
 load = dict(type="mmdet_eql.LoadImageFromFile")
