@@ -154,13 +154,13 @@ def entries_of(spec: Mapping[str, Any], source: str) -> list[Entry]:
         _check_keys(common, _COMMON_KEYS, source)
         if not isinstance(runs, Sequence) or isinstance(runs, str) or not runs:
             raise UserError(f"{source}: runs is no list of runs; see docs/sweeps.md.")
+    names = [run.get("name") for run in runs if isinstance(run, Mapping)]
     entries = []
     for number, run in enumerate(runs, start=1):
         where = f"{source}: run {number}" if "runs" in spec else source
         if not isinstance(run, Mapping):
             raise UserError(f"{where} is {run!r}; give a mapping with its config.")
-        others = [other for other in runs if other is not run and isinstance(other, Mapping)]
-        is_named = run.get("name") not in (None, *(other.get("name") for other in others))
+        is_named = run.get("name") is not None and names.count(run["name"]) == 1
         entries += _entries_of_run(run, common, where, is_named)
     labels = {entry.label for entry in entries}
     for entry in entries:
