@@ -208,7 +208,6 @@ class LVISFastMetric(GatheredMetric):
         """In the test to come, hold no more predictions than can count.
 
         ``max_per_img`` of an image count but for Fixed AP and pooled AP, all if it is not positive.
-
         Return the score of each class above which one can count, float32 of shape (C,), which rises
         while predictions come in.
         """
@@ -287,11 +286,13 @@ class LVISFastMetric(GatheredMetric):
         check_labels(results, len(category_of_label), self.ann_file)
         if not self.format_only:
             check_images(results, ground_truth, self.ann_file, bool(self._mask_metrics), logger)
-        # What the model gives of an image in any test, and what it gives besides for Fixed AP.
-        usual = results if self._best is None else list(map(self._best.of_image, results))
-        known = [[one.of_labels(is_known) for one in part] for part in (usual, results)]
+        known = [result.of_labels(is_known) for result in results]
+        usual, usual_known = results, known
+        if self._best is not None:  # what the model gives without being asked for Fixed AP
+            usual = [self._best.of_image(result) for result in results]
+            usual_known = [result.of_labels(is_known) for result in usual]
         if self.outfile_prefix:
-            paths = write_predictions(self.outfile_prefix, known[1], category_of_label)
+            paths = write_predictions(self.outfile_prefix, known, category_of_label)
             logger.info(f"Results written to {' and '.join(paths)}.")
         if self.format_only:
             return {}
@@ -303,8 +304,8 @@ class LVISFastMetric(GatheredMetric):
         for metric in self.metrics:
             if metric in IOU_TYPES:
                 columns = ground_truth, category_of_label, metric
-                every = join_predictions(known[1], *columns)
-                detections = join_predictions(known[0], *columns) if self._best else every
+                every = join_predictions(known, *columns)
+                detections = join_predictions(usual_known, *columns) if self._best else every
                 evaluation = evaluate_detections(
                     ground_truth, detections, metric, self.iou_thrs, self.max_detections
                 )
@@ -341,8 +342,8 @@ class LVISFastMetric(GatheredMetric):
         evaluated = ground_truth, detections, metric
         values = best_of_category_metrics(*evaluated, self.fixed_ap, self.pooled_ap, self.iou_thrs)
         if self.bootstrap:
-            per_image = [self.max_detections, *([self._best.per_image] if self._best else [])]
-            limits = self.fixed_ap, self.pooled_ap, self.iou_thrs, min(per_image)
+            most = self._best.per_image if self._best else self.max_detections
+            limits = self.fixed_ap, self.pooled_ap, self.iou_thrs, min(most, self.max_detections)
             metrics = self.evaluations[metric].metrics() | values
             values |= interval_metrics(*evaluated, metrics, self.bootstrap, *limits)
         if values:
