@@ -84,10 +84,9 @@ class MiniLVISConfig:
 
     def __post_init__(self) -> None:
         if self.image_counts is not None:
-            object.__setattr__(self, "image_counts", tuple(self.image_counts))
-            if not self.image_counts or not all(
-                type(n) is int and n > 0 for n in self.image_counts
-            ):
+            counts = tuple(self.image_counts)
+            object.__setattr__(self, "image_counts", counts)
+            if not counts or not all(type(count) is int and count > 0 for count in counts):
                 raise UserError("MiniLVIS: image_counts must be whole numbers of at least 1.")
         for option in dataclasses.fields(self):
             if option.default is None:

@@ -95,17 +95,16 @@ def train_image_counts(config: MiniLVISConfig) -> np.ndarray:
     few images, or too little room in them.
     """
     num_categories, num_images = config.num_categories, config.num_train_images
+    most = _most_labelled(config, num_images)
+    if config.image_counts is not None:
+        return _given_counts(config, most)
     room = config.categories_per_image * num_images
-    per_image = config.categories_per_image if config.image_counts is None else 0
-    if per_image > MAX_DISTINCT * config.mean_objects:
+    if config.categories_per_image > MAX_DISTINCT * config.mean_objects:
         raise UserError(
             f"MiniLVIS: categories_per_image={config.categories_per_image:g} is too many for "
             f"{config.min_objects} to {config.max_objects} objects per image; ask for at most "
             f"{MAX_DISTINCT * config.mean_objects:g}, or for more objects."
         )
-    most = int(MAX_PRESENCE * config.label_rate * num_images)
-    if config.image_counts is not None:
-        return _given_counts(config, most)
     floor_present = int(present_images(MIN_TRAIN_IMAGES, config, num_images))
     if most < MIN_TRAIN_IMAGES or num_categories * floor_present > room:
         presence = num_categories * math.ceil(MIN_TRAIN_IMAGES / config.label_rate)
@@ -169,7 +168,7 @@ def val_floor(config: MiniLVISConfig) -> int:
     """
     num_images = config.num_val_images
     room = MAX_DISTINCT * config.mean_objects * num_images
-    most = int(MAX_PRESENCE * config.label_rate * num_images)
+    most = _most_labelled(config, num_images)
     for floor in range(min(MIN_VAL_IMAGES, most), 0, -1):
         if config.num_categories * present_images(floor, config, num_images) <= room:
             return floor
@@ -177,6 +176,11 @@ def val_floor(config: MiniLVISConfig) -> int:
         f"MiniLVIS: num_val_images={num_images} leaves no room to label each of "
         f"{config.num_categories} categories in one image; ask for more validation images."
     )
+
+
+def _most_labelled(config: MiniLVISConfig, num_images: int) -> int:
+    """Number of images that a category can be labelled in at most."""
+    return int(MAX_PRESENCE * config.label_rate * num_images)
 
 
 def present_images(labelled: np.ndarray, config: MiniLVISConfig, num_images: int) -> np.ndarray:
