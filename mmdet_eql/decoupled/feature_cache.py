@@ -24,7 +24,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +174,13 @@ def read_description(folder: str | os.PathLike) -> CacheDescription:
 
 
 def sha256_of(path: str | os.PathLike) -> str:
-    """Return the SHA-256 of a file in hexadecimal digits."""
+    """Return the SHA-256 of a file in hexadecimal digits, computed once until the file changes."""
+    status = os.stat(path)
+    return _sha256_of(os.path.realpath(path), status.st_size, status.st_mtime_ns)
+
+
+@lru_cache
+def _sha256_of(path: str, size: int, changed: int) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
