@@ -42,9 +42,8 @@ NARROW = {
 }
 
 
-#: How ranks are started: as forks of a process that has imported all and run nothing. A fork of
-#: this one can wait for ever for threads that it has not inherited.
-RANK_START = "forkserver"
+# Ranks are forks of a process that has imported all and run nothing. A fork of this one can wait
+# for ever for threads that it has not inherited.
 torch.multiprocessing.set_forkserver_preload(["mmdet_eql", "mmdet.models"])
 #: Seconds after which ranks that wait for each other are ended.
 RANK_LIMIT = 300
@@ -242,7 +241,7 @@ def start_ranks(function: Callable, *args) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     ranks = torch.multiprocessing.start_processes(
-        _as_rank, (port, function, args), nprocs=2, join=False, start_method=RANK_START
+        _as_rank, (port, function, args), nprocs=2, join=False, start_method="forkserver"
     )
     end = time.monotonic() + RANK_LIMIT
     while not ranks.join(timeout=5):

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmdet.registry import MODELS
@@ -19,7 +18,7 @@ from mmdet_eql.engine.gradient_record_hook import gradient_sums
 from mmdet_eql.engine.launch import build_runner, set_resume
 from mmdet_eql.frequency import ClassFrequency
 from mmdet_eql.utils.errors import UserError
-from tests.conftest import RANK_START
+from tests.conftest import start_ranks
 from tests.heads.test_detectors import batch_of, build, make_config, stages
 from tests.losses import head_table
 
@@ -215,13 +214,9 @@ def test_a_run_that_is_broken_off_has_the_record_of_an_unbroken_one(tiny_config,
         np.testing.assert_array_equal(getattr(resumed, name), getattr(unbroken, name))
 
 
-def record_ranks(rank, store, work_dir):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=rank, world_size=2
-    )
+def record_rank(rank, work_dir):
+    torch.distributed.init_process_group("gloo")
     record_batches(work_dir, slice(rank, None, 2))
-    torch.distributed.destroy_process_group()
 
 
 def record_batches(work_dir, rows):
@@ -237,8 +232,7 @@ def record_batches(work_dir, rows):
 
 
 def test_two_ranks_record_what_one_does(tmp_path):
-    args = tmp_path / "store", tmp_path / "two"
-    mp.start_processes(record_ranks, args, nprocs=2, start_method=RANK_START)
+    start_ranks(record_rank, tmp_path / "two")
     record_batches(tmp_path / "one", slice(None))
     one, two = (load_gradient_record(tmp_path / name) for name in ("one", "two"))
     assert two.iterations.tolist() == [1, 2, 3]

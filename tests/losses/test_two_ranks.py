@@ -9,7 +9,6 @@ their own for samples of their own.
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 from mmdet_eql.losses import (
@@ -20,7 +19,7 @@ from mmdet_eql.losses import (
     GradientSoftmaxEqualizationLoss,
     SoftmaxEqualizationLoss,
 )
-from tests.conftest import RANK_START
+from tests.conftest import start_ranks
 
 NUM_CLASSES, ROWS, STEPS = 6, 16, 30
 FREQUENCY = torch.tensor([0.5, 0.3, 0.1, 0.05, 0.01, 0.001])
@@ -79,29 +78,20 @@ def train(name, rank=0, world_size=1):
     return curve, curve_weights, final
 
 
-def train_rank(rank, store, queue):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=rank, world_size=2
-    )
+def train_rank(rank, folder):
+    torch.distributed.init_process_group("gloo")
     runs = {}
     for name in LOSSES:
         curve, weights, final = train(name, rank, 2)
         runs[name] = curve, [w.numpy() for w in weights], [w.numpy() for w in final]
-    queue.put((rank, runs))
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    torch.save(runs, folder / f"{rank}.pth")
 
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory):
-    queue = mp.get_context(RANK_START).SimpleQueue()
-    args = tmp_path_factory.mktemp("gloo") / "store", queue
-    processes = mp.start_processes(train_rank, args, 2, join=False, start_method=RANK_START)
-    results = dict((queue.get(), queue.get()))
-    while not processes.join():
-        pass
-    return results
+    folder = tmp_path_factory.mktemp("ranks")
+    start_ranks(train_rank, folder)
+    return [torch.load(folder / f"{rank}.pth", weights_only=False) for rank in (0, 1)]
 
 
 @pytest.mark.parametrize("name", LOSSES)
