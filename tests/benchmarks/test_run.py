@@ -139,11 +139,8 @@ def test_losses_and_record_run_at_any_size():
 
 
 def test_both_evaluators_find_the_same(tmp_path, monkeypatch):
-    monkeypatch.setenv("MMDET_EQL_CACHE", "on")  # load_ours sets it
-    monkeypatch.setattr(lvis_evaluation, "NUM_DETECTIONS", 30)
-    monkeypatch.setattr(lvis_evaluation, "LVIS_CATEGORIES", 20)
     monkeypatch.setattr(loading, "NUM_OBJECTS", 50)
-    files = lvis_evaluation.make_files(str(tmp_path), 8, "segm")
+    files = lvis_evaluation.make_files(str(tmp_path), 8, "segm", 30, 20)
     metrics = lvis_evaluation.load_ours()("segm", *files)
     assert metrics["AP"] > 0
 

@@ -67,7 +67,6 @@ def evaluate_here(name: str, iou_type: str, ann_file: str, results_file: str) ->
 def load_ours() -> Callable:
     from mmdet_eql.evaluation import evaluate_files
 
-    os.environ["MMDET_EQL_CACHE"] = "off"
     return lambda iou_type, *files: evaluate_files(*files, iou_type).metrics()
 
 
@@ -89,10 +88,16 @@ EVALUATORS = {
 }
 
 
-def make_files(folder: str, num_images: int, iou_type: str) -> list[str]:
+def make_files(
+    folder: str,
+    num_images: int,
+    iou_type: str,
+    num_detections: int = NUM_DETECTIONS,
+    num_categories: int = LVIS_CATEGORIES,
+) -> list[str]:
     """Write an annotation file and a result file; return their paths."""
     files = [os.path.join(folder, name) for name in ("annotations.json", "results.json")]
-    write_annotations(files[0], num_images, LVIS_CATEGORIES, per_image=12, masks=True)
+    write_annotations(files[0], num_images, num_categories, per_image=12, masks=True)
     with open(files[0]) as file:
         data = json.load(file)
     objects = {image["id"]: [] for image in data["images"]}
@@ -101,12 +106,12 @@ def make_files(folder: str, num_images: int, iou_type: str) -> list[str]:
     rng, results = np.random.default_rng(0), []
     for image_id, of_image in objects.items():
         labels, boxes = map(np.array, zip(*of_image, strict=True))
-        near = rng.integers(len(boxes), size=int(0.4 * NUM_DETECTIONS))
+        near = rng.integers(len(boxes), size=int(0.4 * num_detections))
         noise = rng.normal(0, 0.15, (len(near), 4)) * np.tile(boxes[near, 2:], 2)
-        rest = NUM_DETECTIONS - len(near)
+        rest = num_detections - len(near)
         found = np.concatenate([np.abs(boxes[near] + noise), draw_boxes(rng, rest)])
-        labels = np.append(labels[near], rng.integers(1, LVIS_CATEGORIES + 1, rest)).tolist()
-        scores = rng.random(NUM_DETECTIONS).astype(np.float32).tolist()
+        labels = np.append(labels[near], rng.integers(1, num_categories + 1, rest)).tolist()
+        scores = rng.random(num_detections).astype(np.float32).tolist()
         found = found.astype(np.float32).tolist()
         for label, box, score in zip(labels, found, scores, strict=True):
             record = {"image_id": image_id, "category_id": label, "score": score}
@@ -123,4 +128,5 @@ def make_files(folder: str, num_images: int, iou_type: str) -> list[str]:
 
 
 if __name__ == "__main__":
+    os.environ["MMDET_EQL_CACHE"] = "off"
     print(json.dumps(evaluate_here(*sys.argv[1:])))

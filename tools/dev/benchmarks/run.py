@@ -21,7 +21,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from side_by_side import Comparison, measure_rates, set_threads, table
+from side_by_side import Comparison, measure_rates, plot_growth, set_threads, table
 
 from mmdet_eql.utils.errors import UserError, exit_on_user_error
 from mmdet_eql.utils.files import write_text
@@ -78,7 +78,8 @@ def main() -> None:
         text = json.dumps({"machine": machine, "comparisons": rows}, indent=2)
         write_text(args.json, text + "\n")
     if args.growth:
-        plot_growth(comparisons, args.growth)
+        panels = growth_of(comparisons)
+        plot_growth(panels, ["categories"] * len(panels), "seconds", args.growth)
 
 
 def describe_machine(threads: int) -> dict[str, str]:
@@ -96,35 +97,17 @@ def describe_machine(threads: int) -> dict[str, str]:
     }
 
 
-def plot_growth(comparisons: Sequence[Comparison], path: str) -> None:
-    """Draw seconds over the number of categories into one PNG, a panel for each part.
-
-    Raises:
-        UserError: If none depends on that number, or the file cannot be written.
-    """
-    from matplotlib.figure import Figure
-
-    from mmdet_eql.utils.figure_file import save_figure
-
-    curves: dict[str, dict[str, dict[int, float]]] = {}
+def growth_of(comparisons: Sequence[Comparison]) -> dict[str, dict[str, dict[int, float]]]:
+    """Seconds by part, name and number of categories; a UserError if none depends on that."""
+    panels: dict[str, dict[str, dict[int, float]]] = {}
     for row in comparisons:
         if row.num_classes is not None:
-            of_part, seconds = curves.setdefault(row.part, {}), row.medians("wall")
+            of_part, seconds = panels.setdefault(row.part, {}), row.medians("wall")
             for name, key in (("ours", "ours"), (row.rival, "rival")):
                 of_part.setdefault(name, {})[row.num_classes] = seconds[key]
-    if not curves:
+    if not panels:
         raise UserError("--growth: no part among --parts depends on the number of categories.")
-    figure = Figure(figsize=(4.2 * len(curves), 3.8), layout="constrained")
-    panels = figure.subplots(1, len(curves), squeeze=False)[0]
-    for axes, (part, of_part) in zip(panels, curves.items(), strict=True):
-        for name, curve in of_part.items():
-            axes.plot(list(curve), list(curve.values()), marker="o", label=name)
-        axes.set(xscale="log", yscale="log", title=part, xlabel="categories")
-        axes.set_xticks(list(curve), [f"{number:,}" for number in curve])
-        axes.minorticks_off()
-        axes.legend(frameon=False)
-    figure.axes[0].set_ylabel("seconds")
-    save_figure(figure, path, dpi=120)
+    return panels
 
 
 if __name__ == "__main__":

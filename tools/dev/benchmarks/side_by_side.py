@@ -394,3 +394,38 @@ def _range(ratio: dict[str, float]) -> str:
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
+
+
+# --- growth ---------------------------------------------------------------------------------------
+
+
+def plot_growth(
+    panels: Mapping[str, Mapping[str, Mapping[int, float]]],
+    xlabels: Sequence[str],
+    ylabel: str,
+    path: str,
+) -> None:
+    """Draw curves of numbers over sizes into one PNG, on logarithmic axes.
+
+    ``panels`` are by title, their curves by name. A UserError if the file cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    from mmdet_eql.utils.figure_file import RUN_COLOURS, RUN_MARKERS, save_figure
+
+    figure = Figure(figsize=(4.2 * len(panels), 3.8), layout="constrained")
+    row = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, xlabel, (title, curves) in zip(row, xlabels, panels.items(), strict=True):
+        for (name, curve), colour, marker in zip(
+            curves.items(), RUN_COLOURS, RUN_MARKERS, strict=False
+        ):
+            sizes, values = list(curve), list(curve.values())
+            axes.plot(sizes, values, color=colour, marker=marker, label=name)
+        sizes = sorted({size for curve in curves.values() for size in curve})
+        axes.set(xscale="log", yscale="log", title=title, xlabel=xlabel)
+        axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+    row[0].set_ylabel(ylabel)
+    save_figure(figure, path, dpi=120)
