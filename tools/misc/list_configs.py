@@ -38,15 +38,16 @@ def line_of(path: Path) -> str:
 
 
 def _model(model: dict) -> str:
-    backbone, roi_head = model.backbone, model.get("roi_head", {})
-    parts = {
-        model.type: True,
-        f"{backbone.type}-{backbone.get('depth')}".removesuffix("-None"): True,
-        "deformable": "dcn" in backbone,
-        "semantic branch": "semantic_head" in roi_head,
-        "C4": "shared_head" in roi_head,
-    }
-    return ", ".join(part for part, is_there in parts.items() if is_there)
+    depth = model.backbone.get("depth")
+    parts = [model.type, model.backbone.type + (f"-{depth}" if depth else "")]
+    roi_head = model.get("roi_head", {})
+    if "dcn" in model.backbone:
+        parts.append("deformable")
+    if "semantic_head" in roi_head:
+        parts.append("semantic branch")
+    if "shared_head" in roi_head:
+        parts.append("C4")
+    return ", ".join(parts)
 
 
 def _loss(model: dict) -> str:
