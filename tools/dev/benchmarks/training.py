@@ -15,8 +15,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
+from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config, ConfigDict
 from mmengine.structures import InstanceData
 from side_by_side import (
@@ -159,24 +159,5 @@ def make_model(config: str, num_classes: int, num_proposals: int) -> torch.nn.Mo
 
 def make_batch(num_classes: int) -> dict:
     """Two images of noise with ground truth, as a data loader gives them."""
-    rng, size = np.random.default_rng(0), (IMAGE_SIZE, IMAGE_SIZE)
-    inputs, samples = [], []
-    for _ in range(2):
-        inputs.append(torch.from_numpy(rng.integers(0, 256, (3, *size), np.uint8)))
-        corners = rng.integers(0, IMAGE_SIZE // 2, (NUM_OBJECTS, 2))
-        boxes = np.concatenate([corners, corners + rng.integers(16, 80, (NUM_OBJECTS, 2))], axis=1)
-        masks = np.zeros((NUM_OBJECTS, *size), np.uint8)
-        for mask, (x1, y1, x2, y2) in zip(masks, boxes, strict=True):
-            mask[y1:y2, x1:x2] = 1
-        shapes = ("img_shape", "ori_shape", "pad_shape", "batch_input_shape")
-        sample = DetDataSample(metainfo=dict.fromkeys(shapes, size) | dict(scale_factor=(1, 1)))
-        sample.gt_instances = InstanceData(
-            bboxes=torch.from_numpy(boxes).float(),
-            labels=torch.from_numpy(rng.integers(0, num_classes, NUM_OBJECTS)),
-            masks=BitmapMasks(masks, *size),
-        )
-        sample.ignored_instances = InstanceData(
-            bboxes=torch.zeros(0, 4), labels=torch.zeros(0).long()
-        )
-        samples.append(sample)
-    return dict(inputs=inputs, data_samples=samples)
+    shape, num_items = (3, IMAGE_SIZE, IMAGE_SIZE), [NUM_OBJECTS, NUM_OBJECTS]
+    return demo_mm_inputs(2, shape, num_items, num_classes, with_mask=True)

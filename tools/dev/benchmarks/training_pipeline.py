@@ -12,6 +12,7 @@ LoadAnnotations:
 """
 
 import copy
+import itertools
 import os
 import pickle
 import tempfile
@@ -21,16 +22,16 @@ from multiprocessing.reduction import ForkingPickler
 import cv2
 import numpy as np
 import torch
-from mmdet.registry import TRANSFORMS
+from loading import HEIGHT, WIDTH, outline
 from mmdet.structures.mask import mask_target
 from mmengine.config import ConfigDict
+from mmengine.dataset import Compose
 from mmengine.registry import init_default_scope
 from side_by_side import Comparison, Limit, Target, Workload, compare
 
 import mmdet_eql  # noqa: F401 (registers its parts)
 
 RIVAL = "LoadAnnotations"
-HEIGHT, WIDTH = 480, 640
 NUM_MASKS = 12
 #: Foreground RoIs of an image: a quarter of 512 sampled proposals.
 NUM_ROIS = 128
@@ -73,22 +74,14 @@ def write_image(folder: str) -> str:
 
 
 def make_instances() -> list[dict]:
-    """Smooth outlines of 40 points, from 10 to 100 pixels in radius."""
-    rng, angle = np.random.default_rng(0), np.arange(40) / 40 * 2 * np.pi
-    instances = []
+    """Ellipses of 40 points, from 20 to 200 pixels in width and in height."""
+    rng, instances = np.random.default_rng(0), []
     for label in range(NUM_MASKS):
-        radius = np.exp(rng.uniform(np.log(10), np.log(100)))
-        length = radius * (0.8 + 0.2 * np.cos(3 * angle + rng.uniform(0, 2 * np.pi)))
-        center = rng.uniform(radius, [WIDTH - radius, HEIGHT - radius])
-        points = center + length[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-        instances.append(
-            dict(
-                ignore_flag=0,
-                bbox=[*points.min(axis=0).tolist(), *points.max(axis=0).tolist()],
-                bbox_label=label,
-                mask=[points.ravel().tolist()],
-            )
-        )
+        sides = np.exp(rng.uniform(np.log(20), np.log(200), 2))
+        corner = rng.uniform(0, [WIDTH, HEIGHT] - sides)
+        mask = outline([*corner, *sides], num_points=40)
+        box = [*corner, *(corner + sides)]
+        instances.append(dict(ignore_flag=0, bbox=box, bbox_label=label, mask=[mask]))
     return instances
 
 
@@ -96,29 +89,25 @@ def make_load(loader: str, path: str) -> Callable[[], dict]:
     """The pipeline of the configs with a loader, flipping every second image."""
     init_default_scope("mmdet")
     instances = make_instances()
-    load, *moves = [
-        [TRANSFORMS.build(step) for step in steps]
-        for steps in (
-            [dict(type="LoadVerifiedImage"), dict(type=loader, with_bbox=True, with_mask=True)],
-            *(
-                [
-                    dict(type="Resize", scale=(1333, 800), keep_ratio=True),
-                    dict(type="RandomFlip", prob=prob),
-                    dict(type="PackDetInputs"),
-                ]
-                for prob in (0.0, 1.0)
-            ),
+    unflipped, flipped = (
+        Compose(
+            [
+                dict(type="LoadVerifiedImage"),
+                dict(type=loader, with_bbox=True, with_mask=True),
+                dict(type="Resize", scale=(1333, 800), keep_ratio=True),
+                dict(type="RandomFlip", prob=prob),
+                dict(type="PackDetInputs"),
+            ]
         )
-    ]
+        for prob in (0.0, 1.0)
+    )
+    pipelines = itertools.cycle([unflipped, flipped])
 
     def next_image() -> dict:
         results = dict(img_path=path, height=HEIGHT, width=WIDTH, img_id=1)
-        results["instances"] = copy.deepcopy(instances)
-        for step in (*load, *moves[0]):
-            results = step(results)
-        moves.reverse()
-        instances_ = results["data_samples"].gt_instances
-        instances_.masks = pickle.loads(ForkingPickler.dumps(instances_.masks))
+        results = next(pipelines)({**results, "instances": copy.deepcopy(instances)})
+        truth = results["data_samples"].gt_instances
+        truth.masks = pickle.loads(ForkingPickler.dumps(truth.masks))
         return results
 
     return next_image
