@@ -13,7 +13,7 @@ import mmdet_eql  # noqa: F401
 from mmdet_eql.engine import BFloat16OptimWrapper
 from mmdet_eql.heads import multiclass_nms
 
-DEVICE = os.environ.get("GPU_CHECK_DEVICE", "cuda")
+DEVICE = os.environ.get("BENCHMARK_DEVICE", "cuda")
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(

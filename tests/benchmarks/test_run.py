@@ -20,12 +20,11 @@ def measure(quick):
     return compare(
         "tiny part",
         "quick" if quick else "whole",
-        lambda: sum(range(10)),
-        {"rival": lambda: sum(range(20)), "other": lambda: sum(range(30))},
+        {name: lambda: sum(range(10)) for name in ("ours", "rival", "other")},
         {"rival": Target(ratio=0.0)},
         repeats=2,
         limit=Limit(bytes=8),
-        num_classes=80,
+        size=("categories", 80),
     )
 """
 
@@ -114,7 +113,7 @@ def test_both_test_steps_find_the_same(monkeypatch):
     torch.testing.assert_close(boxes, expected_boxes)
     assert masks == expected_masks
 
-    step, network = testing.time_network(models["ours"], steps[0])
+    step, network = testing.time_network(models["ours"], steps[0]).values()
     whole = step()
     assert 0 < network().wall < whole.wall
 

@@ -70,8 +70,8 @@ def test_workloads_take_turns():
 
         return run
 
-    rivals = {"a": runner("a"), "b": runner("b")}
-    compared = compare_runs("part", "sizes", runner("ours"), rivals, repeats=3)
+    works = {name: runner(name) for name in ("ours", "a", "b")}
+    compared = compare_runs("part", "sizes", works, repeats=3)
     assert calls == ["ours", "a", "b"] * 3
     assert [one.rival for one in compared] == ["a", "b"]
     assert [len(one.theirs) for one in compared] == [3, 3]
@@ -113,8 +113,7 @@ def test_short_workloads_are_repeated_in_this_process():
     (compared,) = compare(
         "part",
         "sizes",
-        lambda: calls.append("ours"),
-        {"rival": lambda: calls.append("rival")},
+        {"ours": lambda: calls.append("ours"), "rival": lambda: calls.append("rival")},
         repeats=2,
         memory=False,
     )

@@ -5,16 +5,15 @@
 For a machine that has PyTorch with CUDA, nvcc and ninja, perhaps in other versions than those
 pinned; all else that the package imports, and pytest, must be importable. Where MMCV's operators
 lack CUDA, NMS and RoIAlign are built from the sources in its package. Then come the tests marked
-``gpu``, the losses beside the floor of the memory's bandwidth, and training and test step at 1,203
-categories beside MMDetection's. Each stage is a process of its own; one that fails, or has no time
-left, is named, and the rest goes on. Without a GPU everything runs small on the CPU: that checks
-this script, and nothing else. No run on a GPU has confirmed it yet.
+``gpu`` and three parts of the benchmarks. Each stage is a process of its own; one that fails, or
+has no time left, is named, and the rest goes on. Without a GPU it all runs on the CPU, the
+benchmarks with --quick: that checks this script, and nothing else. No run on a GPU has confirmed it
+yet.
 """
 
 import importlib
 import os
 import re
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -127,75 +126,29 @@ def build_operators() -> Operators:
 def run_tests() -> None:
     import pytest
 
-    os.environ["GPU_CHECK_DEVICE"] = device()
     options = ["-q", "-m", "gpu", "--continue-on-collection-errors"]
     # Another file may need what is not installed there.
     folder = "tests" if device() == "cuda" else "tests/benchmarks"
     sys.exit(pytest.main([*options, "--rootdir", str(REPOSITORY), str(REPOSITORY / folder)]))
 
 
-def seconds(work) -> float:
-    """Median time of a workload in seven runs after three to warm up; on the CPU, in one."""
-    import torch
+def run_benchmark(part: str) -> None:
+    import run
 
-    times, gpu = [], device() == "cuda"
-    for _ in range(10 if gpu else 1):
-        start = time.perf_counter()
-        work()
-        if gpu:
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[3:] or times)
-
-
-def time_losses() -> None:
-    """Forward and backward, of which the floor is to read each logit and write its gradient."""
-    import torch
-    from mmdet.registry import MODELS
-
-    import mmdet_eql  # noqa: F401
-
-    rows = 8192 if device() == "cuda" else 64
-    for number in (80, 1203, 13_204):
-        logits = torch.randn(rows, number, device=device(), requires_grad=True)
-        labels = torch.randint(number + 1, (rows,), device=device())
-        source, target = logits.detach(), torch.empty_like(logits.detach())
-        floor = seconds(lambda a=target, b=source: a.copy_(b))
-        for kind in ("EqualizationLoss", "EqualizationLossV2", "EqualizedFocalLoss"):
-            loss = MODELS.build(dict(type=kind, num_classes=number, use_sigmoid=True)).to(device())
-            if hasattr(loss, "set_class_frequency"):
-                loss.set_class_frequency(torch.linspace(0, 0.01, number))
-            took = seconds(lambda f=loss, x=logits, y=labels: torch.autograd.grad(f(x, y), x))
-            share = f"copying takes {1e3 * floor:.3f} ms, {floor / took:.0%} of it"
-            print(f"{kind}, {rows:,} x {number:,}: {1e3 * took:.3f} ms; {share}", flush=True)
-
-
-def time_steps() -> None:
-    """Training step with EQL beside softmax, and test step beside MMDetection's."""
-    import testing
-    import training
-
-    number, size, proposals = 1203, (800, 1067), 1000
-    if device() == "cpu":
-        number, size, proposals = 40, (96, 128), 30
-    for config in (training.EQL, training.EQL.replace("_eql", "")):
-        model = training.make_model(config, number, 512 if proposals == 1000 else 16)
-        took = seconds(training.step_of(model.to(device()), number))
-        print(f"training step, {config}: {1e3 * took:.1f} ms", flush=True)
-    for name in testing.CONFIG:
-        model = testing.make_model(name, number, proposals).to(device())
-        took = seconds(testing.make_test_step(model, size, "trained"))
-        print(f"test step, {name}: {1e3 * took:.1f} ms", flush=True)
+    sys.argv = ["run.py", "--parts", part, *(["--quick"] if device() == "cpu" else [])]
+    run.main()
 
 
 STAGES = {
     "operators": lambda: None,
     "tests": run_tests,
-    "losses": time_losses,
-    "steps": time_steps,
+    "losses": lambda: run_benchmark("losses"),
+    "training": lambda: run_benchmark("training"),
+    "testing": lambda: run_benchmark("testing"),
 }
 
 if __name__ == "__main__":
+    os.environ["BENCHMARK_DEVICE"] = device()
     stage = next((STAGES[name] for name in sys.argv[1:] if name in STAGES), None)
     if stage is None:
         main()

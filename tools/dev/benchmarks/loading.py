@@ -42,7 +42,7 @@ def measure(quick: bool) -> list[Comparison]:
             path = os.path.join(folder, "annotations.json")
             masks = name == "LVIS v1"
             number = write_annotations(path, num_images, num_categories, per_image, masks)
-            comparisons += measure_set(name, path, num_images, number, 2 if quick else 5)
+            comparisons += measure_set(name, path, num_images, number, 1 if quick else 5)
     return comparisons
 
 

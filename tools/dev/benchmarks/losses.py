@@ -5,11 +5,15 @@ proposals of two images with up to the 13,204 categories of V3Det, where the rec
 measured, too. A loss must read each logit and write its gradient, the record read each gradient.
 """
 
+from collections.abc import Mapping
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from mmdet.models.losses.focal_loss import py_sigmoid_focal_loss
 from mmdet.registry import MODELS
 from side_by_side import (
+    DEVICE,
     LVIS_CATEGORIES,
     NUMBERS_OF_CATEGORIES,
     Comparison,
@@ -34,7 +38,7 @@ def stock_focal_loss(logits: Tensor, labels: Tensor, weight: Tensor, avg_factor:
 
 def cross_entropy(logits: Tensor, labels: Tensor, weight: Tensor, avg_factor: float) -> Tensor:
     """With targets in the type of the logits, as short as it can be written."""
-    targets = torch.zeros(len(labels), logits.shape[1] + 1)
+    targets = logits.new_zeros(len(labels), logits.shape[1] + 1)
     targets = targets.scatter_(1, labels[:, None], 1.0)[:, :-1]
     return F.binary_cross_entropy_with_logits(
         logits, targets, weight[:, None], reduction="sum"
@@ -66,32 +70,32 @@ def measure(quick: bool) -> list[Comparison]:
         comparisons += compare(
             kind,
             f"{rows:,} anchors, {LVIS_CATEGORIES:,} categories, forward + backward",
-            step_of(kind, rows, LVIS_CATEGORIES),
-            {rival: step_of(rival, rows, LVIS_CATEGORIES)},
+            steps({"ours": kind, rival: rival}, rows, LVIS_CATEGORIES),
             {rival: target},
             limit=Limit(2 * 4 * rows * LVIS_CATEGORIES),
             **options,
         )
     for number in NUMBERS_OF_CATEGORIES[:: 2 if quick else 1]:
         size = f"{NUM_PROPOSALS:,} proposals, {number:,} categories"
-        num_bytes, of_row = 4 * NUM_PROPOSALS * number, dict(num_classes=number, **options)
+        num_bytes, options["size"] = 4 * NUM_PROPOSALS * number, ("categories", number)
         comparisons += compare(
             "EQL",
             f"{size}, forward + backward",
-            step_of("EqualizationLoss", NUM_PROPOSALS, number),
-            {"softmax": step_of("softmax", NUM_PROPOSALS, number)},
+            steps({"ours": "EqualizationLoss", "softmax": "softmax"}, NUM_PROPOSALS, number),
             limit=Limit(2 * num_bytes),
-            **of_row,
+            **options,
         )
-        gradient, labels = torch.randn(NUM_PROPOSALS, number), make_labels(NUM_PROPOSALS, number)
-        copy = torch.empty_like(gradient)
+        gradient = torch.randn(NUM_PROPOSALS, number).to(DEVICE)
+        labels = make_labels(NUM_PROPOSALS, number)
         comparisons += compare(
             "gradient record",
             size,
-            lambda g=gradient, y=labels, c=number: gradient_sums(g, y, c),
-            {"copying": lambda g=gradient, to=copy: to.copy_(g)},
+            {
+                "ours": partial(gradient_sums, gradient, labels, number),
+                "copying": partial(torch.empty_like(gradient).copy_, gradient),
+            },
             limit=Limit(num_bytes),
-            **of_row,
+            **options,
         )
     return comparisons
 
@@ -100,7 +104,12 @@ def make_labels(rows: int, num_classes: int) -> Tensor:
     """Labels of which one in fifty is an object."""
     labels = torch.randint(num_classes, (rows,))
     labels[torch.arange(rows) % 50 > 0] = num_classes
-    return labels
+    return labels.to(DEVICE)
+
+
+def steps(kinds: Mapping[str, str], rows: int, num_classes: int) -> dict[str, Workload]:
+    """Passes of several losses, by name."""
+    return {name: step_of(kind, rows, num_classes) for name, kind in kinds.items()}
 
 
 def step_of(kind: str, rows: int, num_classes: int) -> Workload:
@@ -111,8 +120,10 @@ def step_of(kind: str, rows: int, num_classes: int) -> Workload:
     )
     if hasattr(loss, "set_class_frequency"):
         loss.set_class_frequency(torch.linspace(0, 0.01, num_classes))
-    logits = (torch.randn(rows, num_classes) - 4).requires_grad_()
-    labels, weight = make_labels(rows, num_classes), torch.ones(rows)
+    if isinstance(loss, torch.nn.Module):
+        loss.to(DEVICE)
+    logits = (torch.randn(rows, num_classes) - 4).to(DEVICE).requires_grad_()
+    labels, weight = make_labels(rows, num_classes), torch.ones(rows, device=DEVICE)
 
     def step() -> None:
         logits.grad = None

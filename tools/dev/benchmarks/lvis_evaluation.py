@@ -3,7 +3,7 @@
 The annotations are those of loading.py, with the 1,230 categories of LVIS v0.5; an image has 300
 detections, four in ten of them near an instance. Each evaluator runs in processes of its own, in
 turns; lvis-api is left out where it is not installed. hotcoco uses all cores. The annotation cache
-is off.
+is off. Growth, once each, is that of boxes over images, detections and categories up to V3Det's.
 """
 
 import importlib
@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
 
 import numpy as np
@@ -29,28 +29,48 @@ from side_by_side import (
 )
 
 NUM_DETECTIONS = 300
+#: Where growth is measured: at these sizes, of which one is changed.
+GROWTH_BASE = {"images": 200, "detections": 100, "categories": LVIS_CATEGORIES}
+GROWTH = {
+    "images": (50, 200, 800),
+    "detections": (30, 100, 300),
+    "categories": (80, 400, LVIS_CATEGORIES, 13_204),
+}
 
 
 def measure(quick: bool) -> list[Comparison]:
-    """Compare the evaluators on boxes and on masks."""
+    """Compare the evaluators on boxes and on masks, and their growth on boxes."""
     lvis_api = {"bbox": Target(ratio=80.0, memory_ratio=2.0), "segm": Target(ratio=3.0)}
-    rivals = ("lvis-api", "hotcoco") if find_spec("lvis") else ("hotcoco",)
     comparisons = []
     for iou_type, num_images in (("bbox", 5000), ("segm", 1000)):
-        num_images = 100 if quick else num_images
-        with tempfile.TemporaryDirectory() as folder:
-            files = make_files(folder, num_images, iou_type)
-            comparisons += compare_runs(
-                "LVIS evaluation",
-                f"{num_images:,} images x {NUM_DETECTIONS} detections x {LVIS_CATEGORIES:,} "
-                f"categories, {iou_type}",
-                runner("ours", iou_type, files),
-                {name: runner(name, iou_type, files) for name in rivals},
-                {"lvis-api": lvis_api[iou_type], "hotcoco": Target(ratio=1 / 1.2)},
-                repeats=1 if quick else 3,
-                limit=Limit(sum(map(os.path.getsize, files))),  # both are read
-            )
+        counts = (100 if quick else num_images, NUM_DETECTIONS, LVIS_CATEGORIES)
+        targets = {"lvis-api": lvis_api[iou_type], "hotcoco": Target(ratio=1 / 1.2)}
+        comparisons += compare_evaluators(iou_type, counts, targets, 1 if quick else 3)
+    for axis, sizes in {} if quick else GROWTH.items():
+        for size in sizes:
+            counts = {**GROWTH_BASE, axis: size}.values()
+            comparisons += compare_evaluators("bbox", counts, {}, 1, size=(axis, size))
     return comparisons
+
+
+def compare_evaluators(
+    iou_type: str, counts: Iterable[int], targets: Mapping[str, Target], repeats: int, **of_row
+) -> list[Comparison]:
+    """Compare those that are installed, at numbers of images, detections and categories."""
+    num_images, num_detections, num_categories = counts
+    names = [name for name in EVALUATORS if name != "lvis-api" or find_spec("lvis")]
+    with tempfile.TemporaryDirectory() as folder:
+        files = make_files(folder, num_images, iou_type, num_detections, num_categories)
+        return compare_runs(
+            "LVIS evaluation",
+            f"{num_images:,} images x {num_detections} detections x {num_categories:,} "
+            f"categories, {iou_type}",
+            {name: runner(name, iou_type, files) for name in names},
+            targets,
+            repeats,
+            limit=Limit(sum(map(os.path.getsize, files))),  # both are read
+            **of_row,
+        )
 
 
 def runner(name: str, iou_type: str, files: list[str]) -> Callable[[], Run]:
@@ -92,8 +112,8 @@ def make_files(
     folder: str,
     num_images: int,
     iou_type: str,
-    num_detections: int = NUM_DETECTIONS,
-    num_categories: int = LVIS_CATEGORIES,
+    num_detections: int,
+    num_categories: int,
 ) -> list[str]:
     """Write an annotation file and a result file; return their paths."""
     files = [os.path.join(folder, name) for name in ("annotations.json", "results.json")]

@@ -18,10 +18,9 @@ import os
 import platform
 import re
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
-from side_by_side import Comparison, measure_rates, plot_growth, set_threads, table
+from side_by_side import measure_rates, plot_growth, set_threads, table
 
 from mmdet_eql.utils.errors import UserError, exit_on_user_error
 from mmdet_eql.utils.files import write_text
@@ -47,9 +46,7 @@ def parse_args() -> argparse.Namespace:
         "--threads", type=int, default=1, help="of PyTorch (default: %(default)s, steadiest)"
     )
     parser.add_argument("--json", metavar="FILE", help="write all metrics as JSON")
-    parser.add_argument(
-        "--growth", metavar="FILE", help="draw time over the number of categories as PNG"
-    )
+    parser.add_argument("--growth", metavar="FILE", help="draw time over sizes as PNG")
     return parser.parse_args()
 
 
@@ -78,8 +75,7 @@ def main() -> None:
         text = json.dumps({"machine": machine, "comparisons": rows}, indent=2)
         write_text(args.json, text + "\n")
     if args.growth:
-        panels = growth_of(comparisons)
-        plot_growth(panels, ["categories"] * len(panels), "seconds", args.growth)
+        plot_growth(comparisons, args.growth)
 
 
 def describe_machine(threads: int) -> dict[str, str]:
@@ -95,19 +91,6 @@ def describe_machine(threads: int) -> dict[str, str]:
         "system": f"{platform.platform()}, Python {platform.python_version()}",
         "versions": ", ".join(versions),
     }
-
-
-def growth_of(comparisons: Sequence[Comparison]) -> dict[str, dict[str, dict[int, float]]]:
-    """Seconds by part, name and number of categories; a UserError if none depends on that."""
-    panels: dict[str, dict[str, dict[int, float]]] = {}
-    for row in comparisons:
-        if row.num_classes is not None:
-            of_part, seconds = panels.setdefault(row.part, {}), row.medians("wall")
-            for name, key in (("ours", "ours"), (row.rival, "rival")):
-                of_part.setdefault(name, {})[row.num_classes] = seconds[key]
-    if not panels:
-        raise UserError("--growth: no part among --parts depends on the number of categories.")
-    return panels
 
 
 if __name__ == "__main__":

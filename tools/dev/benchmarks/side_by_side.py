@@ -6,9 +6,8 @@ calls:
     comparisons = compare(
         "mask head",
         "128 RoIs, 1,230 categories, forward + loss + backward",
-        ours=step("ours"),
-        rivals={"class-agnostic": step("class-agnostic")},
-        targets={"class-agnostic": Target(ratio=1 / 1.15)},
+        {"ours": step("ours"), "class-agnostic": step("class-agnostic")},
+        {"class-agnostic": Target(ratio=1 / 1.15)},
         limit=Limit(multiplications=multiplications(step("ours"))),
     )
 
@@ -17,7 +16,10 @@ disturbs both; the ratio is the median over the turns. Wall-clock time is what a
 processor time is steadier on a busy machine. Memory is the peak above what was held before, in a
 process of each one's own (Linux with glibc only). The limit is the time that the work needs at
 least: its bytes at the bandwidth of copying a large array, its multiplications at the rate of a
-matrix product, both measured in the same run. Nothing here waits for a GPU.
+matrix product, both measured in the same run.
+
+With the environment variable BENCHMARK_DEVICE=cuda, models and tensors lie on the GPU: times are
+then by wall clock alone, after all its work, and memory is what PyTorch allocates there.
 """
 
 import ctypes
@@ -31,8 +33,11 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 #: What is measured, after its set-up: called without arguments, as often as needed.
 Workload = Callable[[], object]
@@ -43,6 +48,7 @@ SHORTEST_SAMPLE = 0.05
 LVIS_CATEGORIES = 1230
 #: Numbers of categories of the growth plot: COCO, a subset, LVIS v0.5, beyond it, V3Det.
 NUMBERS_OF_CATEGORIES = (80, 400, LVIS_CATEGORIES, 5000, 13_204)
+DEVICE = os.environ.get("BENCHMARK_DEVICE", "cpu")
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 
 
@@ -95,7 +101,7 @@ class Comparison:
     theirs: list[Run]  #: Likewise.
     target: Target = field(default_factory=Target)
     limit: Limit = field(default_factory=Limit)
-    num_classes: int | None = None  #: Where it is drawn in the plot of growth, if it is.
+    size: tuple[str, int] | None = None  #: Axis and place in the plot of growth, if it is there.
 
     def medians(self, quantity: str) -> dict[str, float | None]:
         """Median wall, cpu or memory of ``"ours"`` and of the ``"rival"``; None if unknown."""
@@ -138,7 +144,7 @@ class Comparison:
             "processor_ratio": self.ratio("cpu"),
             "limit_seconds": self.limit.seconds(rates),
             "reached": self.reached(rates),
-            "num_classes": self.num_classes,
+            "size": self.size,
             "turns": len(self.ours),
             "target": str(self.target),
             "met": self.met(),
@@ -151,64 +157,66 @@ class Comparison:
 def compare(
     part: str,
     description: str,
-    ours: Workload,
-    rivals: Mapping[str, Workload],
+    works: Mapping[str, Workload],
     *options: Any,
     memory: bool = True,
     **further: Any,
 ) -> list[Comparison]:
     """Measure workloads in this process, in turns, after one or two runs to warm up.
 
-    ``memory`` runs each three times more. Other options are those of :func:`compare_runs`.
+    ``memory`` runs each three times more. Other arguments are those of :func:`compare_runs`.
     """
-    works = {"ours": ours, **rivals}
     # Before anything ran here: the children then start from the same state.
     peaks = {name: peak_memory(work) if memory else None for name, work in works.items()}
-    numbers = {name: _repetitions(work) for name, work in works.items()}
-
-    def runner(name: str) -> Callable[[], Run]:
-        return lambda: _time(works[name], numbers[name], peaks[name])
-
-    runners = {name: runner(name) for name in rivals}
-    return compare_runs(part, description, runner("ours"), runners, *options, **further)
+    runs = {
+        name: partial(_time, work, _repetitions(work), peaks[name]) for name, work in works.items()
+    }
+    return compare_runs(part, description, runs, *options, **further)
 
 
 def compare_runs(
     part: str,
     description: str,
-    ours: Callable[[], Run],
-    rivals: Mapping[str, Callable[[], Run]],
+    works: Mapping[str, Callable[[], Run]],
     targets: Mapping[str, Target] | None = None,
     repeats: int = 5,
     **of_row: Any,
 ) -> list[Comparison]:
     """Compare what measures itself, in turns, of which there are ``repeats``.
 
-    ``rivals`` and ``targets`` are by name. ``of_row`` are further fields of a :class:`Comparison`.
-    Returns a comparison for each rival.
+    ``works`` has ``"ours"`` and the rivals, ``targets`` are by rival. ``of_row`` are further fields
+    of a :class:`Comparison`. Returns a comparison for each rival.
     """
-    works, targets = {"ours": ours, **rivals}, targets or {}
     turns = [{name: work() for name, work in works.items()} for _ in range(repeats)]
     runs = {name: [turn[name] for turn in turns] for name in works}
+    ours, targets = runs.pop("ours"), targets or {}
     return [
-        Comparison(
-            part, description, name, runs["ours"], runs[name], targets.get(name, Target()), **of_row
-        )
-        for name in rivals
+        Comparison(part, description, name, ours, theirs, targets.get(name, Target()), **of_row)
+        for name, theirs in runs.items()
     ]
+
+
+def clocks() -> tuple[float, float]:
+    """Return seconds by wall clock and of this process; on a GPU both by wall clock."""
+    if DEVICE == "cpu":
+        return time.perf_counter(), time.process_time()
+    import torch
+
+    torch.cuda.synchronize()
+    return (time.perf_counter(),) * 2
 
 
 def _time(work: Workload, number: int = 1, memory: float | None = None) -> Run:
     gc.collect(1)
     gc.disable()
     try:
-        wall, cpu = time.perf_counter(), time.process_time()
+        before = clocks()
         for _ in range(number):
             work()
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        wall, cpu = (np.subtract(clocks(), before) / number).tolist()
     finally:
         gc.enable()
-    return Run(wall / number, cpu / number, memory)
+    return Run(wall, cpu, memory)
 
 
 def _repetitions(work: Workload) -> int:
@@ -220,10 +228,9 @@ def _repetitions(work: Workload) -> int:
 
 def measured(work: Callable[[], object]) -> tuple[object, dict[str, float]]:
     """What a function returns, and the fields of a :class:`Run` of it in this process."""
-    before = start_of_peak()
-    wall, cpu = time.perf_counter(), time.process_time()
+    before, start = start_of_peak(), clocks()
     result = work()
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    wall, cpu = np.subtract(clocks(), start).tolist()
     return result, dict(wall=wall, cpu=cpu, memory=held_memory("VmHWM") - before)
 
 
@@ -247,11 +254,14 @@ def peak_memory(work: Workload) -> float | None:
     """Return the most memory in MiB that a workload holds beyond what was held before it.
 
     It runs three times in a forked process on one thread: once to load and to allocate what stays,
-    and twice measured, of which the lower value counts. None without Linux and glibc.
+    and twice measured, of which the lower value counts. None without Linux and glibc. On a GPU, it
+    is the memory of PyTorch's allocator there.
 
     Raises:
         RuntimeError: The workload fails.
     """
+    if DEVICE != "cpu":
+        return _peak_memory_of_gpu(work)
     libc = ctypes.CDLL(None)
     if not os.path.exists("/proc/self/clear_refs") or not hasattr(libc, "malloc_trim"):
         return None
@@ -285,6 +295,16 @@ def _peak_memory_here(work: Workload, libc: ctypes.CDLL) -> float:
         work()
         peaks.append(held_memory("VmHWM") - before)
     return max(min(peaks), 0.0)
+
+
+def _peak_memory_of_gpu(work: Workload) -> float:
+    import torch
+
+    work()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    work()
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
 
 
 def start_of_peak() -> float:
@@ -329,7 +349,7 @@ def build_model(config: Mapping) -> Any:
     torch.manual_seed(0)
     model = MODELS.build(config)
     model.init_weights()
-    return model
+    return model.to(DEVICE)
 
 
 # --- limits ---------------------------------------------------------------------------------------
@@ -339,8 +359,8 @@ def measure_rates() -> Limit:
     """Return the bytes and the multiplications of this machine in a second of processor time."""
     import torch
 
-    source, side = torch.ones(2**25), 1024
-    target, matrix = torch.empty_like(source), torch.randn(side, side)
+    source, side = torch.ones(2**25, device=DEVICE), 1024 if DEVICE == "cpu" else 8192
+    target, matrix = torch.empty_like(source), torch.randn(side, side, device=DEVICE)
     copying = min(_time(lambda: target.copy_(source), 2).cpu for _ in range(5))
     product = min(_time(lambda: matrix @ matrix, 2).cpu for _ in range(5))
     return Limit(2 * source.nbytes / copying, side**3 / product)
@@ -399,33 +419,36 @@ def _duration(seconds: float) -> str:
 # --- growth ---------------------------------------------------------------------------------------
 
 
-def plot_growth(
-    panels: Mapping[str, Mapping[str, Mapping[int, float]]],
-    xlabels: Sequence[str],
-    ylabel: str,
-    path: str,
-) -> None:
-    """Draw curves of numbers over sizes into one PNG, on logarithmic axes.
+def plot_growth(comparisons: Sequence[Comparison], path: str) -> None:
+    """Draw processor time over size, on logarithmic axes, for each part and kind of size, as PNG.
 
-    ``panels`` are by title, their curves by name. A UserError if the file cannot be written.
+    Raises:
+        UserError: No comparison has a size, or the file cannot be written.
     """
     from matplotlib.figure import Figure
 
+    from mmdet_eql.utils.errors import UserError
     from mmdet_eql.utils.figure_file import RUN_COLOURS, RUN_MARKERS, save_figure
 
+    panels: dict[tuple[str, str], dict[str, dict[int, float]]] = {}
+    for row in comparisons:
+        if row.size is not None:
+            axis, number = row.size
+            curves, seconds = panels.setdefault((row.part, axis), {}), row.medians("cpu")
+            for name, key in (("ours", "ours"), (row.rival, "rival")):
+                curves.setdefault(name, {})[number] = seconds[key]
+    if not panels:
+        raise UserError("--growth: no part among --parts is measured over its size.")
     figure = Figure(figsize=(4.2 * len(panels), 3.8), layout="constrained")
-    row = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axes, xlabel, (title, curves) in zip(row, xlabels, panels.items(), strict=True):
-        for (name, curve), colour, marker in zip(
-            curves.items(), RUN_COLOURS, RUN_MARKERS, strict=False
-        ):
-            sizes, values = list(curve), list(curve.values())
-            axes.plot(sizes, values, color=colour, marker=marker, label=name)
-        sizes = sorted({size for curve in curves.values() for size in curve})
-        axes.set(xscale="log", yscale="log", title=title, xlabel=xlabel)
-        axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    row_of_axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, ((part, axis), curves) in zip(row_of_axes, panels.items(), strict=True):
+        styles = zip(curves.items(), RUN_COLOURS, RUN_MARKERS, strict=False)
+        for (name, curve), colour, marker in styles:
+            axes.plot(curve.keys(), curve.values(), color=colour, marker=marker, label=name)
+        axes.set(xscale="log", yscale="log", title=part, xlabel=axis)
+        axes.set_xticks(list(curves["ours"]), [f"{number:,}" for number in curves["ours"]])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
-    row[0].set_ylabel(ylabel)
+    row_of_axes[0].set_ylabel("seconds of processor time")
     save_figure(figure, path, dpi=120)

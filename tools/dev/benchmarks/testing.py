@@ -11,7 +11,6 @@ have far more runs than those of objects. The rival "its network alone" is the t
 of our model take in the same turns.
 """
 
-import time
 from collections.abc import Callable
 
 import torch
@@ -21,6 +20,7 @@ from mmdet.structures.mask import encode_mask_results
 from mmengine.config import Config
 from side_by_side import (
     CONFIGS,
+    DEVICE,
     LVIS_CATEGORIES,
     NUMBERS_OF_CATEGORIES,
     Comparison,
@@ -29,6 +29,7 @@ from side_by_side import (
     Target,
     Workload,
     build_model,
+    clocks,
     compare,
     compare_runs,
     multiplications,
@@ -57,7 +58,7 @@ def measure(quick: bool) -> list[Comparison]:
         comparisons += compare_nms(number, num_classes, trained, least, target, **options)
     # MMDetection's takes half a minute at the last number.
     for num_classes in () if quick else NUMBERS_OF_CATEGORIES[:-1]:
-        of_row = dict(num_classes=num_classes, **options)
+        of_row = dict(size=("categories", num_classes), **options)
         comparisons += compare_nms(200, num_classes, True, 1e-4, Target(), **of_row)
     size = (400, 533) if quick else (800, 1067)
     for scores in ("trained",) if quick else SPREAD:
@@ -69,11 +70,10 @@ def measure(quick: bool) -> list[Comparison]:
             f"{LVIS_CATEGORIES:,} categories, {NUM_DETECTIONS} detections, {scores}",
         )
         options["limit"] = Limit(0, multiplications(steps["ours"]))
-        rivals, targets = {"mmdet": steps["mmdet"]}, {"mmdet": Target(3)}
-        comparisons += compare(*row, steps["ours"], rivals, targets, **options)
-        ours, network = time_network(models["ours"], steps["ours"])
-        rivals, targets = {"its network alone": network}, {"its network alone": Target(1 / 1.05)}
-        comparisons += compare_runs(*row, ours, rivals, targets, **options)
+        comparisons += compare(*row, steps, {"mmdet": Target(3)}, **options)
+        works = time_network(models["ours"], steps["ours"])
+        targets = {"its network alone": Target(1 / 1.05)}
+        comparisons += compare_runs(*row, works, targets, **options)
     return comparisons
 
 
@@ -87,7 +87,6 @@ def compare_nms(
     return compare(
         "multiclass NMS",
         size + ("trained" if trained else "noise"),
-        works.pop("ours"),
         works,
         {"mmdet": target},
         limit=Limit(4 * number * num_classes),
@@ -107,14 +106,14 @@ def make_nms(
     centres, sides = centres[of_object], sides[of_object]
     centres = centres + 0.2 * sides * torch.randn(number, 2, generator=generator)
     boxes = torch.cat([centres - sides / 2, centres + sides / 2], dim=1)
-    boxes = boxes.clamp(min=0).minimum(limit.repeat(2)).repeat(1, num_classes)
+    boxes = boxes.clamp(min=0).minimum(limit.repeat(2)).repeat(1, num_classes).to(DEVICE)
     # PriorLinear starts at a logit of -7; training lowers most of them and raises a few.
     logits = torch.randn(number, num_classes, generator=generator) - 7
     if trained:
         likely = torch.randint(num_classes, (num_objects, 4), generator=generator)
         logits -= 2
         logits.scatter_add_(1, likely[of_object], torch.full((number, 4), 7.0))
-    scores = torch.nn.functional.pad(logits.sigmoid(), (0, 1))
+    scores = torch.nn.functional.pad(logits.sigmoid(), (0, 1)).to(DEVICE)
     return lambda: NMS[name](boxes, scores, least, dict(type="nms", iou_threshold=0.5), top)
 
 
@@ -159,14 +158,12 @@ def make_test_step(model: torch.nn.Module, size: tuple[int, int], scores: str) -
     return step
 
 
-def time_network(
-    model: torch.nn.Module, step: Workload
-) -> tuple[Callable[[], Run], Callable[[], Run]]:
+def time_network(model: torch.nn.Module, step: Workload) -> dict[str, Callable[[], Run]]:
     """Return what runs a step and measures it, and what then gives the time of its layers."""
     spent, starts = [], []
 
     def now() -> torch.Tensor:
-        return torch.tensor([time.perf_counter(), time.process_time()], dtype=torch.float64)
+        return torch.tensor(clocks(), dtype=torch.float64)
 
     for layer in model.modules():
         if list(layer.parameters(recurse=False)) or isinstance(layer, torch.nn.ReLU):
@@ -179,4 +176,4 @@ def time_network(
         step()
         return Run(*(now() - start).tolist())
 
-    return run, lambda: Run(*sum(spent).tolist())
+    return {"ours": run, "its network alone": lambda: Run(*sum(spent).tolist())}
