@@ -14,14 +14,14 @@ import training
 import training_pipeline
 
 TINY_PART = """
-from side_by_side import Limit, Target, compare
+from side_by_side import Limit, compare
 
 def measure(quick):
     return compare(
         "tiny part",
         "quick" if quick else "whole",
         {name: lambda: sum(range(10)) for name in ("ours", "rival", "other")},
-        {"rival": Target(ratio=0.0)},
+        {"rival": 0.0},
         repeats=2,
         limit=Limit(bytes=8),
         size=("categories", 80),

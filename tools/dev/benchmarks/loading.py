@@ -18,9 +18,8 @@ import tempfile
 from collections.abc import Iterator
 
 import numpy as np
-from side_by_side import Comparison, Limit, Run, Target, measured, reported_by
+from side_by_side import Comparison, Limit, Run, measured, reported_by
 
-PART = "start-up"
 HEIGHT, WIDTH = 480, 640
 #: Of each set: its images, categories and instances of an image, MMDetection's class.
 SETS = {
@@ -61,21 +60,22 @@ def measure_set(
     # Filtering needs all boxes, categories and sizes; a sampler the labels of all images.
     filtering, labels = 36 * number + 16 * num_images, 8 * (number + num_images)
     rows = (
-        ("loading, first", "first", "load", Target(3, 2), text),
-        ("loading, from the cache", "cached", "load", Target(10), filtering),
-        ("set-up of repeat factor sampling", "cached", "repeat", Target(20), labels),
-        ("set-up of class-aware sampling", "cached", "class_aware", Target(10), labels),
-        ("reading an item", "cached", "item", Target(1), text / num_images),
+        ("loading, first", "first", "load", 3, text),
+        ("loading, from the cache", "cached", "load", 10, filtering),
+        ("set-up of repeat factor sampling", "cached", "repeat", 20, labels),
+        ("set-up of class-aware sampling", "cached", "class_aware", 10, labels),
+        ("reading an item", "cached", "item", 1, text / num_images),
     )
 
     def runs(way: str, quantity: str) -> list[Run]:
         return [Run(**report[quantity]) for report in reports[way]]
 
+    rival = SETS[name][-1]
     return [
         Comparison(
-            PART,
+            "start-up",
             f"{what}, {size}",
-            SETS[name][-1],
+            rival,
             runs(way, quantity),
             runs("rival", quantity),
             target,
@@ -148,8 +148,7 @@ def write_annotations(
     rng, folder = np.random.default_rng(0), os.path.dirname(path)
     ids = np.arange(1, num_categories + 1)
     # As in LVIS v0.5 the most popular 26 % are frequent, the least popular 37 % rare.
-    bounds = (np.array([0, 0.26, 0.63, 1]) * num_categories).astype(int)
-    groups = np.repeat(list("fcr"), np.diff(bounds)).tolist()
+    groups = np.array(list("fcr"))[np.digitize(ids / num_categories, [0.26, 0.63])].tolist()
     categories = [
         {"id": number, "name": f"category {number}", "frequency": group}
         for number, group in zip(ids.tolist(), groups, strict=True)
@@ -160,17 +159,17 @@ def write_annotations(
     labels = [rng.choice(one, len(one) + rng.poisson(per_image - 3.3)) for one in present]
     objects = [json.dumps(draw_object(rng, masks))[1:-1] for _ in range(NUM_OBJECTS)]
 
-    def images() -> Iterator[str]:
-        for image_id, (row, here) in enumerate(zip(drawn, present, strict=True), 1):
-            record = {"id": image_id, "height": HEIGHT, "width": WIDTH}
-            if masks:
-                absent = np.setdiff1d(row, here).tolist()
-                url = f"http://images.cocodataset.org/train2017/{image_id:012}.jpg"
-                record |= {"coco_url": url, "neg_category_ids": absent}
-                record["not_exhaustive_category_ids"] = here[: image_id % 2].tolist()
-            else:
-                record["file_name"] = f"train2017/{image_id:012}.jpg"
-            yield json.dumps(record)
+    def image(number: int) -> dict:
+        name = f"train2017/{number:012}.jpg"
+        record = {"id": number, "height": HEIGHT, "width": WIDTH}
+        if not masks:
+            return record | {"file_name": name}
+        here = present[number - 1]
+        return record | {
+            "coco_url": f"http://images.cocodataset.org/{name}",
+            "neg_category_ids": np.setdiff1d(drawn[number - 1], here).tolist(),
+            "not_exhaustive_category_ids": here[: number % 2].tolist(),
+        }
 
     def annotations() -> Iterator[str]:
         pairs = ((image, label) for image, row in enumerate(labels, 1) for label in row.tolist())
@@ -179,7 +178,8 @@ def write_annotations(
             yield f'{{"id": {number}, "image_id": {image}, "category_id": {label}, {shape}}}'
 
     with open(path, "w") as file:
-        file.write(f'{{"categories": {json.dumps(categories)}, "images": [{", ".join(images())}], ')
+        images = json.dumps([image(number) for number in range(1, num_images + 1)])
+        file.write(f'{{"categories": {json.dumps(categories)}, "images": {images}, ')
         file.write(f'"annotations": [{", ".join(annotations())}]}}')
     with open(os.path.join(folder, "names.txt"), "w") as file:
         file.write("\n".join(category["name"] for category in categories))

@@ -22,7 +22,6 @@ from side_by_side import (
     Comparison,
     Limit,
     Run,
-    Target,
     compare_runs,
     measured,
     reported_by,
@@ -40,11 +39,11 @@ GROWTH = {
 
 def measure(quick: bool) -> list[Comparison]:
     """Compare the evaluators on boxes and on masks, and their growth on boxes."""
-    lvis_api = {"bbox": Target(ratio=80.0, memory_ratio=2.0), "segm": Target(ratio=3.0)}
+    lvis_api = {"bbox": 80.0, "segm": 3.0}
     comparisons = []
     for iou_type, num_images in (("bbox", 5000), ("segm", 1000)):
         counts = (100 if quick else num_images, NUM_DETECTIONS, LVIS_CATEGORIES)
-        targets = {"lvis-api": lvis_api[iou_type], "hotcoco": Target(ratio=1 / 1.2)}
+        targets = {"lvis-api": lvis_api[iou_type], "hotcoco": 1 / 1.2}
         comparisons += compare_evaluators(iou_type, counts, targets, 1 if quick else 3)
     for axis, sizes in {} if quick else GROWTH.items():
         for size in sizes:
@@ -54,7 +53,7 @@ def measure(quick: bool) -> list[Comparison]:
 
 
 def compare_evaluators(
-    iou_type: str, counts: Iterable[int], targets: Mapping[str, Target], repeats: int, **of_row
+    iou_type: str, counts: Iterable[int], targets: Mapping[str, float], repeats: int, **of_row
 ) -> list[Comparison]:
     """Compare those that are installed, at numbers of images, detections and categories."""
     num_images, num_detections, num_categories = counts

@@ -71,7 +71,7 @@ def main() -> None:
         print(f"{time.perf_counter() - start:.0f} s", flush=True)
     print(f"\n{table(comparisons, rates)}", flush=True)
     if args.json:
-        rows = [comparison.figures(rates) for comparison in comparisons]
+        rows = [comparison.metrics(rates) for comparison in comparisons]
         text = json.dumps({"machine": machine, "comparisons": rows}, indent=2)
         write_text(args.json, text + "\n")
     if args.growth:

@@ -7,7 +7,7 @@ calls:
         "mask head",
         "128 RoIs, 1,230 categories, forward + loss + backward",
         {"ours": step("ours"), "class-agnostic": step("class-agnostic")},
-        {"class-agnostic": Target(ratio=1 / 1.15)},
+        {"class-agnostic": 1 / 1.15},
         limit=Limit(multiplications=multiplications(step("ours"))),
     )
 
@@ -32,9 +32,10 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -62,23 +63,6 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Target:
-    """What is wanted of a comparison.
-
-    Args:
-        ratio (float, optional): Least time of the rival over ours.
-        memory_ratio (float, optional): Least extra memory of the rival over ours.
-    """
-
-    ratio: float | None = None
-    memory_ratio: float | None = None
-
-    def __str__(self) -> str:
-        wanted = {"time": self.ratio, "memory": self.memory_ratio}
-        return ", ".join(f"{name} >= {v:.3g}x" for name, v in wanted.items() if v is not None)
-
-
-@dataclass(frozen=True)
 class Limit:
     """What any implementation must do: bytes read or written, and multiplications, once each."""
 
@@ -99,8 +83,8 @@ class Comparison:
     rival: str
     ours: list[Run]  #: One for each turn.
     theirs: list[Run]  #: Likewise.
-    target: Target = field(default_factory=Target)
-    limit: Limit = field(default_factory=Limit)
+    target: float | None = None  #: Least time of the rival over ours that is wanted.
+    limit: Limit = Limit()
     size: tuple[str, int] | None = None  #: Axis and place in the plot of growth, if it is there.
 
     def medians(self, quantity: str) -> dict[str, float | None]:
@@ -120,33 +104,26 @@ class Comparison:
         return {"low": min(ratios), "median": statistics.median(ratios), "high": max(ratios)}
 
     def met(self) -> bool | None:
-        """Whether the target was met; None if there is none or it could not be measured."""
-        memory, target, verdicts = self.medians("memory"), self.target, []
-        if target.ratio is not None:
-            verdicts.append(self.ratio()["median"] >= target.ratio)
-        if target.memory_ratio is not None and None not in memory.values():
-            verdicts.append(memory["rival"] >= target.memory_ratio * memory["ours"])
-        return all(verdicts) if verdicts else None
+        """Whether the target was met; None if there is none."""
+        return None if self.target is None else self.ratio()["median"] >= self.target
 
     def reached(self, rates: Limit) -> float:
         """Least time over our processor time, 0 to 1."""
         return self.limit.seconds(rates) / self.medians("cpu")["ours"]
 
-    def figures(self, rates: Limit) -> dict:
+    def metrics(self, rates: Limit) -> dict:
         """Everything in plain types, for JSON."""
         return {
-            "part": self.part,
-            "description": self.description,
-            "rival": self.rival,
+            **{name: getattr(self, name) for name in ("part", "description", "rival", "size")},
+            "turns": len(self.ours),
             "seconds": self.medians("wall"),
-            "memory_mib": self.medians("memory"),
             "ratio": self.ratio("wall"),
+            "processor_seconds": self.medians("cpu"),
             "processor_ratio": self.ratio("cpu"),
+            "memory_mib": self.medians("memory"),
             "limit_seconds": self.limit.seconds(rates),
             "reached": self.reached(rates),
-            "size": self.size,
-            "turns": len(self.ours),
-            "target": str(self.target),
+            "target": self.target,
             "met": self.met(),
         }
 
@@ -155,19 +132,14 @@ class Comparison:
 
 
 def compare(
-    part: str,
-    description: str,
-    works: Mapping[str, Workload],
-    *options: Any,
-    memory: bool = True,
-    **further: Any,
+    part: str, description: str, works: Mapping[str, Workload], *options: Any, **further: Any
 ) -> list[Comparison]:
     """Measure workloads in this process, in turns, after one or two runs to warm up.
 
-    ``memory`` runs each three times more. Other arguments are those of :func:`compare_runs`.
+    Each is run three times more for its memory. Other arguments are those of :func:`compare_runs`.
     """
     # Before anything ran here: the children then start from the same state.
-    peaks = {name: peak_memory(work) if memory else None for name, work in works.items()}
+    peaks = {name: peak_memory(work) for name, work in works.items()}
     runs = {
         name: partial(_time, work, _repetitions(work), peaks[name]) for name, work in works.items()
     }
@@ -178,7 +150,7 @@ def compare_runs(
     part: str,
     description: str,
     works: Mapping[str, Callable[[], Run]],
-    targets: Mapping[str, Target] | None = None,
+    targets: Mapping[str, float] = MappingProxyType({}),
     repeats: int = 5,
     **of_row: Any,
 ) -> list[Comparison]:
@@ -189,9 +161,9 @@ def compare_runs(
     """
     turns = [{name: work() for name, work in works.items()} for _ in range(repeats)]
     runs = {name: [turn[name] for turn in turns] for name in works}
-    ours, targets = runs.pop("ours"), targets or {}
+    ours = runs.pop("ours")
     return [
-        Comparison(part, description, name, ours, theirs, targets.get(name, Target()), **of_row)
+        Comparison(part, description, name, ours, theirs, targets.get(name), **of_row)
         for name, theirs in runs.items()
     ]
 
@@ -402,7 +374,7 @@ def _cells(comparison: Comparison, rates: Limit) -> tuple[str, ...]:
         _range(comparison.ratio("cpu")),
         f"{_duration(comparison.limit.seconds(rates))}, {comparison.reached(rates):.2g}",
         " : ".join(memory) or "-",
-        str(comparison.target),
+        "" if comparison.target is None else f">= {comparison.target:.3g}x",
         {True: "yes", False: "no", None: ""}[comparison.met()],
     )
 

@@ -26,7 +26,6 @@ from side_by_side import (
     Comparison,
     Limit,
     Run,
-    Target,
     Workload,
     build_model,
     clocks,
@@ -51,15 +50,15 @@ def measure(quick: bool) -> list[Comparison]:
     number, options = 200 if quick else 1000, dict(repeats=3 if quick else 5)
     comparisons = []
     for num_classes, trained, least, target in (
-        (LVIS_CATEGORIES, False, 1e-4, Target(20, 5)),
-        (LVIS_CATEGORIES, True, 1e-4, Target(20, 5)),
-        (80, True, 0.05, Target(1)),
+        (LVIS_CATEGORIES, False, 1e-4, 20),
+        (LVIS_CATEGORIES, True, 1e-4, 20),
+        (80, True, 0.05, 1),
     ):
         comparisons += compare_nms(number, num_classes, trained, least, target, **options)
     # MMDetection's takes half a minute at the last number.
     for num_classes in () if quick else NUMBERS_OF_CATEGORIES[:-1]:
         of_row = dict(size=("categories", num_classes), **options)
-        comparisons += compare_nms(200, num_classes, True, 1e-4, Target(), **of_row)
+        comparisons += compare_nms(200, num_classes, True, 1e-4, None, **of_row)
     size = (400, 533) if quick else (800, 1067)
     for scores in ("trained",) if quick else SPREAD:
         models = {name: make_model(name, LVIS_CATEGORIES, number) for name in CONFIG}
@@ -70,15 +69,15 @@ def measure(quick: bool) -> list[Comparison]:
             f"{LVIS_CATEGORIES:,} categories, {NUM_DETECTIONS} detections, {scores}",
         )
         options["limit"] = Limit(0, multiplications(steps["ours"]))
-        comparisons += compare(*row, steps, {"mmdet": Target(3)}, **options)
+        comparisons += compare(*row, steps, {"mmdet": 3}, **options)
         works = time_network(models["ours"], steps["ours"])
-        targets = {"its network alone": Target(1 / 1.05)}
+        targets = {"its network alone": 1 / 1.05}
         comparisons += compare_runs(*row, works, targets, **options)
     return comparisons
 
 
 def compare_nms(
-    number: int, num_classes: int, trained: bool, least: float, target: Target, **options
+    number: int, num_classes: int, trained: bool, least: float, target: float | None, **options
 ) -> list[Comparison]:
     """Compare NMS of a number of proposals and categories; each score has to be read."""
     top = 100 if num_classes == 80 else 300

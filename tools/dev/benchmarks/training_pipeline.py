@@ -27,7 +27,7 @@ from mmdet.structures.mask import mask_target
 from mmengine.config import ConfigDict
 from mmengine.dataset import Compose
 from mmengine.registry import init_default_scope
-from side_by_side import Comparison, Limit, Target, Workload, compare
+from side_by_side import Comparison, Limit, Workload, compare
 
 import mmdet_eql  # noqa: F401 (registers its parts)
 
@@ -57,7 +57,7 @@ def measure(quick: bool) -> list[Comparison]:
                 "training pipeline",
                 f"{size}, {what}",
                 {"ours": ours["LoadPolygonAnnotations"], RIVAL: rival[RIVAL]},
-                {RIVAL: Target(least)},
+                {RIVAL: least},
                 repeats=3 if quick else 7,
                 limit=Limit(4e6 * bytes_[0]),  # two images are written and read
             )
