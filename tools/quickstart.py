@@ -61,16 +61,19 @@ def train_and_compare(args: argparse.Namespace) -> None:
 
     print("[2/5] first stage: a detector, on the balanced set", flush=True)
     os.environ["MMDET_EQL_DATA"] = str(data / "balanced")
-    entries = read_entries(FIRST_STAGE, options=args.cfg_options)
+    options = args.cfg_options or {}
+    # The rest is for the classifiers alone.
+    of_detector = {key: options[key] for key in options if key.split(".")[0] != "decoupled"}
+    entries = read_entries(FIRST_STAGE, options=of_detector)
     (first,) = sweep(entries, work_dir / "first_stage", TrainingOptions(PROCESSES))
     features = first.work_dir / "features"
 
     print("[3/5] its features on the long-tailed set", flush=True)
     os.environ["MMDET_EQL_DATA"] = str(data)
-    cache_features(final_checkpoint(first.work_dir), features, args.cfg_options)
+    cache_features(final_checkpoint(first.work_dir), features, of_detector)
 
     print("[4/5] classifiers on them", flush=True)
-    options = {**(args.cfg_options or {}), "features": str(features)}
+    options = {**options, "features": str(features)}
     runs = sweep(read_entries(STUDY, options=options), work_dir / "classifiers", TrainingOptions())
     print("[5/5] results\n", flush=True)
     compare(runs, work_dir)
@@ -98,7 +101,7 @@ def sweep(entries: list, work_dir: Path, training) -> list:
     return plan.runs
 
 
-def cache_features(checkpoint: Path, out: Path, options: dict | None) -> None:
+def cache_features(checkpoint: Path, out: Path, options: dict) -> None:
     """Compute what is missing of the features of the first stage."""
     from mmdet_eql.decoupled.feature_cache import read_description
     from mmdet_eql.runs.planning import plan_runs

@@ -39,15 +39,13 @@ def make_parser(description: str) -> argparse.ArgumentParser:
 
 
 def train(args: argparse.Namespace) -> None:
+    from mmdet_eql.decoupled.training_config import train_on_features
     from mmdet_eql.engine import launch
     from mmdet_eql.engine.config_check import check_config
     from mmdet_eql.utils.errors import UserError
 
     cfg = launch.load_config(args)
-    if cfg.get("features"):
-        from mmdet_eql.decoupled.training_config import train_on_features
-
-        train_on_features(cfg)
+    train_on_features(cfg)
     if args.amp:
         launch.enable_amp(cfg, args.amp_dtype)
     elif args.amp_dtype is not None:

@@ -42,6 +42,14 @@ SCHEDULE = dict(
     # Whether the classifier is the class means of the features, without training.
     class_means=False,
 )
+#: The types of its values, where a wrong one would not be noticed, and their names.
+_KINDS = {
+    "batch_size": (int, "a whole number"),
+    "optimizer": (dict, "a dict"),
+    "lr_steps": ((tuple, list), "a list"),
+    "keep_classifier": (bool, "True or False"),
+    "class_means": (bool, "True or False"),
+}
 #: Of which variable each launcher's processes learn how many they are.
 _WORLD_SIZE = {"pytorch": "WORLD_SIZE", "slurm": "SLURM_NTASKS", "mpi": "OMPI_COMM_WORLD_SIZE"}
 #: Keys of a model that features do not depend on, wherever they are.
@@ -60,13 +68,17 @@ def train_on_features(cfg: Config) -> None:
 
     Args:
         cfg (Config): The merged config, which is changed: ``features`` and ``decoupled`` are gone.
+            Without ``features`` it stays as it is.
 
     Raises:
-        UserError: If the features are not there, or not those of this detector, or its sampler
-            cannot be used.
+        UserError: If the features are not there, or not those of this detector, its sampler cannot
+            be used, or ``decoupled`` is there without ``features``.
     """
-    folder, schedule = cfg.pop("features"), _schedule(cfg.pop("decoupled", None))
-    cached = read_description(folder)
+    folder, given = cfg.pop("features", None), cfg.pop("decoupled", None)
+    if folder is None and not given:
+        return
+    _check_keys(cfg, folder)
+    schedule, cached = _schedule(given), read_description(folder)
     _check_detector(cfg, cached, folder)
     if cfg.get("resume"):
         raise UserError(
@@ -105,6 +117,25 @@ def train_on_features(cfg: Config) -> None:
         cfg.custom_hooks.append(dict(type="ClassMeanHook"))
 
 
+def _check_keys(cfg: Config, folder: Any) -> None:
+    """Refuse what would train something else than the classifier."""
+    if (cfg.get("model") or {}).get("type") == "FrozenFeatureDetector":
+        raise UserError(
+            f"{cfg.filename}: is the config that a training on features left in its work_dir, "
+            "where 'features' and 'decoupled' have no effect; give the config that it came from."
+        )
+    if folder is None:
+        raise UserError(
+            "decoupled is set, but features is not, so that the whole detector would be trained; "
+            "set features to the folder of tools/cache_features.py, or decoupled to None."
+        )
+    if not isinstance(folder, str) or not folder:
+        raise UserError(f"features is {folder!r}; give the folder of tools/cache_features.py.")
+    for key in ("model", "train_dataloader"):
+        if not cfg.get(key):
+            raise UserError(f"{key} is missing in the config; add it, or inherit it from _base_.")
+
+
 def _schedule(given: Any) -> dict[str, Any]:
     schedule = copy.deepcopy(SCHEDULE)
     if not isinstance(given or {}, dict):
@@ -112,6 +143,9 @@ def _schedule(given: Any) -> dict[str, Any]:
     for key, value in (given or {}).items():
         if key not in SCHEDULE:
             raise UserError(f"decoupled has no {key!r}; its keys are {', '.join(SCHEDULE)}.")
+        kind, name = _KINDS.get(key, (object, ""))
+        if not isinstance(value, kind):
+            raise UserError(f"decoupled.{key} is {value!r}; give {name}.")
         if key == "optimizer" and value.get("type", "SGD") == "SGD":
             value = {**schedule[key], **value}
         schedule[key] = value

@@ -201,8 +201,7 @@ class _Planner:
             self._checked[experiment] = None
             try:
                 checked = copy.deepcopy(cfg)
-                if cfg.get("features"):
-                    train_on_features(checked)
+                train_on_features(checked)
                 # A checkpoint to start from may still have to be made.
                 checked.load_from = None
                 check_config(checked)

@@ -136,6 +136,10 @@ def test_an_epoch_based_config_counts_iterations(lab):
     [
         ({"decoupled.lr": 1}, "decoupled has no 'lr'; its keys are epochs"),
         ({"decoupled.epochs": 0}, "decoupled.epochs is 0; give a number above 0"),
+        ({"decoupled.batch_size": 2.5}, "decoupled.batch_size is 2.5; give a whole number"),
+        ({"decoupled.lr_steps": 0.7}, "decoupled.lr_steps is 0.7; give a list"),
+        ({"decoupled.optimizer": "SGD"}, "decoupled.optimizer is 'SGD'; give a dict"),
+        ({"decoupled.keep_classifier": "no"}, "keep_classifier is 'no'; give True or False"),
         ({"decoupled.lr_steps": [12]}, r"decoupled.lr_steps is \[12\]; give shares"),
         ({"decoupled": 3}, "decoupled is 3; give a dict"),
         ({"resume": True}, "resume is True in the config"),
@@ -150,11 +154,33 @@ def test_an_epoch_based_config_counts_iterations(lab):
             "val_dataloader.dataset.pipeline.0.scale.0 is 9, but 96",
         ),
         ({"features": "gone"}, "gone/features.json: no such file; make the features by"),
+        ({"features": ""}, "features is ''; give the folder of tools/cache_features.py"),
+        ({"features": None, "decoupled.epochs": 2}, "features is not, so that the whole detector"),
+        ({"model.type": "RetinaNet"}, "model.type is 'RetinaNet', but 'MaskRCNN' in the config"),
+        ({"train_dataloader": None}, "train_dataloader is missing in the config"),
     ],
 )
 def test_what_does_not_fit_is_named(options, sentence, lab):
     with pytest.raises(UserError, match=sentence):
         lab(options)
+
+
+def test_a_config_without_features_stays(lab, detector_config):
+    # A config may say that it has none, and that it has no schedule for them.
+    cfg = lab({"features": None, "decoupled": None})
+    assert cfg.to_dict() == detector_config.to_dict()
+
+
+def test_the_config_of_a_training_on_features(lab):
+    """What is left in a work_dir trains the same again, but takes no other features or schedule."""
+    cfg = lab()
+    again = copy.deepcopy(cfg)
+    train_on_features(again)
+    assert again.to_dict() == cfg.to_dict()
+    for options in ({"features": "elsewhere"}, {"decoupled.epochs": 2}):
+        merge_options(again := copy.deepcopy(cfg), options)
+        with pytest.raises(UserError, match="left in its work_dir, where 'features' and"):
+            train_on_features(again)
 
 
 def test_the_checkpoint_is_that_of_the_features(lab, written, tmp_path):
@@ -253,6 +279,7 @@ def test_a_sweep_finds_invalid_entries_before_it_runs(minilvis, written, tmp_pat
         {"config": config, "name": "misspelt", "options": {"decoupled.epoch": 3}},
         {"config": config, "name": "nowhere", "options": {"features": str(tmp_path / "none")}},
         {"config": config, "name": "other", "options": {"model.test_cfg.rpn.max_per_img": 7}},
+        {"config": config, "name": "none", "options": {"features": None, "decoupled.epochs": 3}},
     ]
     plan = plan_runs(entries_of({"options": options, "runs": runs}, "sweep.yaml"), tmp_path)
     assert [run.label for run in plan.runs] == ["same"]
@@ -261,4 +288,5 @@ def test_a_sweep_finds_invalid_entries_before_it_runs(minilvis, written, tmp_pat
     reasons = {entry.name: entry.reason for entry in plan.invalid}
     assert "decoupled has no 'epoch'" in reasons["misspelt"]
     assert "none" in reasons["nowhere"]
+    assert "so that the whole detector would be trained" in reasons["none"]
     assert "model.test_cfg.rpn.max_per_img is 7" in reasons["other"]
