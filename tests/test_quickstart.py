@@ -1,6 +1,7 @@
 """The quickstart from end to end on a tiny MiniLVIS, and run once more."""
 
 import argparse
+import dataclasses
 import hashlib
 import importlib
 import json
@@ -11,7 +12,8 @@ from pathlib import Path
 import cv2
 import pytest
 
-from tests.conftest import tiny_options
+from mmdet_eql.utils.errors import UserError
+from tests.conftest import TINY, tiny_options
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -53,7 +55,15 @@ def contents(folder: Path) -> dict[str, tuple[str, int]]:
     }
 
 
+def test_data_made_with_other_options_are_refused(quickstart, tmp_path):
+    args = argparse.Namespace(work_dir=tmp_path / "work_dir", cfg_options=None)
+    with pytest.raises(UserError, match="num_categories=12 instead of 200"):
+        quickstart.train_and_compare(args)
+
+
 def test_to_the_results_and_once_more(quickstart, minilvis, tmp_path, monkeypatch, capsys):
+    tiny = dataclasses.asdict(TINY)
+    monkeypatch.setattr(quickstart, "DATA", dict.fromkeys(quickstart.DATA, tiny))
     work_dir = tmp_path / "work dirs, all of them" / "quickstart"
     options = tiny_options(minilvis, max_iters=4, method="sigmoid")
     # The study has neither masks nor a single seed.

@@ -19,6 +19,11 @@ FIRST_STAGE = "configs/studies/quickstart-first-stage.yaml"
 STUDY = "configs/studies/quickstart.yaml"
 #: Part of the experiment: images of an iteration of the first stage are shared out among them.
 PROCESSES = 2
+#: Options of the data sets, by folder: of the first stage, and of the classifiers.
+DATA = {
+    "balanced": dict(num_train_images=4000, num_val_images=300, steepness=0, label_rate=1, seed=1),
+    ".": dict(num_train_images=6000, num_val_images=600, label_rate=0.7),
+}
 TITLE = "Losses and samplers for a frozen detector on MiniLVIS"
 
 
@@ -46,18 +51,14 @@ def train_and_compare(args: argparse.Namespace) -> None:
     work_dir = args.work_dir.resolve()
     data = Path(os.environ.get("MMDET_EQL_DATA", REPOSITORY / "data")).resolve() / "quickstart"
     os.chdir(REPOSITORY)
-    from mmdet_eql.minilvis import MiniLVISConfig
+    from mmdet_eql.minilvis import MiniLVISConfig, make_minilvis
     from mmdet_eql.runs.execution import final_checkpoint
     from mmdet_eql.runs.planning import TrainingOptions
     from mmdet_eql.runs.sweep_file import read_entries
 
     print(f"[1/5] MiniLVIS in {data}", flush=True)
-    balanced = MiniLVISConfig(
-        num_train_images=4000, num_val_images=300, steepness=0, label_rate=1, seed=1
-    )
-    render(data / "balanced", balanced)
-    long_tailed = MiniLVISConfig(num_train_images=6000, num_val_images=600, label_rate=0.7)
-    render(data, long_tailed)
+    for folder, made_with in DATA.items():
+        make_minilvis(data / folder / "minilvis", MiniLVISConfig(**made_with))
 
     print("[2/5] first stage: a detector, on the balanced set", flush=True)
     os.environ["MMDET_EQL_DATA"] = str(data / "balanced")
@@ -77,15 +78,6 @@ def train_and_compare(args: argparse.Namespace) -> None:
     runs = sweep(read_entries(STUDY, options=options), work_dir / "classifiers", TrainingOptions())
     print("[5/5] results\n", flush=True)
     compare(runs, work_dir)
-
-
-def render(folder: Path, config) -> None:
-    """Make a MiniLVIS, unless there is one."""
-    from mmdet_eql.minilvis import make_minilvis
-    from mmdet_eql.minilvis.folder import read_marker
-
-    if read_marker(folder / "minilvis") is None:
-        make_minilvis(folder / "minilvis", config)
 
 
 def sweep(entries: list, work_dir: Path, training) -> list:

@@ -167,7 +167,7 @@ def _is_made(out: Path, config: MiniLVISConfig, force: bool) -> bool:
     if difference:
         raise UserError(
             f"{out}: holds a MiniLVIS set made with other options ({difference}); give another "
-            "folder, or replace it with --force (force=True)."
+            "folder, or remove this one (make_minilvis.py --force replaces it)."
         )
     missing = sorted(expected - present)
     if missing:
