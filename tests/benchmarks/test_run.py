@@ -105,8 +105,7 @@ def test_both_kinds_of_nms_find_the_same(trained):
 
 def test_both_test_steps_find_the_same(monkeypatch):
     monkeypatch.setattr(testing, "ORIGINAL_SIZE", (120, 160))
-    monkeypatch.setattr(testing, "NUM_DETECTIONS", 101)
-    models = {name: testing.make_model(name, 40, 30) for name in testing.CONFIG}
+    models = {name: testing.make_model(name, 40, 30, 101) for name in testing.CONFIG}
     steps = [testing.make_test_step(model, (96, 128), "trained") for model in models.values()]
     (boxes, masks), (expected_boxes, expected_masks) = (step() for step in steps)
     assert len(boxes) > 100

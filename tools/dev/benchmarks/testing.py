@@ -59,14 +59,16 @@ def measure(quick: bool) -> list[Comparison]:
     for num_classes in () if quick else NUMBERS_OF_CATEGORIES[:-1]:
         of_row = dict(size=("categories", num_classes), **options)
         comparisons += compare_nms(200, num_classes, True, 1e-4, None, **of_row)
-    size = (400, 533) if quick else (800, 1067)
+    size, num_detections = ((400, 533), 100) if quick else ((800, 1067), NUM_DETECTIONS)
     for scores in ("trained",) if quick else SPREAD:
-        models = {name: make_model(name, LVIS_CATEGORIES, number) for name in CONFIG}
+        models = {
+            name: make_model(name, LVIS_CATEGORIES, number, num_detections) for name in CONFIG
+        }
         steps = {name: make_test_step(model, size, scores) for name, model in models.items()}
         row = (
             "test step",
             f"Mask R-CNN R50, {size[0]} x {size[1]} px, {number:,} proposals, "
-            f"{LVIS_CATEGORIES:,} categories, {NUM_DETECTIONS} detections, {scores}",
+            f"{LVIS_CATEGORIES:,} categories, {num_detections} detections, {scores}",
         )
         options["limit"] = Limit(0, multiplications(steps["ours"]))
         comparisons += compare(*row, steps, {"mmdet": 3}, **options)
@@ -116,14 +118,16 @@ def make_nms(
     return lambda: NMS[name](boxes, scores, least, dict(type="nms", iou_threshold=0.5), top)
 
 
-def make_model(name: str, num_classes: int, num_proposals: int) -> torch.nn.Module:
+def make_model(
+    name: str, num_classes: int, num_proposals: int, num_detections: int
+) -> torch.nn.Module:
     """The model of a config, with random weights that depend on nothing else."""
     config = Config.fromfile(CONFIGS / "_base_" / "models" / CONFIG[name]).model
     config.backbone.init_cfg = None
     config.roi_head.bbox_head.num_classes = num_classes
     config.roi_head.mask_head.update(num_classes=num_classes, class_agnostic=False)
     config.test_cfg.rpn.max_per_img = num_proposals
-    config.test_cfg.rcnn.max_per_img = NUM_DETECTIONS
+    config.test_cfg.rcnn.max_per_img = num_detections
     model = build_model(config)
     logits = model.roi_head.mask_head.conv_logits
     torch.nn.init.zeros_(logits.weight)
