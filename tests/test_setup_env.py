@@ -44,37 +44,26 @@ def site(tmp_path, monkeypatch) -> Path:
 
 class TestTorch:
     @pytest.fixture
-    def install(self, site, monkeypatch):
-        """Install PyTorch and return the arguments of pip, if any."""
-        calls = []
-        monkeypatch.setattr(setup, "pip", lambda *arguments: calls.append(arguments))
-        monkeypatch.delenv("TORCH_SPEC", raising=False)
-        monkeypatch.delenv("TORCH_INDEX_URL", raising=False)
+    def missing(self, site):
+        """What is to be installed beside a PyTorch of a version, or without any."""
 
-        def run(installed: str | None) -> list:
+        def run(installed: str | None) -> list[str]:
             if installed:
                 put_in_environment(site, "torch", installed, {"torch/version.py": ""})
-            setup.install_torch()
-            return calls
+            return setup.missing_torch()
 
         return run
 
-    def test_the_pinned_version_is_the_default(self, install):
-        assert install(None) == [("install", "-c", setup.CONSTRAINTS, setup.pinned("torch"))]
-
-    def test_another_can_be_named(self, install, monkeypatch):
-        monkeypatch.setenv("TORCH_SPEC", "torch==2.8.0+cu128")
-        monkeypatch.setenv("TORCH_INDEX_URL", "https://example.org")
-        options = ("--index-url", "https://example.org", "torch==2.8.0+cu128")
-        assert install("2.13.0+cpu") == [("install", *options)]
+    def test_the_pinned_version_is_the_default(self, missing):
+        assert missing(None) == [setup.pinned("torch")]
 
     @pytest.mark.parametrize("version", ["2.6.0", "2.8.0+cu128"])
-    def test_one_in_range_stays(self, install, version):
-        assert install(version) == []
+    def test_one_in_range_stays(self, missing, version):
+        assert missing(version) == []
 
-    def test_one_outside_the_range_is_not_replaced_unasked(self, install):
-        with pytest.raises(SetupError, match=r"PyTorch 1\.13\.1 .* TORCH_SPEC=torch==1\.13\.1"):
-            install("1.13.1")
+    def test_one_outside_the_range_is_not_replaced_unasked(self, missing):
+        with pytest.raises(SetupError, match=r"PyTorch 1\.13\.1 .* torch.*>=2\.6.* is supported"):
+            missing("1.13.1")
 
     def test_its_versions_are_read_without_importing_it(self, site):
         source = "__version__ = '2.6.0+cu124'\ncuda: str = '12.4'\n"
@@ -87,21 +76,51 @@ class TestMMCV:
     @pytest.fixture
     def steps(self, site, tmp_path, monkeypatch):
         """Provide an MMCV, and return what was done: install a wheel, build one, prove it."""
-        put_in_environment(
-            site, "torch", "2.13.0", {"torch/version.py": "__version__ = '2.13.0+cpu'\ncuda = None"}
-        )
+        self.put_torch(site, "2.13.0+cpu", None)
         done = []
-        monkeypatch.delenv("MMCV_SPEC", raising=False)
-        monkeypatch.setattr(setup, "install_wheel", lambda wheel: done.append(wheel.name))
-        monkeypatch.setattr(setup, "build_mmcv", lambda *_: done.append("build") or Path("new.whl"))
+        monkeypatch.setattr(setup, "WHEELS", tmp_path / "mmcv")
+        monkeypatch.setattr(setup, "install_wheel", lambda wheel: done.append(Path(wheel).name))
+        monkeypatch.setattr(setup, "build_mmcv", lambda *_: done.append("build") or "new.whl")
+        monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+        monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))
 
         def run(*proofs: bool, active: bool = False) -> list[str]:
             answers = iter(proofs)
             monkeypatch.setattr(setup, "prove", lambda: done.append("prove") or next(answers))
-            setup.install_mmcv(tmp_path, active, cpu_ops=False)
+            setup.install_mmcv(active, cpu_ops=False)
             return done
 
         return run
+
+    def put_torch(self, site: Path, version: str, cuda: str | None) -> None:
+        shutil.rmtree(site)
+        source = f"__version__ = {version!r}\ncuda = {cuda!r}"
+        put_in_environment(site, "torch", version, {"torch/version.py": source})
+
+    def put_nvcc(self, tmp_path: Path) -> None:
+        nvcc = tmp_path / "cuda" / "bin" / "nvcc"
+        nvcc.parent.mkdir(parents=True)
+        nvcc.write_text('#!/bin/sh\necho "Cuda compilation tools, release 12.8, V12.8.93"\n')
+        nvcc.chmod(0o755)
+
+    def test_a_published_one_for_this_gpu_is_tried_first(self, steps, site, tmp_path):
+        self.put_torch(site, "2.8.0+cu128", "12.8")
+        self.put_nvcc(tmp_path)
+        wheel = "onedl-mmcv-cu128-torch2-8<2.4,>=2.3.1"
+        assert steps(False, True) == [wheel, "prove", "build", "new.whl", "prove"]
+
+    def test_without_gpu_and_toolkit_a_cuda_build_of_torch_takes_one_for_the_cpu(
+        self, steps, site, tmp_path
+    ):
+        self.put_torch(site, "2.13.0", "13.0")
+        self.put_in_cache(tmp_path, "2.13.0")
+        assert steps(True) == ["cached.whl", "prove"]
+
+    def test_one_for_the_gpu_stays_where_there_is_none(self, steps, site, tmp_path):
+        folder = self.folder(tmp_path)
+        folder = folder.with_name(folder.name.replace("-cpu-", "-cuda-"))
+        self.put_installed(site, (folder / "a.whl").as_uri())
+        assert steps(True) == ["prove"]
 
     def folder(self, tmp_path: Path, torch: str = "2.13.0+cpu") -> Path:
         soabi = setup.sysconfig.get_config_var("SOABI")
@@ -166,10 +185,7 @@ class TestMMCV:
         assert steps(True, active=True) == (["prove"] if stays else ["build", "new.whl", "prove"])
 
     def test_a_cuda_toolkit_of_another_major_version_is_refused(self, tmp_path, monkeypatch):
-        nvcc = tmp_path / "cuda" / "bin" / "nvcc"
-        nvcc.parent.mkdir(parents=True)
-        nvcc.write_text('#!/bin/sh\necho "Cuda compilation tools, release 12.8, V12.8.93"\n')
-        nvcc.chmod(0o755)
+        self.put_nvcc(tmp_path)
         monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))
         setup.check_tools("12.4")
         with pytest.raises(SetupError, match=r"CUDA 13\.0.*nvcc is 12.*CUDA_HOME"):
@@ -201,17 +217,15 @@ class TestRequirements:
         )
         return path
 
-    def test_everything_is_wanted_in_an_empty_environment(self, site, file):
-        assert setup.wanted(file) == ["numpy<2.5,>=1.26", "opencv-python-headless<5.1,>=4.9"]
+    def chosen(self, file: Path) -> list[str]:
+        return [str(requirement) for requirement in setup.requirements(file)]
 
-    def test_an_alternative_is_used(self, site, file):
+    def test_ours_count_in_an_empty_environment(self, site, file):
+        assert self.chosen(file) == ["numpy<2.5,>=1.26", "opencv-python-headless<5.1,>=4.9"]
+
+    def test_an_installed_alternative_counts(self, site, file):
         put_in_environment(site, "opencv-python", "4.10.0.84", {})
-        assert setup.wanted(file) == ["numpy<2.5,>=1.26"]
-
-    def test_an_alternative_outside_its_range_is_a_conflict(self, site, file):
-        put_in_environment(site, "opencv-python", "3.4.0.12", {})
-        with pytest.raises(SetupError, match=r"opencv-python 3\.4\.0\.12"):
-            setup.wanted(file)
+        assert self.chosen(file) == ["numpy<2.5,>=1.26", "opencv-python<5.1,>=4.9"]
 
     def test_every_requirement_is_pinned_within_its_range(self):
         files = [ROOT / "requirements.txt"]
@@ -219,19 +233,19 @@ class TestRequirements:
             ROOT / "requirements" / f"{name}.txt" for name in ("build", "dev", "openmmlab", "torch")
         ]
         for path in files:
-            for requirement, _ in setup.read_requirements(path):
+            for requirement in setup.requirements(path):
                 pin = Requirement(setup.pinned(requirement.name))
                 (version,) = (each.version for each in pin.specifier)
                 assert requirement.specifier.contains(version), f"{path.name}: {requirement}"
 
     def test_what_they_pull_in_is_pinned(self):
         """Nothing that pip installs is left to the day; what runs here may be other versions."""
-        pins = {normalized(pin.name) for pin, _ in setup.read_requirements(setup.CONSTRAINTS)}
+        pins = {normalized(pin.name) for pin in setup.requirements(setup.CONSTRAINTS)}
         # These are installed with --no-deps: what they need is in requirements.txt.
         no_deps = {
             normalized(requirement.name)
             for name in ("openmmlab", "merge")
-            for requirement, _ in setup.read_requirements(ROOT / "requirements" / f"{name}.txt")
+            for requirement in setup.requirements(ROOT / "requirements" / f"{name}.txt")
         }
         todo = pins - no_deps
         seen = set(todo)
@@ -252,11 +266,8 @@ class TestRequirements:
 
     def test_the_originals_are_within_the_ranges_and_have_hashes(self):
         folder = ROOT / "requirements"
-        alternatives = {
-            alternative.name: alternative.specifier
-            for _, alternative in setup.read_requirements(folder / "openmmlab.txt")
-            if alternative is not None
-        }
+        texts = re.findall(r"# or: (\S+)$", (folder / "openmmlab.txt").read_text(), re.MULTILINE)
+        alternatives = {each.name: each.specifier for each in map(Requirement, texts)}
         lines = "\n".join(
             (folder / name).read_text() for name in ("originals.txt", "mmcv-source.txt")
         )
@@ -359,7 +370,7 @@ class TestScript:
         self.fake_python(tmp_path / ".venv" / "bin", 13)
         done = setup_env()
         assert done.returncode == 1
-        assert f"{tmp_path}/.venv holds Python 3.13" in done.stderr
+        assert f"{tmp_path}/.venv/bin/python is Python 3.13: remove" in done.stderr
         assert os.listdir(tmp_path / ".venv") == ["bin"]
 
     def test_an_active_environment_without_python_is_not_touched(self, setup_env, tmp_path):
