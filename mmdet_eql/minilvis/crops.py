@@ -104,7 +104,9 @@ def render_crops(
     wanted = np.full(config.num_classes, getattr(config, f"{split}_per_class"))
     images, labels = [], []
     plans = dataset.images[split]
-    for plan in tqdm(plans, desc=f"{split} scenes", unit="image", disable=not progress):
+    for plan in tqdm(
+        plans, desc=f"{split} scenes", unit="image", disable=None if progress else True
+    ):
         scene = render_scene(plan, dataset.categories, scenes)
         for number, category_id in enumerate(plan.category_ids, start=1):
             label = dataset.categories[category_id - 1].rank - 1

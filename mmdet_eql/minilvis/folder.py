@@ -204,7 +204,10 @@ def _write_files(
     # Closed at once when interrupted: no worker may write on while the folder is removed.
     with (
         contextlib.closing(_run(draw, plans, num_workers)) as results,
-        tqdm(total=len(plans), desc="MiniLVIS", unit="image", disable=not progress) as bar,
+        # None: a log file gets no bar.
+        tqdm(
+            total=len(plans), desc="MiniLVIS", unit="image", disable=None if progress else True
+        ) as bar,
     ):
         for plan, records in zip(plans, results, strict=True):
             annotations[plan.split] += records

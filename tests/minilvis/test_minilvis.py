@@ -5,6 +5,7 @@ import json
 import math
 import os
 import runpy
+import shutil
 import signal
 import stat
 import subprocess
@@ -390,6 +391,24 @@ def test_given_counts_take_the_place_of_the_curve():
     for invalid in ((), (3, 0), (3, True), (3, 2.5)):
         with pytest.raises(UserError, match="image_counts must be whole numbers"):
             MiniLVISConfig(image_counts=invalid)
+
+
+def test_the_tool_reads_counts_from_a_list_or_annotations(call_tool, tmp_path):
+    out, path = tmp_path / "set", tmp_path / "counts.json"
+    options = ("--num-categories", 6, "--num-train-images", 40, "--num-val-images", 20)
+    counts = [9, 7, 5, 3, 2, 1]
+    categories = [{"id": i, "image_count": count} for i, count in enumerate(counts)]
+    for content in (counts, {"images": [], "annotations": [], "categories": categories}):
+        path.write_text(json.dumps(content))
+        call_tool("datasets/make_minilvis.py", out, "--image-counts", path, *options, check=True)
+        made = json.loads((out / "annotations" / "minilvis_train.json").read_text())
+        assert sorted(c["image_count"] for c in made["categories"]) == sorted(counts)
+        shutil.rmtree(out)
+    for content, reason in (('["x"]', "Expected `int`"), ('{"categories": [{}]}', "image_count")):
+        path.write_text(content)
+        result = call_tool("datasets/make_minilvis.py", out, "--image-counts", path)
+        assert result.returncode == 2
+        assert reason in result.stderr and "annotations in LVIS's format" in result.stderr
 
 
 def test_the_counts_of_lvis_fit():

@@ -2,11 +2,12 @@
 
 import argparse
 import dataclasses
-import json
 import os
 import signal
 import sys
 from pathlib import Path
+
+import msgspec
 
 # What is registered for configs is not needed here and takes seconds to import.
 os.environ["MMDET_EQL_REGISTER"] = "off"
@@ -24,8 +25,8 @@ def parse_args() -> argparse.Namespace:
     for option in dataclasses.fields(MiniLVISConfig):
         name, text = f"--{option.name.replace('_', '-')}", option.metadata["help"]
         if option.default is None:
-            text = f"JSON file with a list: {text}"
-            parser.add_argument(name, type=read_list, metavar="FILE", help=text)
+            text = f"JSON file with a list, or annotations in LVIS's format: {text}"
+            parser.add_argument(name, type=read_counts, metavar="FILE", help=text)
             continue
         parser.add_argument(
             name,
@@ -41,14 +42,25 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read_list(path: str) -> list:
+class Category(msgspec.Struct):
+    image_count: int
+
+
+class Annotations(msgspec.Struct):
+    categories: list[Category]
+
+
+def read_counts(path: str) -> list[int]:
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise argparse.ArgumentTypeError(f"{path} cannot be read: {error}") from None
-    if not isinstance(content, list):
-        raise argparse.ArgumentTypeError(f"{path} holds no list; write it as [120, 7, 3].")
-    return content
+        content = msgspec.json.decode(Path(path).read_bytes(), type=list[int] | Annotations)
+    except (OSError, msgspec.MsgspecError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise argparse.ArgumentTypeError(
+            f"{path}: {reason}; give a list such as [120, 7, 3], or annotations in LVIS's format."
+        ) from None
+    if isinstance(content, list):
+        return content
+    return [category.image_count for category in content.categories]
 
 
 @exit_on_user_error
