@@ -7,9 +7,9 @@ import pytest
 
 from mmdet_eql.analysis.gradient_plot import format_ratios
 from mmdet_eql.engine.gradient_file import load_gradient_record
-from mmdet_eql.runs.groups import group_runs, load_records, with_image_bins
+from mmdet_eql.runs.groups import TITLES, group_runs, load_records, with_image_bins
 from mmdet_eql.runs.sweep_file import read_entries
-from mmdet_eql.runs.tables import format_report
+from mmdet_eql.runs.tables import difference_rows, format_report, markdown_table, mean_rows
 from tests.conftest import CONFIGS, REPOSITORY
 
 DOCS = REPOSITORY / "docs"
@@ -45,8 +45,9 @@ TABLES = {
     "classifiers-ablations-lambda": (
         "classifiers",
         [
-            *("sigmoid", "EQL_lambda=0.0005", "EQL_lambda=0.001", "EQL"),
-            *("EQL_lambda=0.005", "EQL_lambda=0.02", "EQL_lambda=1"),
+            *("sigmoid", "EQL_lambda=0.0003", "EQL_lambda=0.0005", "EQL_lambda=0.001", "EQL"),
+            *("EQL_lambda=0.005", "EQL_lambda=0.01", "EQL_lambda=0.02", "EQL_lambda=0.05"),
+            "EQL_lambda=1",
         ],
         None,
     ),
@@ -119,6 +120,28 @@ def test_the_tables_follow_from_the_results(table, results):
     assert format_report(groups, groups[0], "welch") in (DOCS / "evidence.md").read_text()
 
 
+def tables_of_epochs(groups, kind):
+    """Means, and differences of EQL to the baseline of as many epochs."""
+    metrics = ["AP", "APr", "APc", "APf"]
+    pairs = [
+        [groups[loss if epochs == 4 else f"{loss}_epochs={epochs}"] for loss in ("sigmoid", "EQL")]
+        for epochs in (1, 2, 4, 8, 16)
+    ]
+    differences = [difference_rows(pair, pair[0], kind, metrics, "welch") for pair in pairs]
+    heading = [f"{TITLES[kind]}, EQL minus sigmoid", *metrics]
+    return [
+        markdown_table(mean_rows([group for pair in pairs for group in pair], kind, metrics)),
+        markdown_table([heading, *(rows[1] for rows in differences)]),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["bbox", "bbox_fixed"])
+def test_the_gains_over_epochs_follow_from_the_results(kind, results):
+    groups = {group.label: group for group in group_runs(results["classifiers"])}
+    for table in tables_of_epochs(groups, kind):
+        assert table in (DOCS / "evidence.md").read_text()
+
+
 def test_the_readme_has_the_table_of_the_quickstart(results):
     names = {"sigmoid": "sigmoid", "EQL": "EQL", "RFS": "RFS", "EQL+RFS": "EQL + RFS"}
     readme = (REPOSITORY / "README.md").read_text()
@@ -150,12 +173,19 @@ def test_all_runs_are_published_and_no_others(folder, results):
     assert sorted(found) == sorted(asked)
 
 
-def test_the_gradients_follow_from_the_records():
-    folder = DOCS / "evidence" / "minilvis-gradients"
-    records = {
-        name: load_gradient_record(folder / f"{name}.npz")
-        for name in ("sigmoid", "EQL", "RFS", "EQL+RFS")
+def records_of(folder, *names):
+    return {
+        name: load_gradient_record(DOCS / "evidence" / folder / f"{name}.npz") for name in names
     }
+
+
+def test_the_gradients_of_classifiers_follow_from_the_records():
+    records = records_of("classifiers-gradients", "sigmoid", "EQL", "sigmoid+RFS", "EQL+RFS")
+    assert format_ratios(records) in (DOCS / "evidence.md").read_text()
+
+
+def test_the_gradients_follow_from_the_records():
+    records = records_of("minilvis-gradients", "sigmoid", "EQL", "RFS", "EQL+RFS")
     text = " ".join((DOCS / "evidence.md").read_text().split())
     assert " ".join(format_ratios(records).split()) in text
     protected = records["sigmoid"].class_frequency.image_count <= 4

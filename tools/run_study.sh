@@ -132,6 +132,16 @@ compare() {
   echo "The table is in $name.md, a page with plots in $name.html"
 }
 
+# The ratio of positive and negative gradients: RUN...
+gradients() {
+  local run name named=()
+  for run; do
+    name=${run##*/}
+    named+=("${name%%_*}=$run")
+  done
+  "$PYTHON" tools/analysis/plot_gradients.py "${named[@]}" --out "work_dirs/$study.png"
+}
+
 bins=(--image-bins 4,10,100)
 case $study in
   classifiers)
@@ -143,23 +153,23 @@ case $study in
       "$work_dir"/{softmax,softmax-normalised,Seesaw-linear,Seesaw,EQL,EQL-normalised}_seed=*
     ;;
   classifiers-ablations)
-    compare "$study-lambda" sigmoid \
-      "$work_dir"/{sigmoid,EQL_lambda={0.0005,0.001},EQL,EQL_lambda={0.005,0.02,1}}_seed=*
+    compare "$study-lambda" sigmoid "$work_dir"/{sigmoid,EQL_lambda={0.0003,0.0005,0.001}}_seed=* \
+      "$work_dir"/{EQL,EQL_lambda={0.005,0.01,0.02,0.05,1}}_seed=*
+    for epochs in 1 2 8 16; do
+      compare "$study-epochs-$epochs" "sigmoid_epochs=$epochs" \
+        "$work_dir"/{sigmoid,EQL}_epochs=${epochs}_seed=*
+    done
     compare "$study-designs" EQL "$work_dir"/EQL_seed=* \
       "$work_dir"/EQL-{without-E,exponential,Gompertz,image-labels}_seed=*
     compare "$study-thresholds" sigmoid \
       "$work_dir"/{sigmoid,EQL,{sigmoid,EQL}-scores-above-1e-3}_seed=*
+    gradients "$work_dir"/{sigmoid,EQL,sigmoid+RFS,EQL+RFS}-gradients_seed=0
     ;;
   minilvis)
     compare "$study" sigmoid "${bins[@]}" \
       "$work_dir"/{sigmoid,EQL,softmax,RFS,EQL+RFS,EQLv2,Seesaw}_seed=*
     compare "$study-with-rfs" RFS "${bins[@]}" "$work_dir"/{RFS,EQL+RFS}_seed=*
-    gradients=()
-    for run in "$work_dir"/{sigmoid,EQL,RFS,EQL+RFS}_seed=*; do
-      name=${run##*/}
-      gradients+=("${name%%_*}=$run")
-    done
-    "$PYTHON" tools/analysis/plot_gradients.py "${gradients[@]}" --out "work_dirs/$study.png"
+    gradients "$work_dir"/{sigmoid,EQL,RFS,EQL+RFS}_seed=*
     ;;
   minilvis-ablations)
     compare "$study-lambda" sigmoid "${bins[@]}" \
