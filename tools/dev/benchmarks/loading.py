@@ -3,7 +3,7 @@
 LVIS v1    100,000 images of 12.7 polygons, 1,203 categories
 V3Det      183,354 images of 7.4 boxes, 13,204 categories
 
-(quick: a twentieth). LVISFormatDataset loads a file without and with its cache, MMDetection's
+(quick: a fortieth). LVISFormatDataset loads a file without and with its cache, MMDetection's
 dataset always in the same way, each in processes of its own and in turns. Time and memory are those
 of loading, beyond the imports. Then samplers are set up, beside MMEngine's ClassBalancedDataset and
 MMDetection's ClassAwareSampler, and items are read, which have to be the same.
@@ -36,7 +36,7 @@ def measure(quick: bool) -> list[Comparison]:
     """Compare a first start, a start from the cache, samplers, and reading items."""
     comparisons = []
     for name, (num_images, num_categories, per_image, _) in SETS.items():
-        num_images //= 20 if quick else 1
+        num_images //= 40 if quick else 1
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "annotations.json")
             masks = name == "LVIS v1"

@@ -71,6 +71,7 @@ def measure(quick: bool) -> list[Comparison]:
             f"{LVIS_CATEGORIES:,} categories, {num_detections} detections, {scores}",
         )
         options["limit"] = Limit(0, multiplications(steps["ours"]))
+        options["repeats"] = 1 if quick else 5
         comparisons += compare(*row, steps, {"mmdet": 3}, **options)
         works = time_network(models["ours"], steps["ours"])
         targets = {"its network alone": 1 / 1.05}

@@ -55,7 +55,7 @@ def measure(quick: bool) -> list[Comparison]:
         heads,
         # At most 15 % more than a head that knows no categories.
         {"class-specific": 1.5, "class-agnostic": 1 / 1.15},
-        repeats=3 if quick else 5,
+        repeats=1 if quick else 5,
         limit=Limit(0, multiplications(heads["class-agnostic"])),
     )
     models = [
