@@ -64,7 +64,7 @@ def measure(quick: bool) -> list[Comparison]:
     ]
     eql, softmax, recorded = (step_of(model, LVIS_CATEGORIES) for model in models)
     recorded = with_record(models[-1], recorded, LVIS_CATEGORIES)
-    options = dict(repeats=3 if quick else 15, limit=Limit(0, multiplications(eql)))
+    options = dict(repeats=1 if quick else 15, limit=Limit(0, multiplications(eql)))
     size = (
         f"Mask R-CNN R18, 2 x {IMAGE_SIZE} px, {NUM_PROPOSALS} proposals, "
         f"{LVIS_CATEGORIES:,} categories"
