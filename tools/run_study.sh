@@ -30,8 +30,8 @@ work_dir=work_dirs/${study%-ablations}
 
 # Hours of one core as measured, beside other work: on an AMD EPYC, and on an Intel Xeon at 2.8 GHz.
 case $study in
-  classifiers) core_hours=3 ;;
-  classifiers-ablations) core_hours="4 (1 after classifiers)" ;;
+  classifiers) core_hours=4 ;;
+  classifiers-ablations) core_hours="3 (1.5 after classifiers)" ;;
   minilvis) core_hours="5 to 7" ;;
   minilvis-ablations) core_hours="6 to 8.5 (3 to 4.5 after minilvis)" ;;
   minilvis-crops) core_hours=1.5 ;;
