@@ -137,7 +137,8 @@ gradients() {
   local run name named=()
   for run; do
     name=${run##*/}
-    named+=("${name%%_*}=$run")
+    name=${name%%_*}
+    named+=("${name%-gradients}=$run")
   done
   "$PYTHON" tools/analysis/plot_gradients.py "${named[@]}" --out "work_dirs/$study.png"
 }
