@@ -8,10 +8,14 @@ import losses
 import lvis_evaluation
 import pytest
 import run
+import starting
 import testing
 import torch
 import training
 import training_pipeline
+from mmdet.registry import DATASETS
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
 
 TINY_PART = """
 from side_by_side import Limit, compare
@@ -129,6 +133,20 @@ def test_every_start_up_gives_the_same_items(name, tmp_path, monkeypatch):
     assert len({report["items"] for report in reports.values()}) == 1
     assert len(list((tmp_path / "annotations.json.cache").glob("*.columns"))) == 1
     assert all(report["load"]["wall"] > 0 for report in reports.values())
+
+
+def test_both_trainings_of_one_iteration_have_the_same_data(tmp_path):
+    init_default_scope("mmdet")
+    items = []
+    for name in ("ours", "stock"):
+        cfg = Config.fromfile(starting.write_configs(tmp_path / name) / f"{name}.py")
+        assert cfg.train_cfg.max_iters == 1
+        assert cfg.val_cfg is None
+        dataset = DATASETS.build(cfg.train_dataloader.dataset)
+        infos = [dataset.get_data_info(index)["instances"] for index in range(len(dataset))]
+        items.append([[(one["bbox_label"], one["bbox"]) for one in info] for info in infos])
+        assert len(dataset[0]["data_samples"].gt_instances.masks) == len(infos[0])
+    assert items[0] == items[1]
 
 
 def test_losses_and_record_run_at_any_size():

@@ -26,7 +26,15 @@ from mmdet_eql.utils.errors import UserError, exit_on_user_error
 from mmdet_eql.utils.files import write_text
 
 #: The modules of the parts, in the order of the table.
-PARTS = ("testing", "training", "losses", "training_pipeline", "loading", "lvis_evaluation")
+PARTS = (
+    "testing",
+    "training",
+    "losses",
+    "training_pipeline",
+    "loading",
+    "starting",
+    "lvis_evaluation",
+)
 
 
 def parse_args() -> argparse.Namespace:

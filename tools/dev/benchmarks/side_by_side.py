@@ -365,6 +365,7 @@ def table(comparisons: Sequence[Comparison], rates: Limit) -> str:
 
 
 def _cells(comparison: Comparison, rates: Limit) -> tuple[str, ...]:
+    limit = comparison.limit.seconds(rates)
     memory = [f"{m:,.0f} MiB" for m in comparison.medians("memory").values() if m is not None]
     return (
         f"{comparison.part}, {comparison.description}",
@@ -372,7 +373,7 @@ def _cells(comparison: Comparison, rates: Limit) -> tuple[str, ...]:
         *map(_duration, comparison.medians("wall").values()),
         _range(comparison.ratio("wall")),
         _range(comparison.ratio("cpu")),
-        f"{_duration(comparison.limit.seconds(rates))}, {comparison.reached(rates):.2g}",
+        f"{_duration(limit)}, {comparison.reached(rates):.2g}" if limit else "-",
         " : ".join(memory) or "-",
         "" if comparison.target is None else f">= {comparison.target:.3g}x",
         {True: "yes", False: "no", None: ""}[comparison.met()],
@@ -411,9 +412,10 @@ def plot_growth(comparisons: Sequence[Comparison], path: str) -> None:
                 curves.setdefault(name, {})[number] = seconds[key]
     if not panels:
         raise UserError("--growth: no part among --parts is measured over its size.")
-    figure = Figure(figsize=(4.2 * len(panels), 3.8), layout="constrained")
-    row_of_axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axes, ((part, axis), curves) in zip(row_of_axes, panels.items(), strict=True):
+    columns, rows = min(len(panels), 3), math.ceil(len(panels) / 3)
+    figure = Figure(figsize=(4.2 * columns, 3.8 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes, ((part, axis), curves) in zip(grid.flat, panels.items(), strict=False):
         styles = zip(curves.items(), RUN_COLOURS, RUN_MARKERS, strict=False)
         for (name, curve), colour, marker in styles:
             axes.plot(curve.keys(), curve.values(), color=colour, marker=marker, label=name)
@@ -422,5 +424,8 @@ def plot_growth(comparisons: Sequence[Comparison], path: str) -> None:
         axes.minorticks_off()
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
-    row_of_axes[0].set_ylabel("seconds of processor time")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("seconds of processor time")
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
     save_figure(figure, path, dpi=120)

@@ -1,0 +1,106 @@
+"""Starting: the help of a tool, the imports, and a training of one iteration.
+
+Each is a process of its own, in turns: tools/train.py beside MMDetection's, which its wheel
+contains. The training is of the small Mask R-CNN of configs/minilvis on a few images of MiniLVIS,
+with EQL, our dataset and our hooks beside softmax and the dataset and hooks of MMDetection.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from mmengine.config import Config
+from side_by_side import CONFIGS, Comparison, Run, compare_runs
+
+from mmdet_eql.minilvis import MiniLVISConfig, make_minilvis
+from mmdet_eql.minilvis.conversion import write_as_coco
+from mmdet_eql.minilvis.folder import read_minilvis
+
+OUR_TOOL = Path(__file__).resolve().parents[2] / "train.py"
+#: Other parts of what stock configs use are those of the config with EQL.
+STOCK = dict(
+    default_hooks=dict(checkpoint=dict(type="CheckpointHook", interval=1)),
+    custom_hooks=[],
+    custom_imports=None,
+)
+PARTS = ("cfg", "dataloader", "evaluator")
+NO_VALIDATION = {f"{split}_{part}": None for split in ("val", "test") for part in PARTS}
+
+
+def measure(quick: bool) -> list[Comparison]:
+    """Compare what a user waits for."""
+    stock_tool = Path(find_spec("mmdet").origin).parent / ".mim" / "tools" / "train.py"
+    imports = ("import mmdet_eql", "from mmdet.utils import register_all_modules as r; r()")
+    repeats = 1 if quick else 5
+    with tempfile.TemporaryDirectory() as folder:
+        training = write_configs(Path(folder))
+        rows = (
+            ("tools/train.py --help", 1, [[str(t), "--help"] for t in (OUR_TOOL, stock_tool)]),
+            ("import mmdet_eql", 0.95, [["-c", code] for code in imports]),
+            (
+                "a training of one iteration, Mask R-CNN R18, 4 x 160 px",
+                1,
+                [
+                    [str(tool), str(training / f"{name}.py"), "--work-dir", f"{folder}/{name}"]
+                    for tool, name in ((OUR_TOOL, "ours"), (stock_tool, "stock"))
+                ],
+            ),
+        )
+        comparisons = []
+        for description, target, (ours, theirs) in rows:
+            works = {"ours": partial(run_python, ours), "mmdet": partial(run_python, theirs)}
+            if not quick:  # fill Python's and the annotations' caches
+                compare_runs("starting", description, works, repeats=1)
+            comparisons += compare_runs("starting", description, works, {"mmdet": target}, repeats)
+    return comparisons
+
+
+def run_python(arguments: list[str]) -> Run:
+    """Run the interpreter on one thread; raise a RuntimeError if it fails."""
+    env = dict(os.environ, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+    before = clocks_of_children()
+    done = subprocess.run([sys.executable, *arguments], env=env, capture_output=True, text=True)
+    wall, cpu = np.subtract(clocks_of_children(), before).tolist()
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(arguments)} failed:\n{done.stderr}")
+    return Run(wall, cpu)
+
+
+def clocks_of_children() -> tuple[float, float]:
+    """Return seconds by wall clock and of all processes that have ended."""
+    times = os.times()
+    return time.perf_counter(), times.children_user + times.children_system
+
+
+def category_names(folder: Path) -> list[str]:
+    """The names of MiniLVIS's categories."""
+    return [category["name"] for category in read_minilvis(folder)["train"]["categories"]]
+
+
+def write_configs(folder: Path) -> Path:
+    """Write ours.py and stock.py, which train one iteration, and their data; return the folder."""
+    config = MiniLVISConfig(num_train_images=200, num_val_images=200)
+    make_minilvis(folder / "data", config, num_workers=1, progress=False)
+    write_as_coco(folder / "data", folder / "coco")
+    for name, method in (("ours", "eql_"), ("stock", "")):
+        cfg = Config.fromfile(CONFIGS / "minilvis" / f"mask-rcnn_r18_fpn_{method}1xb4_minilvis.py")
+        cfg.train_cfg.update(max_iters=1, val_interval=2)
+        cfg.merge_from_dict(NO_VALIDATION)
+        dataset = cfg.train_dataloader.dataset
+        if name == "ours":
+            dataset.data_root = f"{folder}/data/"
+        else:
+            cfg.merge_from_dict(STOCK)
+            dataset.update(type="CocoDataset", data_root=f"{folder}/coco/")
+            dataset.update(ann_file="annotations/train.json", data_prefix=dict(img="train/"))
+            dataset.metainfo = dict(classes=category_names(folder / "data"))
+            dataset.pipeline[0].type = "LoadImageFromFile"
+            dataset.pipeline[1].type = "LoadAnnotations"
+        cfg.dump(folder / f"{name}.py")
+    return folder
