@@ -7,6 +7,7 @@ iteration has random streams of its own, which follow from the seed, the rank an
 import functools
 import json
 import random
+import zlib
 from collections.abc import Iterator
 from itertools import islice
 
@@ -18,6 +19,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from mmdet_eql.frequency import class_frequency_of
 from mmdet_eql.utils.errors import UserError
 
 #: Streams of an iteration: its data, and what the model does with it.
@@ -37,9 +39,9 @@ class ResumeRandomnessHook(Hook):
     PyTorch are seeded for each batch that is read, in the process that reads it, and for each step.
     On the same kind of device and number of ranks, the weights are then equal as far as the
     operators are deterministic. Iteration-based loops need a sampler without end. A UserError if
-    the resumed run had batches of another size or another number of training images, or a node
-    lacks its checkpoint; a warning if the config has other schedules than those of the checkpoint,
-    which stay in force.
+    the resumed run had batches of another size, another number of training images or categories
+    that occur in them otherwise, or a node lacks its checkpoint; a warning if the config has other
+    schedules than those of the checkpoint, which stay in force.
     """
 
     priority = "VERY_HIGH"
@@ -96,6 +98,9 @@ def _compare_with_resumed(runner: Runner) -> None:
     now = {
         "train_dataloader.batch_size x ranks": size and size * get_world_size(),
         "the number of images of train_dataloader.dataset": len(loader.dataset),
+        "the checksum of the categories of train_dataloader.dataset and their counts": _checksum(
+            loader.dataset
+        ),
         "param_scheduler": _as_text(runner.cfg.get("param_scheduler")),
         "optim_wrapper.optimizer": _as_text(optimizer),
     }
@@ -115,6 +120,15 @@ def _compare_with_resumed(runner: Runner) -> None:
                 "same, or start anew from its weights by load_from without --resume."
             )
     runner.message_hub.update_info("trained_with", now)
+
+
+def _checksum(dataset: Dataset) -> int | None:
+    try:
+        counts = class_frequency_of(dataset)
+    except UserError:  # it does not count them, or has several sets of categories
+        return None
+    content = [counts.class_names, counts.image_count.tolist(), counts.instance_count.tolist()]
+    return zlib.crc32(json.dumps(content).encode())
 
 
 def _as_text(setting: object) -> str:

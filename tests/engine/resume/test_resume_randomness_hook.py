@@ -1,9 +1,11 @@
 """Runs that are broken off and resumed end with the weights of unbroken ones."""
 
 import copy
+import json
 import os
 import random
 import shutil
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -234,7 +236,7 @@ def test_killed_epochs_end_alike(tiny_config, tmp_path, seen, quick_steps):
         assert metrics == expected[-resumed_validations:], when
 
 
-def test_another_batch_or_data_set_is_refused(tiny_config, quick_steps, monkeypatch):
+def test_another_batch_or_data_set_is_refused(tiny_config, tmp_path, quick_steps, monkeypatch):
     # One epoch of 6 images in batches of 2.
     cfg = tiny_config("softmax")
     epoch_based(cfg)
@@ -258,6 +260,17 @@ def test_another_batch_or_data_set_is_refused(tiny_config, quick_steps, monkeypa
     sentence = r"number of images of train_dataloader\.dataset is 7, but was 6 in the run"
     with pytest.raises(UserError, match=sentence):
         resume(cfg, lambda cfg: cfg.train_dataloader.dataset.update(indices=7))
+    # Of as many images; an annotation is left out.
+    dataset = cfg.train_dataloader.dataset
+    content = json.loads(Path(dataset.data_root, dataset.ann_file).read_bytes())
+    images = [annotation["image_id"] for annotation in content["annotations"]]
+    twice = next(place for place, image in enumerate(images) if image in images[:place])
+    del content["annotations"][twice]
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(content))
+    sentence = r"categories of train_dataloader\.dataset and their counts is \d+, but was \d+ in"
+    with pytest.raises(UserError, match=sentence):
+        resume(cfg, lambda cfg: cfg.train_dataloader.dataset.update(ann_file=str(other)))
     # As if another node had no checkpoint.
     with monkeypatch.context() as patch:
         patch.setattr(resume_randomness_hook, "all_gather_object", lambda iteration: [iteration, 0])
