@@ -313,7 +313,9 @@ def test_launchers_say_how_to_call_them(run_tool, script):
     assert "usage:" in result.stderr
 
 
-@pytest.mark.parametrize("study", ["minilvis", "minilvis-dense", "classifiers"])
+@pytest.mark.parametrize(
+    "study", ["minilvis", "minilvis-dense", "classifiers", "classifiers-end-to-end"]
+)
 @pytest.mark.parametrize("arguments", [["--dry-run"], ["--slurm", "gpu"]])
 def test_a_study_that_is_not_trained_here_has_no_tables(run_tool, tmp_path, study, arguments):
     stub = tmp_path / "python"

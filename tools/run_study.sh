@@ -10,9 +10,10 @@ Makes the data, trains all runs of configs/studies/STUDY.yaml and prints the tab
 Stopped at any time, the same command goes on where it was. The environment must be active or in .venv.
 
   STUDY             classifiers (losses and samplers on the features of one detector),
-                    classifiers-ablations (of EQL on them), minilvis (losses and samplers in a
-                    detector), minilvis-ablations (of EQL in it), minilvis-dense (losses of a
-                    one-stage detector) or minilvis-crops (classification)
+                    classifiers-ablations (of EQL on them), classifiers-tails (EQL on other sets),
+                    classifiers-end-to-end (EQL without cached features), minilvis (losses and
+                    samplers in a detector), minilvis-ablations (of EQL in it), minilvis-dense
+                    (losses of a one-stage detector) or minilvis-crops (classification)
   SWEEP_ARGUMENT    passed on to tools/sweep.py (default: --jobs with the number of cores); with --dry-run
                     data are made, and nothing is trained
 
@@ -26,12 +27,16 @@ source "$(dirname "${BASH_SOURCE[0]}")/misc/launch.sh"
 study=${1:-}
 # Ablations share runs with the study that they are of.
 work_dir=work_dirs/${study%-ablations}
+first_stage=work_dirs/classifiers/first_stage
+# Sets that differ from that of classifiers in one option.
+tails=(steepness=1.25 steepness=2.25 label-rate=0.2 label-rate=0.8)
 [[ -n ${MMDET_EQL_DATA:-} ]] && MMDET_EQL_DATA=$(realpath -m -- "$MMDET_EQL_DATA")
 
 # Hours of one core as measured, beside other work: on an AMD EPYC, and on an Intel Xeon at 2.8 GHz.
 case $study in
   classifiers) core_hours=4 ;;
   classifiers-ablations) core_hours="3 (1.5 after classifiers)" ;;
+  classifiers-tails | classifiers-end-to-end) core_hours= ;; # not measured
   minilvis) core_hours="5 to 7" ;;
   minilvis-ablations) core_hours="6 to 8.5 (3 to 4.5 after minilvis)" ;;
   minilvis-crops) core_hours=1.5 ;;
@@ -82,32 +87,68 @@ pretrain() {
     param_scheduler.1.end=3000 param_scheduler.1.milestones=[2300,2800]
 }
 
-# A detector and its features, for classifiers: FOLDER
-first_stage() {
-  local run=$1/first_stage/first-stage_seed=0
+# The detector of the classifiers.
+train_first_stage() {
   balanced "$data/minilvis-study/balanced"
   MMDET_EQL_DATA=$data/minilvis-study/balanced "$PYTHON" tools/sweep.py \
-    configs/studies/classifiers-first-stage.yaml --work-dir "$1/first_stage" --gpus 2
+    configs/studies/classifiers-first-stage.yaml --work-dir "$first_stage" --gpus 2
+}
+
+# Its features of the images in MMDET_EQL_DATA: FOLDER
+cache_features() {
   # The options of the sweep file that features depend on.
   OMP_NUM_THREADS=1 "$PYTHON" -m torch.distributed.run --standalone --nproc_per_node=2 \
     tools/cache_features.py configs/minilvis/mask-rcnn_r18_fpn_1xb4_minilvis.py \
-    "$(cat "$run/last_checkpoint")" --out "$1/features" --rois 32 --launcher pytorch --cfg-options \
+    "$(cat "$first_stage/first-stage_seed=0/last_checkpoint")" --out "$1" --rois 32 \
+    --launcher pytorch --cfg-options \
     model.roi_head.mask_head=None model.roi_head.mask_roi_extractor=None \
     model.roi_head.bbox_head.reg_class_agnostic=True
+}
+
+# The data of classifiers: FOLDER [ARGUMENT...]
+long_tailed() {
+  "$PYTHON" tools/datasets/make_minilvis.py "$1/minilvis" \
+    --num-train-images 20000 --num-val-images 1000 "${@:2}"
+}
+
+# All runs of the study: FOLDER [ARGUMENT...]
+sweep() {
+  "$PYTHON" tools/sweep.py "configs/studies/$study.yaml" --work-dir "$@"
 }
 
 case $study in
   classifiers | classifiers-ablations)
     export MMDET_EQL_DATA=$data/classifiers
-    "$PYTHON" tools/datasets/make_minilvis.py "$MMDET_EQL_DATA/minilvis" \
-      --num-train-images 20000 --num-val-images 1000
+    long_tailed "$MMDET_EQL_DATA"
     if $trains; then
-      first_stage "$work_dir"
+      train_first_stage
+      cache_features "$work_dir/features"
       set -- "$@" --cfg-options "features=$work_dir/features"
     fi
+    sweep "$work_dir" "$@"
+    ;;
+  classifiers-tails)
+    $trains && train_first_stage
+    for tail in "${tails[@]}"; do
+      export MMDET_EQL_DATA=$data/classifiers-$tail
+      long_tailed "$MMDET_EQL_DATA" "--$tail"
+      features=()
+      if $trains; then
+        cache_features "$work_dir/$tail/features"
+        features=(--cfg-options "features=$work_dir/$tail/features")
+      fi
+      sweep "$work_dir/$tail" "$@" ${features[@]+"${features[@]}"}
+    done
+    ;;
+  classifiers-end-to-end)
+    export MMDET_EQL_DATA=$data/classifiers
+    long_tailed "$MMDET_EQL_DATA"
+    $trains && train_first_stage
+    sweep "$work_dir" "$@"
     ;;
   minilvis-crops)
     [[ -e $data/minilvis_crops.npz ]] || "$PYTHON" tools/datasets/make_minilvis_crops.py
+    sweep "$work_dir" "$@"
     ;;
   *)
     case $study in
@@ -117,9 +158,9 @@ case $study in
     export MMDET_EQL_DATA=$data/minilvis-study
     "$PYTHON" tools/datasets/make_minilvis.py "$MMDET_EQL_DATA/minilvis" \
       --num-train-images 2000 --num-val-images 600 --steepness 1.3
+    sweep "$work_dir" "$@"
     ;;
 esac
-"$PYTHON" tools/sweep.py "configs/studies/$study.yaml" --work-dir "$work_dir" "$@"
 $tables || exit 0
 
 # Tables and a page of runs: NAME BASELINE [OPTION] RUN...
@@ -165,6 +206,14 @@ case $study in
     compare "$study-thresholds" sigmoid \
       "$work_dir"/{sigmoid,EQL,{sigmoid,EQL}-scores-above-1e-3}_seed=*
     gradients "$work_dir"/{sigmoid,EQL,sigmoid+RFS,EQL+RFS}-gradients_seed=0
+    ;;
+  classifiers-tails)
+    for tail in "${tails[@]}"; do
+      compare "$study-$tail" sigmoid "$work_dir/$tail"/{sigmoid,EQL}_seed=*
+    done
+    ;;
+  classifiers-end-to-end)
+    compare "$study" sigmoid "$work_dir"/{sigmoid,EQL}_seed=*
     ;;
   minilvis)
     compare "$study" sigmoid "${bins[@]}" \
