@@ -14,9 +14,9 @@ import mmengine.config.utils
 import mmengine.registry
 from mmengine.config import Config
 from mmengine.registry import Registry
-from mmengine.runner import Runner
 
 from mmdet_eql.decoupled.training_config import SCHEDULE
+from mmdet_eql.engine import config_keys
 
 REGISTRIES = [
     registry
@@ -24,15 +24,8 @@ REGISTRIES = [
     for registry in vars(module).values()
     if isinstance(registry, Registry)
 ]
-#: What is read of a config: the arguments of the runner, and what its ``from_cfg``, mmengine's
-#: reader of configs, MMDetection's own files and tools/*.py read beside them.
-TOP_LEVEL_KEYS = {
-    *inspect.signature(Runner.__init__).parameters,
-    *("auto_scale_lr", "custom_imports", "find_unused_parameters", "vis_backends", "sync_bn"),
-    *("tta_model", "tta_pipeline"),
-    *("features", "decoupled"),  # of mmdet_eql.decoupled.training_config
-    "norm_cfg",  # a variable of MMDetection's C4 model
-}
+#: What is read of a config, and variables of MMDetection's own files.
+TOP_LEVEL_KEYS = {*config_keys.TOP_LEVEL_KEYS, "vis_backends", "norm_cfg"}
 #: Keys that are taken out of a dict with a type before it is built, by a pattern of its place.
 TAKEN_OUT = {
     r".*norm_cfg": {"requires_grad"},

@@ -26,6 +26,10 @@ def test(args: argparse.Namespace) -> None:
     from mmdet_eql.utils.files import check_writable
 
     cfg = launch.load_config(args)
+    for key in args.cfg_options or {}:
+        counts = key.replace("val_", "test_", 1)
+        if key.startswith("val_") and counts not in args.cfg_options:
+            raise UserError(f"{key}: has no effect in a test; set {counts}.")
     if "://" not in args.checkpoint and not osp.isfile(args.checkpoint):
         raise UserError(f"{args.checkpoint}: no such checkpoint; correct the path.")
     cfg.load_from = args.checkpoint

@@ -49,8 +49,8 @@ class LVISFormatDataset(BaseDetDataset):
         instance_labels (InstanceLabels): The labels of each image's instances, after filtering.
 
     Raises:
-        UserError: If the annotation file cannot be used, a class in ``metainfo`` is not in it, or
-            the image folder is missing.
+        UserError: If the annotation file cannot be used, a class in ``metainfo`` is not in it, the
+            image folder is missing, or ``filter_cfg`` has an unknown key.
 
     Example:
         >>> dataset = LVISFormatDataset(
@@ -66,6 +66,12 @@ class LVISFormatDataset(BaseDetDataset):
         self, *args, annotation_cache: bool | str = True, serialize_data: bool = True, **kwargs
     ) -> None:
         self.annotation_cache = annotation_cache
+        unknown = {*(kwargs.get("filter_cfg") or ())} - {"filter_empty_gt", "min_size"}
+        if unknown:
+            raise UserError(
+                f"LVISFormatDataset: 'filter_cfg' has no {min(unknown)!r}; its keys are "
+                "filter_empty_gt and min_size."
+            )
         super().__init__(*args, serialize_data=False, **kwargs)
 
     def load_data_list(self) -> np.ndarray:

@@ -5,6 +5,7 @@ checkpoint_fit        whether a checkpoint fits a model and its classes
 class_frequency_hook  hands f_j of the training set to the losses
 class_list_hook       validation and testing follow the training set's classes; a runner's model
 config_check          what is wrong with a config, before it is run
+config_keys           options that nothing reads
 finite_loss_hook      stops at a loss that is NaN, and names the images
 gradient_file         the file of recorded gradients
 gradient_record_hook  records the gradients of each category

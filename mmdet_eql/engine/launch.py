@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 
 from mmdet_eql.engine.checkpoint import address_of, fetch, load_checkpoint_file
 from mmdet_eql.engine.config_check import typed_parts
+from mmdet_eql.engine.config_keys import check_options
 from mmdet_eql.engine.num_classes import set_num_classes
 from mmdet_eql.engine.startup import QuietRunner, SummaryHook
 from mmdet_eql.utils.errors import FULL_DISK, UserError
@@ -81,8 +82,11 @@ def _is_warning(record: logging.LogRecord) -> bool:
 
 
 def merge_options(cfg: Config, options: dict | None) -> None:
-    """Override keys of a config by a dict of new values by dotted key; a UserError if a key leads
-    through something that is no dict or list."""
+    """Override keys of a config by a dict of new values by dotted key.
+
+    A UserError if a key leads through something that is no dict or list, or nothing would read it.
+    """
+    check_options(cfg, options or {})
     try:
         cfg.merge_from_dict(options or {})
     except (TypeError, KeyError, IndexError, AttributeError, AssertionError) as error:

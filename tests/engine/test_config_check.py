@@ -41,6 +41,10 @@ from tests.conftest import CONFIGS
             {"train_dataloader.dataset.ann_file": "gone.json"},
             ["train_dataloader.dataset.ann_file: ", "gone.json does not exist"],
         ),
+        (
+            {"train_dataloader.dataset.filter_cfg": {"filter_empty": True}},
+            ["'filter_cfg' has no 'filter_empty'; its keys are filter_empty_gt and min_size"],
+        ),
         ({"train_dataloader.sampler.threshold": 1}, ["sampler (type 'InfiniteSampler')"]),
         ({"train_dataloader.sampler.type": "Some"}, ["sampler: Some is not in the"]),
         ({"val_evaluator.ann_file": "gone.json"}, ["val_evaluator.ann_file: gone.json does not"]),

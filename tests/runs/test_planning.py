@@ -67,12 +67,13 @@ def test_names_tell_what_differs(entries, tmp_path):
 
 
 def test_lists_become_tuples_where_the_config_has_them(tmp_path):
-    (tmp_path / "base.py").write_text("a = dict(b=[dict(c=(1, 2), d=[1])], e=None)\n")
-    options = {"a.b.0.c": [3, 4], "a.b.0.d": [5], "a.e": [6], "a.f": [7], "a.b.1.c": [8]}
+    (tmp_path / "base.py").write_text("model = dict(b=[dict(c=(1, 2), d=[1])], e=None)\n")
+    options = {"b.0.c": [3, 4], "b.0.d": [5], "e": [6], "f": [7], "b.1.c": [8]}
+    options = {f"model.{key}": value for key, value in options.items()}
     planner = planning._Planner(tmp_path, TrainingOptions(), {})
     entry = Entry(str(tmp_path / "base.py"), "base", dict(list(options.items())[:4]))
     cfg = planner.merged_config(entry).to_dict()
-    assert cfg == {"a": {"b": [{"c": (3, 4), "d": [5]}], "e": [6], "f": [7]}}
+    assert cfg == {"model": {"b": [{"c": (3, 4), "d": [5]}], "e": [6], "f": [7]}}
     with pytest.raises(UserError, match="does not fit"):
         planner.merged_config(Entry(entry.config, "base", options))
 
@@ -130,6 +131,7 @@ def test_the_config_that_is_written_is_the_one_that_was_merged(entries, tmp_path
         ({"train_dataloader.dataset.ann_file": "gone.npz"}, r"gone\.npz does not exist"),
         ({"val_evaluator.topk": [0]}, "topk"),
         ({"custom_hooks.0.type": "NoHook"}, "NoHook"),
+        ({"optimizer.lr": 0.5}, "nothing reads 'optimizer'; set it .* optim_wrapper.optimizer"),
     ],
 )
 def test_what_is_broken_is_told_and_left_out(entries, tmp_path, options, reason):

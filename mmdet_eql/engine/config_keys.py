@@ -1,0 +1,89 @@
+"""Options that nothing reads: a config takes any key, and a misspelt one would have no effect."""
+
+import difflib
+import inspect
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from mmdet_eql.utils.errors import UserError
+
+#: What is read at the top of a config.
+TOP_LEVEL_KEYS = frozenset(
+    (
+        *inspect.signature(Runner.__init__).parameters,
+        # Of mmengine, beside them.
+        *("activation_checkpointing", "auto_scale_lr", "compile", "custom_imports"),
+        *("efficient_conv_bn_eval", "find_unused_parameters", "model_wrapper_cfg", "runner_type"),
+        "sync_bn",
+        # Of test-time augmentation, and of this package.
+        *("tta_model", "tta_pipeline"),
+        *("decoupled", "features", "num_classes"),
+    )
+) - {"self", "cfg"}
+#: Names that are as similar are taken for the same one, misspelt: ``max_per_image``, but not
+#: ``nms_pre`` beside ``nms``.
+_SIMILAR = 0.8
+#: Places that a message lists.
+_SHOWN = 3
+
+
+def check_options(cfg: Config, options: Iterable[str]) -> None:
+    """Check options before they are merged into a config.
+
+    Parts with a type are built, and refuse unknown arguments then. Here it is about the others: the
+    top of the config, where variables have been copied to where they are used, and dicts without a
+    type, such as ``model.test_cfg.rcnn``, which take any key.
+
+    Args:
+        cfg (Config): The config, without the options.
+        options (Iterable[str]): Their dotted keys.
+
+    Raises:
+        UserError: If nothing reads a key at the top, or one that a dict without a type lacks is
+            nearly one that it has.
+    """
+    for option in options:
+        names = option.split(".")
+        # Runners of other packages may read other keys.
+        if names[0] not in TOP_LEVEL_KEYS and "runner_type" not in cfg:
+            raise UserError(f"{option}: nothing reads {names[0]!r}; {_hint(cfg, names[0])}.")
+        part, place = cfg.get(names[0]), names[0]
+        for name in names[1:]:
+            if isinstance(part, dict) and name not in part:
+                similar = difflib.get_close_matches(name, part, 1, _SIMILAR)
+                if similar and "type" not in part:
+                    raise UserError(
+                        f"{option}: {place} has no {name!r}, but {similar[0]!r}; correct the key."
+                    )
+                break
+            try:
+                part = part[int(name) if isinstance(part, (list, tuple)) else name]
+            except (KeyError, IndexError, TypeError, ValueError):
+                break  # merging the option says what is wrong
+            place = f"{place}.{name}"
+
+
+def _hint(cfg: Config, name: str) -> str:
+    """Where a key belongs that is not one of the top."""
+    places = list(dict.fromkeys(_places(cfg.to_dict(), name)))
+    if places:
+        more = " ..." if len(places) > _SHOWN else ""
+        return f"set it where it is used: {', '.join(places[:_SHOWN])}{more}"
+    similar = difflib.get_close_matches(name, TOP_LEVEL_KEYS, 1, _SIMILAR)
+    if similar and name not in cfg:
+        return f"set {similar[0]!r} instead"
+    return f"see the keys with `python tools/misc/print_config.py {cfg.filename}`"
+
+
+def _places(part: Any, name: str, place: str = "") -> Iterator[str]:
+    """Dotted keys of a name, but for the top."""
+    items = enumerate(part) if isinstance(part, (list, tuple)) else part.items()
+    for key, value in items:
+        inner = f"{place}.{key}" if place else str(key)
+        if key == name and place:
+            yield inner
+        elif isinstance(value, (dict, list, tuple)):
+            yield from _places(value, name, inner)
