@@ -53,7 +53,8 @@ class RunGroup:
 
 
 def load_records(paths: Iterable[str | os.PathLike]) -> list[RunRecord]:
-    """Read runs, in their order; those of a folder by name. A run given twice counts once.
+    """Read runs, in their order; those of a folder by name. A run given twice counts once, with a
+    warning if its metrics are not the same.
 
     Args:
         paths (Iterable[str | os.PathLike]): Each a work_dir, a ``result.json`` under any name, or a
@@ -63,7 +64,13 @@ def load_records(paths: Iterable[str | os.PathLike]) -> list[RunRecord]:
     for path in map(Path, paths):
         for found in _runs_at(path):
             record = load_record(found)
-            records.setdefault(record.identity, record)
+            first = records.setdefault(record.identity, record)
+            if repr(first.figures) != repr(record.figures):
+                warnings.warn(
+                    f"{found}: is left out, since {first.name}, which comes before it, is the same "
+                    "run of a sweep with other metrics; give one of them.",
+                    stacklevel=2,
+                )
     return list(records.values())
 
 
@@ -89,10 +96,19 @@ def _runs_at(path: Path) -> list[Path]:
 def group_runs(records: Sequence[RunRecord]) -> list[RunGroup]:
     """Group runs that differ in their seed alone, in the order of their first runs.
 
-    Raises a UserError if there are none.
+    Warnings name runs that were evaluated on different files, and those of a group that have the
+    same seed. Raises a UserError if there are none.
     """
     if not records:
         raise UserError("no runs to compare; give their work_dirs.")
+    files = {record.evaluated_on: record.name for record in records if record.evaluated_on}
+    if len(files) > 1:
+        named = ", ".join(f"{name} on {file}" for file, name in files.items())
+        warnings.warn(
+            f"not all runs were evaluated on the same file, without which metrics cannot be "
+            f"compared: {named}.",
+            stacklevel=2,
+        )
     by_experiment: dict[str, list[RunRecord]] = {}
     for record in records:
         by_experiment.setdefault(record.experiment, []).append(record)
@@ -103,6 +119,13 @@ def group_runs(records: Sequence[RunRecord]) -> list[RunGroup]:
         if label in [group.label for group in groups]:
             label = f"{label} ({experiment[:6]})"
         members.sort(key=lambda record: (record.seed is None, record.seed or 0, record.name))
+        for one, other in itertools.pairwise(members):
+            if one.seed is not None and one.seed == other.seed:
+                warnings.warn(
+                    f"{one.name} and {other.name} have the same config and seed, so that their "
+                    "spread is not that of seeds; give one of them.",
+                    stacklevel=2,
+                )
         groups.append(RunGroup(label, tuple(members)))
     return groups
 

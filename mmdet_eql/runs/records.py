@@ -22,7 +22,7 @@ from mmengine.registry import init_default_scope
 from mmdet_eql.engine.launch import read_config
 from mmdet_eql.frequency import class_frequency_of
 from mmdet_eql.runs.planning import RESULT_NAME, digest_of, read_marker, without_seed
-from mmdet_eql.runs.run_logs import learning_curve, load_run
+from mmdet_eql.runs.run_logs import learning_curve, load_run, starts
 from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.files import write_text
 
@@ -47,7 +47,9 @@ class RunRecord:
         image_count (dict[str, int]): Training images that contain each category; empty if the
             training set does not count them.
         learning_curve (list): Step and metrics of each validation.
-        training (dict[str, Any]): How it was trained: number of GPUs, flags, first stage.
+        training (dict[str, Any]): How it was trained: number of GPUs, flags, first stage; under
+            ``"unfinished"`` the last validation, if the training was to go on after it.
+        evaluated_on (str, optional): Annotation file of the last evaluation, as the config has it.
     """
 
     name: str
@@ -63,10 +65,13 @@ class RunRecord:
     learning_curve: list[tuple[int, dict]] = field(default_factory=list)
     training: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    evaluated_on: str | None = None
 
 
 def make_record(work_dir: str | os.PathLike) -> RunRecord:
     """Collect the record of a run, of a sweep or not, from its work_dir.
+
+    A run without a sweep is known by its work_dir: others may have the same config and seed.
 
     Raises:
         UserError: If it was not evaluated, or its config is not there.
@@ -85,22 +90,28 @@ def make_record(work_dir: str | os.PathLike) -> RunRecord:
     bare = without_seed(cfg)
     for key in ("work_dir", "resume", "load_from", "launcher"):
         bare.pop(key, None)
+    if begun_from := _begun_from(work_dir):
+        bare.load_from = begun_from
     experiment = digest_of(bare.to_dict())
-    name = work_dir.resolve().name
+    name, curve = work_dir.resolve().name, learning_curve(work_dir)
+    training = {key: marker[key] for key in ("gpus", "flags", "load_from") if marker.get(key)}
+    if unfinished := _unfinished(cfg, curve):
+        training["unfinished"] = unfinished
     return RunRecord(
         name=name,
         label=marker.get("label", name),
         config=marker.get("config", Path(cfg.filename).stem),
         options=marker.get("options", {}),
         seed=marker.get("seed") if marker.get("seed") is not None else seed,
-        identity=marker.get("identity", digest_of([experiment, seed])),
+        identity=marker.get("identity", digest_of([experiment, seed, str(work_dir.resolve())])),
         experiment=marker.get("experiment", experiment),
         figures=result.figures,
         category_figures=_rounded(result.category_ap),
         image_count=_count_images(cfg),
-        learning_curve=[(step, _rounded(metrics)) for step, metrics in learning_curve(work_dir)],
-        training={key: marker[key] for key in ("gpus", "flags", "load_from") if marker.get(key)},
+        learning_curve=[(step, _rounded(metrics)) for step, metrics in curve],
+        training=training,
         versions=_versions(),
+        evaluated_on=_ann_file(cfg.get(f"{result.split}_evaluator")),
     )
 
 
@@ -133,6 +144,28 @@ def load_record(path: str | os.PathLike) -> RunRecord:
         raise UserError(
             f"{path}: is no result of a run ({error}); give a work_dir or its {RESULT_NAME}."
         ) from None
+
+
+def _ann_file(evaluators: Any) -> str | None:
+    evaluators = [evaluators] if isinstance(evaluators, dict) else evaluators or []
+    return next(filter(None, (each.get("ann_file") for each in evaluators)), None)
+
+
+def _begun_from(work_dir: Path) -> str | None:
+    """The weights that the training in a work_dir began from, if its first start says so."""
+    *_, first = starts(work_dir)
+    path = first / "vis_data" / "config.py"
+    cfg = read_config(str(path)) if path.is_file() else {}
+    return None if cfg.get("resume") else cfg.get("load_from")
+
+
+def _unfinished(cfg: Config, curve: list[tuple[int, dict]]) -> str | None:
+    """The last validation, if it was before the end of the training."""
+    logger = (cfg.get("default_hooks") or {}).get("logger") or {}
+    unit = "epoch" if logger.get("log_metric_by_epoch", True) else "iter"
+    end = (cfg.get("train_cfg") or {}).get(f"max_{unit}s")
+    # Validations of a loop of iterations are at epoch 0 if they are logged by epoch.
+    return f"{unit} {curve[-1][0]:,} of {end:,}" if end and curve and curve[-1][0] < end else None
 
 
 def _count_images(cfg: Config) -> dict[str, int]:

@@ -3,6 +3,7 @@
 Every start of ``train.py`` or ``test.py`` has a folder of its own, named after the time::
 
     work_dir/20250131_120000/vis_data/scalars.json      losses and validations, a JSON object a line
+    work_dir/20250131_120000/vis_data/config.py         the config
     work_dir/20250131_130000/20250131_130000.json       metrics of a test, one JSON object
 """
 
@@ -12,12 +13,13 @@ import math
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmdet_eql.utils.errors import UserError
 
 _TIMESTAMP = re.compile(r"\d{8}_\d{6}")
+_RESUMED = re.compile(r"^resume = True$", re.MULTILINE)
 # Names carry the metric's prefix ("lvis/"), and the loop's ("val/") if the log processor keeps it.
 _METRIC = re.compile(
     r"(?:[^/]*/)*(?:((?:bbox|segm|boundary)(?:_fixed|_pooled)?)_(AP\w*|AR\w*@\d+)|"
@@ -38,10 +40,12 @@ class RunResult:
             ``figures["bbox"]["APr"]``: fractions, NaN without ground truth.
         category_ap (dict[str, dict[str, float]]): The same of each category by name. Empty unless
             the evaluator has ``classwise=True``.
+        split (str): ``"val"`` of a training, or ``"test"``.
     """
 
     figures: dict[str, dict[str, float]]
     category_ap: dict[str, dict[str, float]]
+    split: str = "val"
 
 
 def load_run(work_dir: str | os.PathLike) -> RunResult:
@@ -53,12 +57,13 @@ def load_run(work_dir: str | os.PathLike) -> RunResult:
     work_dir = Path(work_dir)
     if not work_dir.is_dir():
         raise UserError(f"{work_dir}: no such folder; give the work_dir of a run.")
-    for start in _starts(work_dir):
-        for path in (start / f"{start.name}.json", start / "vis_data" / "scalars.json"):
+    for start in starts(work_dir):
+        files = {"test": start / f"{start.name}.json", "val": start / "vis_data" / "scalars.json"}
+        for split, path in files.items():
             for record in reversed(_read_records(path)):
                 result = _parse_metrics(record)
                 if result.figures:
-                    return result
+                    return replace(result, split=split)
     raise UserError(
         f"{work_dir}: holds no metrics of a finished evaluation; train with validation or run "
         "tools/test.py with this --work-dir, and with a LocalVisBackend in 'vis_backends'."
@@ -68,10 +73,11 @@ def load_run(work_dir: str | os.PathLike) -> RunResult:
 def learning_curve(work_dir: str | os.PathLike) -> list[tuple[int, dict]]:
     """Read step (iterations or epochs, as logged) and metrics of all validations of a training.
 
-    By increasing step, over all starts; of each step the last one. The folder need not exist.
+    By increasing step, over all starts since it began; of each step the last one. The folder need
+    not exist.
     """
     curve = {}
-    for start in reversed(list(_starts(work_dir))):
+    for start in reversed(list(starts(work_dir))):
         for record in _read_records(start / "vis_data" / "scalars.json"):
             figures = _parse_metrics(record).figures
             if figures and isinstance(record.get("step"), int):
@@ -79,13 +85,20 @@ def learning_curve(work_dir: str | os.PathLike) -> list[tuple[int, dict]]:
     return sorted(curve.items())
 
 
-def _starts(work_dir: str | os.PathLike) -> Iterator[Path]:
-    """Folders of the starts in a work_dir, the latest first."""
+def starts(work_dir: str | os.PathLike) -> Iterator[Path]:
+    """Yield the folders of the starts in a work_dir, the latest first, back to where its training
+    began: one that was not resumed has nothing of what the folder held before."""
     try:
         names = sorted(os.listdir(work_dir), reverse=True)
     except OSError:
         return
-    yield from (Path(work_dir) / name for name in names if _TIMESTAMP.fullmatch(name))
+    for start in (Path(work_dir) / name for name in names if _TIMESTAMP.fullmatch(name)):
+        yield start
+        logs = start / "vis_data"
+        if (logs / "scalars.json").is_file() and (logs / "config.py").is_file():
+            config = (logs / "config.py").read_text(encoding="utf-8", errors="replace")
+            if not _RESUMED.search(config):
+                return
 
 
 def _read_records(path: Path) -> list[dict]:

@@ -208,17 +208,22 @@ def test_runs_are_found_in_all_kinds_of_folders(tmp_path):
             load_records([tmp_path / path])
 
 
+def write_logs(work_dir: Path, seed: int | None, top1: float = 50.0, **config) -> Path:
+    """The work_dir of a training that was validated after 3 epochs."""
+    logs = work_dir / "20250101_000000" / "vis_data"
+    logs.mkdir(parents=True)
+    scalars = {"accuracy/top1": top1, "accuracy/red fox_accuracy": 25.0, "step": 3}
+    (logs / "scalars.json").write_text(json.dumps(scalars))
+    config |= dict(randomness=dict(seed=seed), lr=1, work_dir=str(work_dir))
+    text = "".join(f"{key} = {value!r}\n" for key, value in config.items())
+    for path in (work_dir / "config.py", logs / "config.py"):
+        path.write_text(text)
+    return work_dir
+
+
 def test_a_run_without_a_sweep_is_read_from_its_logs(tmp_path):
-    records = []
-    for seed in (0, 1):
-        work_dir = tmp_path / f"run_{seed}"
-        (work_dir / "20250101_000000" / "vis_data").mkdir(parents=True)
-        scalars = {"accuracy/top1": 50.0 + seed, "accuracy/red fox_accuracy": 25.0, "step": 3}
-        path = work_dir / "20250101_000000" / "vis_data" / "scalars.json"
-        path.write_text(json.dumps(scalars))
-        config = f"randomness = dict(seed={seed})\nlr = 1\nwork_dir = {str(work_dir)!r}\n"
-        (work_dir / "config.py").write_text(config)
-        records.append(make_record(work_dir))
+    paths = [write_logs(tmp_path / f"run_{seed}", seed, 50.0 + seed) for seed in (0, 1)]
+    records = [make_record(path) for path in paths]
     item = group_runs(records)
     assert len(item) == 1
     assert item[0].label == "config"
@@ -279,3 +284,55 @@ def test_what_cannot_be_tested_has_no_mark():
     assert "<svg" in format_page([alone], alone, "welch")
     with pytest.raises(UserError, match="no runs to compare"):
         group_runs([])
+
+
+def test_runs_of_the_same_config_all_count(tmp_path):
+    unseeded = [write_logs(tmp_path / name, None, ap) for name, ap in (("a", 50.0), ("b", 51.0))]
+    (item,) = group_runs(load_records([*unseeded, unseeded[0]]))
+    assert item.values("accuracy", "top1").tolist() == [0.5, 0.51]
+    seeded = [write_logs(tmp_path / name, 7, ap) for name, ap in (("c", 50.0), ("d", 51.0))]
+    with pytest.warns(UserWarning, match="c and d have the same config and seed"):
+        (item,) = group_runs(load_records(seeded))
+    assert len(item.records) == 2
+    # Not the same experiment, though only what they began from differs.
+    other = write_logs(tmp_path / "other", 7, load_from="pretrained.pth")
+    assert [item.label for item in group_runs(load_records([seeded[0], other]))] == ["c", "other"]
+    # Resumed later, and tested.
+    for path in (other / "config.py", seeded[0] / "config.py"):
+        path.write_text(path.read_text() + "resume = True\nload_from = 'epoch_2.pth'\n")
+    assert [item.label for item in group_runs(load_records([seeded[0], other]))] == ["c", "other"]
+
+
+def test_runs_that_were_evaluated_on_different_files(tmp_path):
+    evaluators = dict(
+        val_evaluator=dict(type="LVISFastMetric", ann_file="val.json"),
+        test_evaluator=[dict(type="Other"), dict(type="LVISFastMetric", ann_file="test.json")],
+    )
+    a, b = (write_logs(tmp_path / name, 0, name=name, **evaluators) for name in "ab")
+    assert [record.evaluated_on for record in load_records([a, b])] == ["val.json"] * 2
+    tested = b / "20250102_000000" / "20250102_000000.json"
+    tested.parent.mkdir()
+    tested.write_text(json.dumps({"accuracy/top1": 60.0}))
+    with pytest.warns(UserWarning, match=r"compared: a on val\.json, b on test\.json"):
+        group_runs(load_records([a, b]))
+
+
+def test_a_run_of_a_sweep_with_other_metrics(tmp_path):
+    content = json.loads(next(RESULTS.glob("*.json")).read_text())
+    paths = [tmp_path / "first.json", tmp_path / "again.json"]
+    for path, ap in zip(paths, (0.1, 0.2), strict=True):
+        content["figures"]["bbox"]["AP"] = ap
+        path.write_text(json.dumps(content))
+    with pytest.warns(UserWarning, match=r"again.json: is left out, since .* is the same run"):
+        (record,) = load_records(paths)
+    assert record.figures["bbox"]["AP"] == 0.1
+
+
+def test_a_training_that_is_not_done_is_named(call_tool, tmp_path):
+    done = write_logs(tmp_path / "done", 0, train_cfg=dict(max_epochs=3))
+    begun = write_logs(tmp_path / "begun", 1, train_cfg=dict(max_epochs=12))
+    # By epochs, iterations are not logged.
+    loop = write_logs(tmp_path / "loop", 2, train_cfg=dict(max_iters=90_000))
+    result = call_tool("analysis/compare_runs.py", done, begun, loop, check=True)
+    assert "begun: its training is not done, but was validated at epoch 3 of 12" in result.stderr
+    assert result.stderr.count("not done") == 1

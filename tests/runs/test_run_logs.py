@@ -123,6 +123,22 @@ def test_other_folders_are_no_starts(tmp_path):
         load_run(tmp_path)
 
 
+def test_a_training_that_began_anew_has_nothing_of_the_one_before(tmp_path):
+    for start, ap, step, resume in (
+        ("20250101_000000", 0.1, 9, False),
+        ("20250102_000000", 0.2, 2, False),
+        ("20250103_000000", 0.3, 4, True),
+    ):
+        write_scalars(tmp_path, start, [figures(ap) | {"step": step}])
+        (tmp_path / start / "vis_data" / "config.py").write_text(f"a = 1\nresume = {resume}\n")
+    write_test(tmp_path, "20250104_000000", figures(0.4))
+    assert [step for step, _ in learning_curve(tmp_path)] == [2, 4]
+    write_scalars(tmp_path, "20250105_000000", [TRAIN | {"step": 20}])
+    (tmp_path / "20250105_000000" / "vis_data" / "config.py").write_text("resume = False\n")
+    with pytest.raises(UserError, match="holds no metrics of a finished evaluation"):
+        load_run(tmp_path)
+
+
 def test_a_learning_curve_spans_all_starts(tmp_path):
     assert learning_curve(tmp_path) == []
     first = [figures(0.1) | {"step": 20}, TRAIN | {"step": 30}, figures(0.2) | {"step": 40}]

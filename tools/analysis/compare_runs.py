@@ -8,6 +8,7 @@ Runs that differ in their seed alone are taken together. docs/sweeps.md tells ho
 import argparse
 import contextlib
 import sys
+import warnings
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -55,6 +56,8 @@ def compare(args: argparse.Namespace) -> None:
     from mmdet_eql.utils.errors import UserError
     from mmdet_eql.utils.files import write_text
 
+    # A warning is for the user here: a sentence, not a place in the code.
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     bounds = None if args.image_bins is None else parse_bounds(args.image_bins)
     # Counting training sets prints, too.
     with contextlib.redirect_stdout(None):
@@ -65,6 +68,10 @@ def compare(args: argparse.Namespace) -> None:
     if left_out := unfinished_runs(args.runs):
         names = ", ".join(folder.name for folder in left_out)
         print(f"left out, since they are not done: {names}", file=sys.stderr)
+    for record in records:
+        if last := record.training.get("unfinished"):
+            text = f"warning: {record.name}: its training is not done, but was validated at {last}"
+            print(text, file=sys.stderr)
     labels = [group.label for group in groups]
     if args.baseline is not None and args.baseline not in labels:
         raise UserError(f"--baseline is {args.baseline!r}; give one of {', '.join(labels)}.")
