@@ -4,7 +4,7 @@
       features.json       what the features are made of: CacheDescription
       train/00000/        a shard: the first 250 images, in the order of the dataset
         image_ids.npy     int64 or text (I,)
-        metainfo.json     of each image: img_id, ori_shape, img_shape, scale_factor, flip
+        metainfo.json     of each image: img_id, ori_shape, img_shape, scale_factor, flip, file_size
         features_0.npy    float16 or float32 (N, D), the input of fc_cls in stage 0
         rois_0.npy        float32 (N, 4), x1, y1, x2, y2 in pixels of the network's input
         labels_0.npy      int32 (N,), C is background; not in val
@@ -30,14 +30,15 @@ from typing import Any
 
 import numpy as np
 
+from mmdet_eql.utils.differences import first_difference
 from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.files import write_text
 
 FORMAT = 1
 #: Fields that may differ between two runs that fill one cache.
 _PLACES = ("config", "checkpoint")
-#: What is kept of the metainfo of an image.
-METAINFO = ("img_id", "ori_shape", "img_shape", "scale_factor", "flip")
+#: What is kept of the metainfo of an image, and the bytes of its file.
+METAINFO = ("img_id", "ori_shape", "img_shape", "scale_factor", "flip", "file_size")
 
 
 @dataclass
@@ -281,7 +282,7 @@ class FeatureSplit:
     @cached_property
     def metainfo(self) -> list[dict[str, Any]]:
         """``img_id``, ``ori_shape``, ``img_shape``, ``scale_factor`` and ``flip`` of each image, as
-        the ``predict_by_feat`` of a box head takes them."""
+        the ``predict_by_feat`` of a box head takes them, and ``file_size`` in bytes or None."""
         shards = range(self.description.splits[self.split].num_shards)
         paths = [_shard(self.folder, self.split, shard) / "metainfo.json" for shard in shards]
         images = [image for path in paths for image in json.loads(path.read_text("utf-8"))]
@@ -349,15 +350,3 @@ def _arrays(images: Sequence[ImageFeatures], dtype: str) -> Iterator[tuple[str, 
         if images[0].labels:
             labels = np.concatenate([image.labels[stage] for image in images])
             yield f"labels_{stage}", labels.astype(np.int32, copy=False)
-
-
-def first_difference(there: Any, now: Any, key: str = "") -> tuple[str, Any, Any] | None:
-    """Return the dotted key and both values of the first difference between two JSON values."""
-    if isinstance(there, dict) and isinstance(now, dict):
-        pairs = [(name, there.get(name), now.get(name)) for name in {**there, **now}]
-    elif isinstance(there, list) and isinstance(now, list) and len(there) == len(now):
-        pairs = [(index, *pair) for index, pair in enumerate(zip(there, now, strict=True))]
-    else:
-        return None if there == now else (key, there, now)
-    inner = (first_difference(old, new, f"{key}.{name}".strip(".")) for name, old, new in pairs)
-    return next((difference for difference in inner if difference is not None), None)

@@ -7,6 +7,7 @@ Glossary:
     C: number of categories.
 """
 
+import os.path as osp
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,6 +20,9 @@ from torch.utils.data import Dataset
 from mmdet_eql.decoupled.feature_cache import FeatureSplit, open_features
 from mmdet_eql.frequency import class_frequency_of
 from mmdet_eql.utils.errors import UserError
+
+#: Images of a validation set whose files are compared.
+_COMPARED = 100
 
 
 @DATASETS.register_module()
@@ -36,8 +40,8 @@ class FeatureDataset(Dataset):
         image_level_labels (bool): Whether training batches have ``verified``.
 
     Raises:
-        UserError: If the features are not those of the dataset: an image is missing, or they were
-            cached with other training annotations.
+        UserError: If the features are not those of the dataset: an image is missing, they were
+            cached with other training annotations, or of other validation images with the same ids.
     """
 
     def __init__(
@@ -55,6 +59,8 @@ class FeatureDataset(Dataset):
         if split == "train":
             self._check_annotations()
         self._position = [self._find_images(part) for part in self.features]
+        if split == "val":
+            self._check_files()
         self._verified: dict[int, torch.Tensor] = {}
 
     def __len__(self) -> int:
@@ -136,6 +142,20 @@ class FeatureDataset(Dataset):
                 f"{folder}: its labels come from {split.ann_file}, which has {difference} than "
                 f"{theirs}; give the features of this training set."
             )
+
+    def _check_files(self) -> None:
+        """Ids alone do not tell: many files number their images from 1."""
+        part, items = self.features[0], self._position[0]
+        for index in range(0, len(items), 1 + len(items) // _COMPARED):
+            path = self.dataset.get_data_info(index)["img_path"]
+            there = part.metainfo[items[index]].get("file_size")
+            now = osp.getsize(path) if osp.isfile(path) else there
+            if there is not None and now != there:
+                raise UserError(
+                    f"{part.folder}: its features of image {part.image_ids[items[index]]} come "
+                    f"from a file of {there:,} bytes, and {path} has {now:,}; give the features of "
+                    "this validation set."
+                )
 
     def _find_images(self, part: FeatureSplit) -> np.ndarray:
         """The item of each image in the cache, int64 of shape (images,)."""

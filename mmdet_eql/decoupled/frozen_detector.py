@@ -10,6 +10,7 @@ Glossary:
     x: feature maps of the neck.
 """
 
+import os.path as osp
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -229,4 +230,6 @@ def stages_of(part: Any) -> list:
 
 def _metainfo(sample: DetDataSample) -> dict[str, Any]:
     values = {key: sample.metainfo.get(key) for key in METAINFO}
+    path = sample.metainfo.get("img_path")
+    values["file_size"] = osp.getsize(path) if path and osp.isfile(path) else None
     return {key: np.asarray(v).tolist() if v is not None else None for key, v in values.items()}

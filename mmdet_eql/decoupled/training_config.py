@@ -19,10 +19,10 @@ from mmengine.dataset import DefaultSampler, InfiniteSampler
 
 from mmdet_eql.decoupled.feature_cache import (
     CacheDescription,
-    first_difference,
     read_description,
     sha256_of,
 )
+from mmdet_eql.utils.differences import first_difference
 from mmdet_eql.utils.errors import UserError
 
 #: The schedule, by the keys of ``decoupled``.

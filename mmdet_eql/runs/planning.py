@@ -139,13 +139,14 @@ class _Planner:
         self._taken = set(self._known.values())
         self._configs: dict[str, Config] = {}
         self._checked: dict[str, UserError | None] = {}
+        self._on_features: dict[str, str] = {}
         self._of_label: dict[str, list[SweepRun]] = {}
 
     def add(self, entry: Entry) -> None:
         first = self._first_stage(entry)
         cfg = self.merged_config(entry)
         experiment = self._digest(without_seed(cfg), first and first.experiment)
-        self._check(cfg, experiment)
+        self._check(cfg, experiment, self.names(entry)[0])
         identity = self._digest(cfg, first and first.identity)
         if identity in self.runs:
             self.repeated += 1
@@ -195,13 +196,21 @@ class _Planner:
             raise UserError(f"load_from: {entry.load_from!r} {known}; it must be one")
         return found[0]
 
-    def _check(self, cfg: Config, experiment: str) -> None:
+    def _check(self, cfg: Config, experiment: str, label: str) -> None:
         """Check the config once for all seeds."""
         if experiment not in self._checked:
             self._checked[experiment] = None
             try:
-                checked = copy.deepcopy(cfg)
+                checked = without_seed(cfg)
                 train_on_features(checked)
+                if cfg.get("features"):
+                    digest = digest_of(checked.to_dict())
+                    same = self._on_features.setdefault(digest, label)
+                    if same != label:
+                        raise UserError(
+                            f"trains the same classifier as {same}, since the features take the "
+                            "place of what its options set; set decoupled.* instead."
+                        )
                 # A checkpoint to start from may still have to be made.
                 checked.load_from = None
                 check_config(checked)

@@ -1,5 +1,6 @@
 """What several rooms need.
 
+differences         where two configs differ
 errors              errors that the user can correct, and how tools print them
 figure_file         saves a plot whole or not at all
 files               writes files whole or not at all; locks folders; fetches remote files

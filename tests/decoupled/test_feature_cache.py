@@ -75,7 +75,7 @@ def test_rows_come_back(folder, split):
             np.testing.assert_array_equal(rows[f"rois_{stage}"], image.rois[stage], strict=True)
             if image.labels:
                 np.testing.assert_array_equal(rows[f"labels_{stage}"], image.labels[stage])
-    assert features.metainfo[3] == dict(images[3].metainfo, flip=None)
+    assert features.metainfo[3] == dict(images[3].metainfo, flip=None, file_size=None)
 
 
 def test_a_batch_is_its_images_in_their_order(folder):

@@ -1,7 +1,9 @@
 """Features of a config's data: whole, by parts, by ranks, and what is refused."""
 
+import json
 import shutil
 from collections import namedtuple
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -110,6 +112,20 @@ def test_validation_gives_the_scores_of_the_detector(whole, checkpoint, minilvis
         metainfo = data["data_samples"][0].metainfo
         for key in ("img_id", "ori_shape", "img_shape", "scale_factor"):
             assert features.metainfo[item][key] == metainfo[key]
+
+
+def test_other_validation_images_with_the_same_ids_are_refused(whole, minilvis, tmp_path):
+    dataset = read(minilvis).val_dataloader.dataset
+    config = dict(type="FeatureDataset", features=str(whole), split="val", dataset=dataset)
+    assert len(DATASETS.build(config)) == VAL
+    data = json.loads(Path(dataset.data_root, dataset.ann_file).read_bytes())
+    names = [image["file_name"] for image in data["images"]]
+    for image, name in zip(data["images"], names[1:] + names[:1], strict=True):
+        image["file_name"] = name
+    dataset.ann_file = str(tmp_path / "other.json")
+    Path(dataset.ann_file).write_text(json.dumps(data))
+    with pytest.raises(UserError, match=r"come from a file of [\d,]+ bytes, and .* has [\d,]+;"):
+        DATASETS.build(config)
 
 
 def arrays_of(folder, split) -> dict[str, np.ndarray]:

@@ -280,6 +280,7 @@ def test_a_sweep_finds_invalid_entries_before_it_runs(minilvis, written, tmp_pat
         {"config": config, "name": "nowhere", "options": {"features": str(tmp_path / "none")}},
         {"config": config, "name": "other", "options": {"model.test_cfg.rpn.max_per_img": 7}},
         {"config": config, "name": "none", "options": {"features": None, "decoupled.epochs": 3}},
+        {"config": config, "name": "rate", "options": {"optim_wrapper.optimizer.lr": 0.5}},
     ]
     plan = plan_runs(entries_of({"options": options, "runs": runs}, "sweep.yaml"), tmp_path)
     assert [run.label for run in plan.runs] == ["same"]
@@ -290,3 +291,4 @@ def test_a_sweep_finds_invalid_entries_before_it_runs(minilvis, written, tmp_pat
     assert "none" in reasons["nowhere"]
     assert "so that the whole detector would be trained" in reasons["none"]
     assert "model.test_cfg.rpn.max_per_img is 7" in reasons["other"]
+    assert "trains the same classifier as same" in reasons["rate"]
