@@ -40,6 +40,8 @@ class ClassFrequencyHook(ClassListHook):
         self._sums = [module for module in model.modules() if isinstance(module, RunningStatistics)]
         for module in self._sums:
             module.defer()
+        if runner.iter == 0:
+            _warn_of_statistics(runner)
         wanted = [
             (name, module, kind)
             for name, module in model.named_modules()
@@ -110,6 +112,17 @@ class ClassFrequencyHook(ClassListHook):
         ).select(runner.test_dataloader.dataset.metainfo["classes"])
         for module in modules:
             module.set_class_frequency(torch.from_numpy(class_frequency.frequency))
+
+
+def _warn_of_statistics(runner: Runner) -> None:
+    """Warn if a training begins with what a loss has seen in that of ``load_from``."""
+    for name, module in bare_model(runner).named_modules():
+        if isinstance(module, RunningStatistics) and module.num_seen > 0:
+            runner.logger.warning(
+                f"{name}: goes on from the statistics of {module.num_seen:,} samples that "
+                f"{runner.cfg.load_from} holds; to begin without them, leave the loss out by "
+                f"PartialLoadHook(leave_out=[{name!r}])."
+            )
 
 
 def remove_counts(dataset_meta: dict) -> None:

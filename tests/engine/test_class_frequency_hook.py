@@ -2,14 +2,18 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
+from mmdet_eql.engine import ClassFrequencyHook
+from mmdet_eql.losses import EqualizationLossV2
 from mmdet_eql.utils.errors import UserError
-from tests.conftest import build_dataset, minilvis_config, tiny_options
+from tests.conftest import build_dataset, log_of, minilvis_config, tiny_options
 
 
 def loss_of(runner):
@@ -91,6 +95,18 @@ def test_evaluation_needs_no_training_annotations(tiny_config, trained):
     figures = runner.test()
     assert "lvis/bbox_APr" in figures
     assert not torch.isnan(loss_of(runner).class_frequency).any()
+
+
+@pytest.mark.parametrize("num_seen", [0, 1234])
+def test_statistics_of_another_training_are_named(num_seen):
+    model = torch.nn.ModuleDict({"loss_cls": EqualizationLossV2(3)})
+    model.loss_cls.num_seen.fill_(num_seen)
+    logger, cfg = MMLogger.get_current_instance(), Config(dict(load_from="a.pth"))
+    runner = SimpleNamespace(model=model, iter=0, cfg=cfg, logger=logger)
+    text = log_of(lambda: ClassFrequencyHook().before_train(runner))
+    assert ("loss_cls: goes on from the statistics of 1,234 samples that a.pth" in text) == (
+        num_seen > 0
+    )
 
 
 @pytest.mark.parametrize("head", ["bbox_head", "mask_head"])

@@ -20,6 +20,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mmdet_eql.frequency import class_frequency_of
+from mmdet_eql.utils.differences import first_difference
 from mmdet_eql.utils.errors import UserError
 
 #: Streams of an iteration: its data, and what the model does with it.
@@ -41,7 +42,7 @@ class ResumeRandomnessHook(Hook):
     operators are deterministic. Iteration-based loops need a sampler without end. A UserError if
     the resumed run had batches of another size, another number of training images or categories
     that occur in them otherwise, or a node lacks its checkpoint; a warning if the config has other
-    schedules than those of the checkpoint, which stay in force.
+    schedules than those of the checkpoint, which stay in force, or another model or sampler.
     """
 
     priority = "VERY_HIGH"
@@ -103,12 +104,22 @@ def _compare_with_resumed(runner: Runner) -> None:
         ),
         "param_scheduler": _as_text(runner.cfg.get("param_scheduler")),
         "optim_wrapper.optimizer": _as_text(optimizer),
+        "model": _as_text(runner.cfg.get("model")),
+        "train_dataloader.sampler": _as_text(runner.cfg.train_dataloader.get("sampler")),
     }
     before = runner.message_hub.runtime_info.get("trained_with", {}) if runner.iter > 0 else {}
     for key, value in now.items():
         if None in (value, before.get(key)) or value == before[key]:
             continue
-        if isinstance(value, str):
+        if key in ("model", "train_dataloader.sampler"):
+            difference = first_difference(json.loads(before[key]), json.loads(value), key)
+            if difference is not None:
+                runner.logger.warning(
+                    f"{difference[0]} is {difference[2]!r:.100}, but was {difference[1]!r:.100} in "
+                    "the run of the checkpoint, which goes on with what the config says now; to "
+                    "train another model, give another --work-dir."
+                )
+        elif isinstance(value, str):
             runner.logger.warning(
                 f"{key} of the config is not that of the resumed run, whose state stays in force; "
                 "to change it, start anew from the weights by load_from without --resume."

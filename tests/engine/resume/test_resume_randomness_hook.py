@@ -288,13 +288,22 @@ def test_schedules_that_the_checkpoint_overrules(tiny_config, tmp_path, quick_st
     def edit(cfg):
         cfg.train_cfg.max_iters = 3
         cfg.optim_wrapper.optimizer.lr = 1.0
+        # These are not in the checkpoint.
+        cfg.model.roi_head.bbox_head.loss_cls.loss_weight = 0.5
+        cfg.train_dataloader.sampler.shuffle = False
 
     resume(cfg, edit)
     text = max((tmp_path / "work_dir").glob("*/*.log"), key=os.path.getmtime).read_text()
     assert "WARNING - optim_wrapper.optimizer of the config is not that of the resumed" in text
     assert "param_scheduler of the config is not" not in text
+    changed = (
+        "WARNING - model.roi_head.bbox_head.loss_cls.loss_weight is 0.5, but was None in the run",
+        "WARNING - train_dataloader.sampler.shuffle is False, but was True in the run",
+    )
+    assert all(sentence in text for sentence in changed)
     # The rate of the checkpoint, after its milestone.
     assert "learning rate 0.002 in the next iteration, 0.02 at its height" in text
     resume(cfg, edit)
     text = max((tmp_path / "work_dir").glob("*/*.log"), key=os.path.getmtime).read_text()
     assert "iter_3.pth, after iteration 3 (epoch 0): nothing is left to train" in text
+    assert not any(sentence in text for sentence in changed)
