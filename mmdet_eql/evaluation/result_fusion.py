@@ -25,6 +25,11 @@ from mmdet_eql.evaluation.lvis_results import (
     read_results,
     write_results,
 )
+from mmdet_eql.evaluation.result_mistakes import (
+    check_classes,
+    check_detections,
+    warn_of_missing_images,
+)
 from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.json_pieces import pause_garbage_collection
 
@@ -216,12 +221,15 @@ def _common_kind(paths: Sequence[str]) -> str:
 def _read_model(
     path: str, ground_truth: LVISGroundTruth, iou_type: str, ann_file: str
 ) -> LVISDetections:
-    """Read a result file, in the order of the images, and check its masks."""
+    """Read a result file, in the order of the images, and check it as for evaluation."""
     detections = read_results(path, ground_truth, iou_type, ann_file)
+    check_detections(path, ground_truth, detections, ann_file)
+    warn_of_missing_images(path, ground_truth, detections)
     try:
         detection_areas(ground_truth, detections, iou_type)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+    check_classes(path, ground_truth, detections, ann_file)
     return detections.take(np.argsort(detections.image, kind="stable"))
 
 

@@ -266,7 +266,8 @@ def test_an_empty_file_and_a_file_of_test_images(federated, tmp_path):
     paths[0].write_text(json.dumps([record]))
     paths[1].write_text("[]\n")
     out = tmp_path / "merged.json"
-    fuse_files([str(path) for path in paths[:2]], str(ann_file), str(out), config_of())
+    with pytest.warns(UserWarning, match=f"{paths[0]}: has no detection in"):
+        fuse_files([str(path) for path in paths[:2]], str(ann_file), str(out), config_of())
     (fused,) = json.loads(out.read_text())
     assert fused["image_id"] == record["image_id"]
     assert fused["score"] == pytest.approx(record["score"] / 2)
@@ -283,6 +284,7 @@ def bad_files(federated, tmp_path):
         (lambda records: {"results": records}, "not a JSON list"),
         (lambda records: [{**records[0], "image_id": 10**6}, *records[1:]], "image_id"),
         (lambda records: [{**records[0], "score": None}, *records[1:]], "score"),
+        (lambda records: [{**one, "score": 100 * one["score"]} for one in records], "percent"),
         (
             lambda records: [
                 {

@@ -6,6 +6,8 @@ are fused by the boxes around them.
 
 import argparse
 import os
+import sys
+import warnings
 
 # What is registered for configs is not needed here and takes seconds to import.
 os.environ["MMDET_EQL_REGISTER"] = "off"
@@ -45,6 +47,8 @@ def main() -> None:
     )
     parser.add_argument("--num-workers", type=int, default=1, help="processes (default: 1)")
     args = parser.parse_args()
+    # A warning is for the user here: a sentence, not a place in the code.
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     config = FusionConfig(
         weights=tuple(args.weights or [1.0] * len(args.results)),
         iou_threshold=args.iou_threshold,
