@@ -7,8 +7,9 @@ image of 480 x 640 pixels, scaled to 800 x 1,067, to 300 boxes and masks as RLE,
 keeps. Its weights are random but for two things: scores are spread like those of a trained
 detector, which gives a proposal a few dozen categories above the threshold of 1e-4, or of an
 untrained one, where nearly all categories are; and masks fill their boxes, since the masks of noise
-have far more runs than those of objects. The rival "its network alone" is the time that the layers
-of our model take in the same turns.
+have far more runs than those of objects. The rival "its network alone" is the time that backbone,
+neck and heads of our model take in the same turns, RoIAlign included, without what makes
+proposals, boxes and masks of their output.
 """
 
 from collections.abc import Callable
@@ -162,16 +163,17 @@ def make_test_step(model: torch.nn.Module, size: tuple[int, int], scores: str) -
 
 
 def time_network(model: torch.nn.Module, step: Workload) -> dict[str, Callable[[], Run]]:
-    """Return what runs a step and measures it, and what then gives the time of its layers."""
+    """Return what runs a step and measures it, and what then gives the time of its network."""
     spent, starts = [], []
 
     def now() -> torch.Tensor:
         return torch.tensor(clocks(), dtype=torch.float64)
 
-    for layer in model.modules():
-        if list(layer.parameters(recurse=False)) or isinstance(layer, torch.nn.ReLU):
-            layer.register_forward_pre_hook(lambda *_: starts.append(now()))
-            layer.register_forward_hook(lambda *_: spent.append(now() - starts.pop()))
+    heads = model.roi_head
+    network = (model.backbone, model.neck, model.rpn_head, heads.bbox_roi_extractor)
+    for module in (*network, heads.bbox_head, heads.mask_roi_extractor, heads.mask_head):
+        module.register_forward_pre_hook(lambda *_: starts.append(now()))
+        module.register_forward_hook(lambda *_: spent.append(now() - starts.pop()))
 
     def run() -> Run:
         spent.clear()
