@@ -19,7 +19,7 @@ from pathlib import Path
 from mmdet_eql.utils.errors import UserError
 
 _TIMESTAMP = re.compile(r"\d{8}_\d{6}")
-_RESUMED = re.compile(r"^resume = True$", re.MULTILINE)
+_RESUMED = re.compile(r"^resume ?= ?True$", re.MULTILINE)
 # Names carry the metric's prefix ("lvis/"), and the loop's ("val/") if the log processor keeps it.
 _METRIC = re.compile(
     r"(?:[^/]*/)*(?:((?:bbox|segm|boundary)(?:_fixed|_pooled)?)_(AP\w*|AR\w*@\d+)|"
@@ -58,12 +58,12 @@ def load_run(work_dir: str | os.PathLike) -> RunResult:
     if not work_dir.is_dir():
         raise UserError(f"{work_dir}: no such folder; give the work_dir of a run.")
     for start in starts(work_dir):
-        files = {"test": start / f"{start.name}.json", "val": start / "vis_data" / "scalars.json"}
-        for split, path in files.items():
+        scalars = start / "vis_data" / "scalars.json"
+        for path in (start / f"{start.name}.json", scalars):
             for record in reversed(_read_records(path)):
                 result = _parse_metrics(record)
                 if result.figures:
-                    return replace(result, split=split)
+                    return replace(result, split="val" if scalars.is_file() else "test")
     raise UserError(
         f"{work_dir}: holds no metrics of a finished evaluation; train with validation or run "
         "tools/test.py with this --work-dir, and with a LocalVisBackend in 'vis_backends'."

@@ -309,6 +309,8 @@ def test_runs_that_were_evaluated_on_different_files(tmp_path):
         test_evaluator=[dict(type="Other"), dict(type="LVISFastMetric", ann_file="test.json")],
     )
     a, b = (write_logs(tmp_path / name, 0, name=name, **evaluators) for name in "ab")
+    # Trainings write their validations there, too.
+    (a / "20250101_000000" / "20250101_000000.json").write_text('{"accuracy/top1": 50.0}')
     assert [record.evaluated_on for record in load_records([a, b])] == ["val.json"] * 2
     tested = b / "20250102_000000" / "20250102_000000.json"
     tested.parent.mkdir()

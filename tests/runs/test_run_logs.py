@@ -130,7 +130,8 @@ def test_a_training_that_began_anew_has_nothing_of_the_one_before(tmp_path):
         ("20250103_000000", 0.3, 4, True),
     ):
         write_scalars(tmp_path, start, [figures(ap) | {"step": step}])
-        (tmp_path / start / "vis_data" / "config.py").write_text(f"a = 1\nresume = {resume}\n")
+        # As mmengine writes it here, without yapf.
+        (tmp_path / start / "vis_data" / "config.py").write_text(f"a=1\nresume={resume}\n")
     write_test(tmp_path, "20250104_000000", figures(0.4))
     assert [step for step, _ in learning_curve(tmp_path)] == [2, 4]
     write_scalars(tmp_path, "20250105_000000", [TRAIN | {"step": 20}])
