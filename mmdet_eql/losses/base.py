@@ -59,6 +59,7 @@ class ClassificationLoss(nn.Module):
     use_sigmoid = False  #: Whether a dense or query head has C outputs and scores them by sigmoids.
     extra_logits = 0  #: K - C
     reads_quality = False  #: Whether ``row_losses`` takes the ``quality`` of the samples.
+    reads_weight = False  #: Whether it takes the ``weight`` of the rows, which counts in any case.
     box_heads_only = False  #: Whether the loss is defined for the proposals of a box head alone.
     activation = "sigmoid"  #: What ``PriorLinear`` has to start, if it is used.
 
@@ -123,10 +124,17 @@ class ClassificationLoss(nn.Module):
         """
         self.check_logits(cls_score)
         labels, quality = split_target(target, self.num_classes)
+        weight = self.weigh_rows(labels, weight)
         if self.reads_quality and quality is not None:
             kwargs["quality"] = quality
+        if self.reads_weight:
+            kwargs["weight"] = weight
         losses = self.row_losses(self.to_logits(cls_score), labels, **kwargs)
         return self.reduce(losses, weight, avg_factor, reduction_override)
+
+    def weigh_rows(self, labels: Tensor, weight: Tensor | None) -> Tensor | None:
+        """Return the weights of rows with these labels, shape (N,), given those of the head."""
+        return weight
 
     def to_logits(self, cls_score: Tensor) -> Tensor:
         """Return what a head hands over as logits in at least float32."""
@@ -210,19 +218,6 @@ class SoftmaxLoss(ClassificationLoss):
         self.has_background = has_background
         self.extra_logits = int(has_background)
         self.class_weight = None if class_weight is None else [float(w) for w in class_weight]
-
-    def forward(
-        self,
-        cls_score: Tensor,
-        labels: Tensor,
-        weight: Tensor | None = None,
-        avg_factor: float | None = None,
-        reduction_override: str | None = None,
-        **kwargs,
-    ) -> Tensor:
-        """See the base class; the target is the labels, shape (N,)."""
-        weight = self.weigh_rows(labels, weight)
-        return super().forward(cls_score, labels, weight, avg_factor, reduction_override, **kwargs)
 
     def weigh_rows(self, labels: Tensor, weight: Tensor | None) -> Tensor | None:
         """Return the weights of the rows times those of their classes, shape (N,)."""

@@ -23,12 +23,7 @@ import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from mmdet_eql.losses.base import (
-    ObjectnessLoss,
-    SigmoidLoss,
-    check_number,
-    split_target,
-)
+from mmdet_eql.losses.base import ObjectnessLoss, SigmoidLoss, check_number
 from mmdet_eql.losses.class_statistics import GradientSums
 from mmdet_eql.losses.focal_rows import (
     cross_entropy_negatives,
@@ -70,7 +65,7 @@ class EqualizationLossV2(GradientSums, ObjectnessLoss):
         ([0.5, 0.0], [0.5, 1.0])
     """
 
-    reads_quality = True
+    reads_quality = reads_weight = True
 
     def __init__(
         self,
@@ -117,19 +112,10 @@ class EqualizationLossV2(GradientSums, ObjectnessLoss):
         negative = F.pad(negative, (0, self.extra_logits), value=1.0)
         return 1 + self.alpha * (1 - negative), negative
 
-    def forward(
-        self,
-        cls_score: Tensor,
-        target: Tensor | tuple[Tensor, Tensor],
-        weight: Tensor | None = None,
-        avg_factor: float | None = None,
-        reduction_override: str | None = None,
+    def row_losses(
+        self, logits: Tensor, labels: Tensor, weight: Tensor | None, quality: Tensor | None = None
     ) -> Tensor:
-        """Compute the loss as the base class does, and in training add to the running sums;
-        ``weight`` enters both."""
-        self.check_logits(cls_score)
-        labels, quality = split_target(target, self.num_classes)
-        logits = self.to_logits(cls_score)
+        """See the base class; in training adds to the running sums, which ``weight`` enters."""
         of_positive, of_negative = (weights.to(logits.dtype) for weights in self.class_weights())
 
         def positives(at_label: Tensor, row: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
@@ -140,5 +126,4 @@ class EqualizationLossV2(GradientSums, ObjectnessLoss):
         losses, gradient, of_positives = focal_rows(
             logits.detach(), labels, cross_entropy_negatives, of_negative, positives
         )
-        losses = self.with_sums(logits, losses, gradient, of_positives, weight)
-        return self.reduce(losses, weight, avg_factor, reduction_override)
+        return self.with_sums(logits, losses, gradient, of_positives, weight)

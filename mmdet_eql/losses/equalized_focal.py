@@ -23,7 +23,7 @@ from mmdet.models.losses import QualityFocalLoss
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from mmdet_eql.losses.base import SigmoidLoss, check_number, full_precision, split_target
+from mmdet_eql.losses.base import SigmoidLoss, check_number
 from mmdet_eql.losses.class_statistics import GradientSums
 from mmdet_eql.losses.focal_rows import focal_negatives, focal_rows
 from mmdet_eql.utils.errors import UserError
@@ -43,6 +43,7 @@ class _EqualizedFocal(GradientSums, SigmoidLoss):
     """What both losses share; a subclass defines ``negative_factor`` and ``positive_losses``: the
     losses of the positives without gamma_j / gamma_b, and their derivatives."""
 
+    reads_quality = reads_weight = True
     negative_factor = 1.0
 
     def __init__(
@@ -64,22 +65,10 @@ class _EqualizedFocal(GradientSums, SigmoidLoss):
         ratio = torch.where(self.num_seen > 0, ratio, torch.ones_like(ratio))
         return self.gamma + self.scale_factor * (1 - ratio)
 
-    def forward(
-        self,
-        cls_score: Tensor,
-        target: Tensor | tuple[Tensor, Tensor],
-        weight: Tensor | None = None,
-        avg_factor: float | None = None,
-        reduction_override: str | None = None,
+    def row_losses(
+        self, logits: Tensor, labels: Tensor, weight: Tensor | None, quality: Tensor | None = None
     ) -> Tensor:
-        """Compute the loss as the base class does, and in training add to the running sums.
-
-        ``weight`` (N,), 0 for ignored anchors, enters the loss and the sums.
-        """
-        self.check_logits(cls_score)
-        labels, quality = split_target(target, self.num_classes)
-        cls_score = self.to_logits(cls_score) if self.activated else cls_score
-        logits = full_precision(cls_score.detach())
+        """See the base class; in training adds to the running sums, which ``weight`` enters."""
         gamma = self.focusing().to(logits.dtype)
         factor = gamma / self.gamma
 
@@ -89,14 +78,13 @@ class _EqualizedFocal(GradientSums, SigmoidLoss):
             return loss * factor[label], derivative * factor[label]
 
         losses, gradient, of_positives = focal_rows(
-            logits,
+            logits.detach(),
             labels,
             lambda z: focal_negatives(z, gamma),
             self.negative_factor * factor,
             positives,
         )
-        losses = self.with_sums(cls_score, losses, gradient, of_positives, weight)
-        return self.reduce(losses, weight, avg_factor, reduction_override)
+        return self.with_sums(logits, losses, gradient, of_positives, weight)
 
 
 @MODELS.register_module()
