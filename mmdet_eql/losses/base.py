@@ -294,12 +294,11 @@ def split_target(target: Tensor | tuple, num_classes: int) -> tuple[Tensor, Tens
     return labels.masked_fill(quality <= 0, num_classes), quality
 
 
-def one_hot_targets(labels: Tensor, logits: Tensor, quality: Tensor | None = None) -> Tensor:
-    """Return y, with shape (N, K) and type of the logits: 1, or the quality, at the label of a row.
-    If there is no background output, K = C, background rows are zero."""
+def one_hot_targets(labels: Tensor, logits: Tensor) -> Tensor:
+    """Return y, with shape (N, K) and type of the logits: 1 at the label of a row. If there is no
+    background output, K = C, background rows are zero."""
     targets = logits.new_zeros(len(logits), logits.shape[1] + 1)
-    value = 1 if quality is None else quality[:, None].to(logits.dtype)
-    return targets.scatter_(1, labels[:, None], value)[:, :-1]
+    return targets.scatter_(1, labels[:, None], 1)[:, :-1]
 
 
 def wanted_labels(loss: nn.Module, verified: Tensor | None) -> Tensor | None:

@@ -97,6 +97,17 @@ class FrequencyAware(ClassStatistics):
             )
         return freq
 
+    def occurring_class_frequency(self) -> Tensor:
+        """Return f_j, float64 of shape (C,), and that of the rarest category that occurs for those
+        that never do; a UserError if none does, or the frequencies are missing."""
+        freq = self.known_class_frequency()
+        if not bool((freq > 0).any()):
+            raise UserError(
+                f"{type(self).__name__}: all class frequencies are 0; check that the training "
+                "annotations have objects."
+            )
+        return freq.clamp(min=freq[freq > 0].min())
+
 
 class CountAware(ClassStatistics):
     """Mixin of the losses that need n_j, in the buffer ``class_counts``."""

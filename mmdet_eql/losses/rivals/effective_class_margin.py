@@ -59,13 +59,7 @@ class EffectiveClassMarginLoss(FrequencyAware, ObjectnessLoss):
     def margins(self) -> tuple[Tensor, Tensor]:
         """Return log(w+ / w-) and m of each output, float64 of shape (C + 1,); a UserError if the
         frequencies are missing, or no category occurs."""
-        freq = self.known_class_frequency()
-        if not bool((freq > 0).any()):
-            raise UserError(
-                f"{type(self).__name__}: all class frequencies are 0; check that the training "
-                "annotations have objects."
-            )
-        freq = freq.clamp(min=freq[freq > 0].min())
+        freq = self.occurring_class_frequency()
         count = torch.cat([freq, self.background_ratio * freq.sum()[None]])
         odds = (count.sum() - count) / count
         return -0.25 * odds.log(), odds * (1 / odds).log1p()

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from mmdet_eql.losses.base import SoftmaxLoss, check_number, full_precision
 from mmdet_eql.losses.class_statistics import FrequencyAware
-from mmdet_eql.utils.errors import UserError
 
 
 @MODELS.register_module()
@@ -56,13 +55,7 @@ class LogitAdjustedSoftmaxLoss(FrequencyAware, SoftmaxLoss):
         A category that never occurs in training is taken to be as common as the rarest that does. A
         UserError if the frequencies are missing, or no category occurs.
         """
-        freq = self.known_class_frequency()
-        if not bool((freq > 0).any()):
-            raise UserError(
-                f"{type(self).__name__}: all class frequencies are 0; check that the training "
-                "annotations have objects."
-            )
-        return self.tau * freq.clamp(min=freq[freq > 0].min()).log()
+        return self.tau * self.occurring_class_frequency().log()
 
     def get_activation(self, cls_score: Tensor) -> Tensor:
         """Return the scores of shape (N, K): adjusted in evaluation, a plain softmax in training. A
