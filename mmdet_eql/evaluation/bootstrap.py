@@ -90,15 +90,15 @@ class _Draws:
         weight: np.ndarray,
         limit: int | None,
     ) -> None:
-        self._frequencies = ground_truth.frequencies
+        self._ground_truth = ground_truth
         self._num_categories = len(ground_truth.category_ids)
         self._matches = matches
         self._weight = weight
         bounds = np.arange(self._num_categories + 1)
         self._found_of = np.searchsorted(matches.category, bounds)
         counted = np.flatnonzero(matches.object_counts[0])
-        self._objects = counted[np.argsort(matches.object_category[counted], kind="stable")]
-        self._objects_of = np.searchsorted(matches.object_category[self._objects], bounds)
+        self._objects = counted[np.argsort(ground_truth.category[counted], kind="stable")]
+        self._objects_of = np.searchsorted(ground_truth.category[self._objects], bounds)
         self._limit, self._crowded = limit, np.zeros(self._num_categories, dtype=bool)
         if limit is not None:
             # All detections, by category and falling score; the first one of equal scores first.
@@ -128,7 +128,7 @@ class _Draws:
                 ap[draws, category] = average_precision(
                     ranks,
                     self._weights(category, here, draws),
-                    self._weight[matches.object_image[objects], draws].sum(axis=0),
+                    self._weight[self._ground_truth.image[objects], draws].sum(axis=0),
                 )
         return ap
 
@@ -136,14 +136,14 @@ class _Draws:
         """Return pooled AP of all categories and, if they are known, of the frequency groups."""
         from tqdm import tqdm
 
-        matches, number = self._matches, self._weight.shape[1]
+        matches, truth, number = self._matches, self._ground_truth, self._weight.shape[1]
         order = np.lexsort((matches.category, matches.image, -matches.score))
         pools, values = {}, {}
-        for name, chosen in frequency_groups(self._num_categories, self._frequencies).items():
+        for name, chosen in frequency_groups(self._num_categories, truth.frequencies).items():
             rows = order[chosen[matches.category[order]]]
-            objects = self._objects[chosen[matches.object_category[self._objects]]]
+            objects = self._objects[chosen[truth.category[self._objects]]]
             ranks = right_ranks(matches.right[0][:, rows], matches.ignored[0][:, rows])
-            pools[name] = rows, ranks, matches.object_image[objects]
+            pools[name] = rows, ranks, truth.image[objects]
             values[name] = np.full(number, np.nan)
         for draws in tqdm(_blocks(number, len(order)), "bootstrap", disable=None):
             weight = self._weight[matches.image, draws]

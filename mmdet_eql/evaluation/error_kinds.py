@@ -25,14 +25,15 @@ Glossary, besides that of :mod:`mmdet_eql.evaluation.matches`:
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from mmdet_eql.evaluation.bootstrap import frequency_means
 from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth
 from mmdet_eql.evaluation.lvis_evaluation import MAX_DETECTIONS, iou_function, match
-from mmdet_eql.evaluation.matches import Matches, interpolate_precision
+from mmdet_eql.evaluation.matches import Matches, accumulate
 
 KINDS = ("Cls", "Loc", "Both", "Dupe", "Bkg", "Miss")
 _CLS, _LOC, _BOTH, _DUPE, _BKG = range(5)
@@ -73,7 +74,7 @@ def find_errors(
     kind = np.full(len(matches.image), -1)
     of_object = np.full(len(matches.image), -1)
     of_object[matches.pairs[2]] = matches.pairs[3]
-    found = np.zeros(len(matches.object_image), dtype=bool)
+    found = np.zeros(len(ground_truth.image), dtype=bool)
     found[matches.pairs[3]] = True
     counts = matches.object_counts[0]
 
@@ -82,15 +83,15 @@ def find_errors(
     objects = np.flatnonzero(counts)
     wrong, objects = (
         rows[np.argsort(image[rows], kind="stable")]
-        for rows, image in ((wrong, matches.image), (objects, matches.object_image))
+        for rows, image in ((wrong, matches.image), (objects, ground_truth.image))
     )
-    sides = (matches.image[wrong], matches.object_image[objects])
+    sides = (matches.image[wrong], ground_truth.image[objects])
     both = np.intersect1d(*sides)
     bounds = (np.searchsorted(of, both, side) for of in sides for side in ("left", "right"))
     for image, start, end, first, last in zip(both, *bounds, strict=True):
         rows, there = wrong[start:end], objects[first:last]
         overlap = iou(image, matches.index[rows], there)
-        same = matches.category[rows][:, None] == matches.object_category[there]
+        same = matches.category[rows][:, None] == ground_truth.category[there]
         own, other = np.where(same, overlap, 0), np.where(same, 0, overlap)
         best_own, best_other = own.max(axis=1), other.max(axis=1)
         cases = [
@@ -138,32 +139,21 @@ def error_costs(
     matches = match(ground_truth, detections, iou_type, np.array([FOUND]), max_detections)
     iou = iou_function(ground_truth, detections, iou_type, NEAR)
     errors = find_errors(ground_truth, matches, iou)
-    num_categories = len(ground_truth.category_ids)
-
-    def number_of(objects: np.ndarray) -> np.ndarray:
-        return np.bincount(matches.object_category[objects], minlength=num_categories)
-
     right, wrong = matches.right[0, 0], errors.kind >= 0
-    wanted = number_of(matches.object_counts[0])
-    everything = np.ones(len(right), dtype=bool)
+    lost = matches.object_counts[0] & ~errors.found
+    every, nothing = np.ones_like(right), np.zeros_like(lost)
+    category_ap = partial(_category_ap, ground_truth, matches)
 
-    def category_ap(
-        kept: np.ndarray, right: np.ndarray, category: np.ndarray, lost: np.ndarray | None = None
-    ) -> np.ndarray:
-        asked = wanted if lost is None else wanted - number_of(lost)
-        return _category_ap(matches, kept, right, category, wanted, asked)
-
-    rows = {"AP50": category_ap(everything, right, matches.category)}
+    rows = {"AP50": category_ap(every, right, matches.category, nothing)}
     for index, name in enumerate(KINDS[:-1]):
         of_kind = errors.kind == index
         repaired = of_kind & errors.repairs
         category = matches.category.copy()
-        category[repaired] = matches.object_category[errors.object[repaired]]
-        rows[name] = category_ap(~of_kind | repaired, right | repaired, category)
-    rows["Miss"] = category_ap(everything, right, matches.category, errors.missed)
-    rows["FP"] = category_ap(~wrong, right, matches.category)
-    lost = matches.object_counts[0] & ~errors.found
-    rows["FN"] = category_ap(everything, right, matches.category, lost)
+        category[repaired] = ground_truth.category[errors.object[repaired]]
+        rows[name] = category_ap(~of_kind | repaired, right | repaired, category, nothing)
+    rows["Miss"] = category_ap(every, right, matches.category, errors.missed)
+    rows["FP"] = category_ap(~wrong, right, matches.category, nothing)
+    rows["FN"] = category_ap(every, right, matches.category, lost)
 
     means = frequency_means(np.array(list(rows.values())), ground_truth.frequencies)
     numbers = [None, *np.bincount(errors.kind[wrong], minlength=5).tolist()]
@@ -180,25 +170,28 @@ def error_costs(
 
 
 def _category_ap(
+    ground_truth: LVISGroundTruth,
     matches: Matches,
     kept: np.ndarray,
     right: np.ndarray,
     category: np.ndarray,
-    wanted: np.ndarray,
-    asked: np.ndarray,
+    gone: np.ndarray,
 ) -> np.ndarray:
     """AP50 of each category: float64 of shape (C,), NaN without ground truth.
 
-    ``wanted`` are the objects of each category, ``asked`` those that are left to be found; where
-    none is left, nothing else is lost, and AP is 1.
+    Of the detections, those that are ``kept`` count, as of their ``category``. Objects that are
+    ``gone`` are not asked for; where none is left, nothing else is lost, and AP is 1.
     """
     rows = np.flatnonzero(kept)
     rows = rows[np.lexsort((-matches.score[rows], category[rows]))]
-    bounds = np.searchsorted(category[rows], np.arange(len(wanted) + 1)).tolist()
-    ap = np.where(wanted > 0, 1.0, np.nan)
-    ignored = matches.ignored[0, 0]
-    for index in np.flatnonzero(asked).tolist():
-        here = rows[bounds[index] : bounds[index + 1]]
-        curves = interpolate_precision(right[None, here], ignored[None, here], int(asked[index]))
-        ap[index] = curves[0].mean()
-    return ap
+    counts = matches.object_counts
+    changed = replace(
+        matches,
+        category=category[rows],
+        right=right[None, None, rows],
+        ignored=matches.ignored[:, :, rows],
+        object_counts=counts & ~gone,
+    )
+    precision = accumulate(changed, ground_truth)[0][0, :, :, 0]
+    wanted = np.isin(np.arange(precision.shape[1]), ground_truth.category[counts[0]])
+    return np.where(precision[0] > -1, precision.mean(axis=0), np.where(wanted, 1, np.nan))

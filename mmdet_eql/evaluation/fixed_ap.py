@@ -110,7 +110,7 @@ def pooled_ap(
     matches = match(ground_truth, detections, iou_type, iou_thresholds, None)
     order = np.lexsort((matches.category, matches.image, -matches.score))
     right, ignored = matches.right[0][:, order], matches.ignored[0][:, order]
-    counted = matches.object_category[matches.object_counts[0]]
+    counted = ground_truth.category[matches.object_counts[0]]
 
     def precision(chosen: np.ndarray) -> np.ndarray:
         """Of the categories of a pool, float64 of shape (T, R)."""

@@ -142,7 +142,7 @@ def evaluate_detections(
             matches = match(
                 ground_truth, detections, iou_type, iou_thresholds, max_detections, ranges
             )
-            precision, recall = accumulate(matches, len(ground_truth.category_ids))
+            precision, recall = accumulate(matches, ground_truth)
         else:
             index, area = _detections_that_count(ground_truth, detections, iou_type, max_detections)
             detections = _at(detections, index)

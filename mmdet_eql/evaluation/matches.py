@@ -35,8 +35,6 @@ class Matches:
         ignored (np.ndarray): Neither right nor wrong, bool of shape (A, T, D).
         pairs (np.ndarray): Area range, IoU threshold, detection and annotation of each match,
             int64 of shape (4, P).
-        object_image (np.ndarray): int64 of shape (G,).
-        object_category (np.ndarray): int64 of shape (G,).
         object_counts (np.ndarray): Whether an annotation is to be found, bool of shape (A, G).
     """
 
@@ -47,8 +45,6 @@ class Matches:
     right: np.ndarray
     ignored: np.ndarray
     pairs: np.ndarray
-    object_image: np.ndarray
-    object_category: np.ndarray
     object_counts: np.ndarray
 
 
@@ -108,18 +104,7 @@ def match_detections(
     ignored = right | (outside | loose)[:, None, :]
     is_right = counts[pairs[0], pairs[3]]
     right[tuple(pairs[:3])], ignored[tuple(pairs[:3])] = is_right, ~is_right
-    return Matches(
-        index,
-        image,
-        category,
-        detections.score[index],
-        right,
-        ignored,
-        pairs,
-        ground_truth.image,
-        ground_truth.category,
-        counts,
-    )
+    return Matches(index, image, category, detections.score[index], right, ignored, pairs, counts)
 
 
 def _match_group(
@@ -200,17 +185,18 @@ def interpolate_precision(
     return np.array(curves), np.array(recalls, dtype=np.float64)
 
 
-def accumulate(matches: Matches, num_categories: int) -> tuple[np.ndarray, np.ndarray]:
+def accumulate(matches: Matches, ground_truth: LVISGroundTruth) -> tuple[np.ndarray, np.ndarray]:
     """Return precision of shape (T, R, C, A) and recall of shape (T, C, A) of each category.
 
     -1 for a category without ground truth in the area range.
     """
     num_areas, num_thresholds, _ = matches.right.shape
+    num_categories = len(ground_truth.category_ids)
     shape = (num_thresholds, len(RECALL_THRESHOLDS), num_categories, num_areas)
     precision, recall = np.full(shape, -1.0), np.full((shape[0], *shape[2:]), -1.0)
     bounds = np.searchsorted(matches.category, np.arange(num_categories + 1)).tolist()
     for area in range(num_areas):
-        counted = matches.object_category[matches.object_counts[area]]
+        counted = ground_truth.category[matches.object_counts[area]]
         num_objects = np.bincount(counted, minlength=num_categories)
         for category in np.flatnonzero(num_objects).tolist():
             here = slice(*bounds[category : category + 2])
