@@ -5,6 +5,7 @@ boundary of a mask is what erosion by a square of 3 x 3 pixels, d times, takes a
 d = max(1, round(0.02 x diagonal of the image)); outside the image there is no mask.
 """
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -29,22 +30,13 @@ def boundary_iou(
     def iou(image: int, found: np.ndarray, objects: np.ndarray) -> np.ndarray:
         size = ground_truth.image_sizes[image].tolist()
         values = of_masks(image, found, objects)
-        boundaries = {}
-
-        def boundary(masks: np.ndarray, index: int) -> Boundary:
-            key = id(masks), index
-            if key not in boundaries:
-                boundaries[key] = Boundary(masks[index], size)
-            return boundaries[key]
-
+        boundary = functools.cache(lambda counts: Boundary(counts, size))
         for row, column in np.argwhere(values >= lowest).tolist():
-            pair = (
-                boundary(detections.masks, found[row]),
-                boundary(ground_truth.masks, objects[column]),
-            )
+            ours = boundary(detections.masks[found[row]])
+            theirs = boundary(ground_truth.masks[objects[column]])
             # A mask that erosion leaves nothing of is its own boundary.
-            if not all(one.is_whole for one in pair):
-                values[row, column] = min(values[row, column], pair[0].iou(pair[1]))
+            if not (ours.is_whole and theirs.is_whole):
+                values[row, column] = min(values[row, column], ours.iou(theirs))
         return values
 
     return iou
@@ -67,28 +59,26 @@ class Boundary:
         diagonal = np.sqrt(size[0] ** 2 + size[1] ** 2)
         self._distance = max(1, round(_DILATION_RATIO * diagonal))
         self.is_whole = min(self._box[2:]) <= 2 * self._distance
-        self._pixels: np.ndarray | None = None
 
+    @functools.cached_property
     def pixels(self) -> np.ndarray:
-        """Return the boundary within its box, bool of shape (height, width)."""
-        if self._pixels is None:
-            x, y, width, height = self._box
-            mask = mask_utils.decode(self._rle)[y : y + height, x : x + width]
-            pixels = mask.astype(bool)
-            if not self.is_whole:
-                # A pixel is left by d erosions if the square of side 2 d + 1 around it is full.
-                side, away = 2 * self._distance + 1, self._distance
-                sums = np.zeros((height + 1, width + 1), dtype=np.int64)
-                sums[1:, 1:] = mask.cumsum(axis=0, dtype=np.int64).cumsum(axis=1)
-                square = sums[side:, side:] - sums[:-side, side:]
-                square += sums[:-side, :-side] - sums[side:, :-side]
-                pixels[away:-away, away:-away] &= square < side * side
-            self._pixels = pixels
-        return self._pixels
+        """The boundary within its box, bool of shape (height, width)."""
+        x, y, width, height = self._box
+        mask = mask_utils.decode(self._rle)[y : y + height, x : x + width]
+        pixels = mask.astype(bool)
+        if not self.is_whole:
+            # A pixel is left by d erosions if the square of side 2 d + 1 around it is full.
+            side, away = 2 * self._distance + 1, self._distance
+            sums = np.zeros((height + 1, width + 1), dtype=np.int64)
+            sums[1:, 1:] = mask.cumsum(axis=0, dtype=np.int64).cumsum(axis=1)
+            square = sums[side:, side:] - sums[:-side, side:]
+            square += sums[:-side, :-side] - sums[side:, :-side]
+            pixels[away:-away, away:-away] &= square < side * side
+        return pixels
 
     def iou(self, other: "Boundary") -> float:
         """Return the IoU of two boundaries in one image."""
-        ours, theirs = self.pixels(), other.pixels()
+        ours, theirs = self.pixels, other.pixels
         boxes = np.array([self._box, other._box])
         left, top = boxes[:, :2].max(axis=0).tolist()
         right, bottom = (boxes[:, :2] + boxes[:, 2:]).min(axis=0).tolist()
