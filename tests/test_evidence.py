@@ -9,7 +9,8 @@ from mmdet_eql.analysis.gradient_plot import format_ratios
 from mmdet_eql.engine.gradient_file import load_gradient_record
 from mmdet_eql.runs.groups import TITLES, group_runs, load_records, with_image_bins
 from mmdet_eql.runs.sweep_file import read_entries
-from mmdet_eql.runs.tables import difference_rows, format_report, markdown_table, mean_rows
+from mmdet_eql.runs.tables import difference_rows, format_report, mean_rows
+from mmdet_eql.utils.markdown import markdown_table
 from tests.conftest import CONFIGS, REPOSITORY
 
 DOCS = REPOSITORY / "docs"

@@ -14,7 +14,7 @@ from mmdet_eql.evaluation.bootstrap import NUM_DRAWS, intervals, resample_metric
 from mmdet_eql.evaluation.columns import LVISGroundTruth, read_ground_truth
 from mmdet_eql.evaluation.lvis_evaluation import evaluate_detections
 from mmdet_eql.evaluation.lvis_results import read_results
-from mmdet_eql.runs.tables import markdown_table
+from mmdet_eql.utils.markdown import markdown_table
 
 
 def gain_table(

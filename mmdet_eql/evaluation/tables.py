@@ -15,6 +15,7 @@ from terminaltables import AsciiTable
 from mmdet_eql.evaluation.columns import LVISGroundTruth
 from mmdet_eql.evaluation.file_evaluation import FileEvaluation
 from mmdet_eql.evaluation.lvis_evaluation import LVISEvaluation
+from mmdet_eql.utils.markdown import markdown_table
 
 
 def metric_table(evaluations: Mapping[str, LVISEvaluation], protocol: str = "LVIS") -> str:
@@ -97,7 +98,7 @@ def comparison_table(files: Sequence[FileEvaluation]) -> str:
                 rows.append((file.results, "95 % interval of it", cells))
     items = dict.fromkeys(name for _, _, cells in rows for name in cells)
     lines = [[file, kind, *(cells.get(name, "") for name in items)] for file, kind, cells in rows]
-    return _markdown([["results", "", *items], *lines])
+    return markdown_table([["results", "", *items], *lines])
 
 
 def _of_kind(metrics: Mapping[str, Any], prefix: str) -> dict[str, Any]:
@@ -127,7 +128,7 @@ def error_table(files: Sequence[FileEvaluation]) -> str:
             ]
             number = f"{of['number']:,}" if "number" in of else ""
             rows.append([file.results, kind, number, *costs])
-    return _markdown(rows)
+    return markdown_table(rows)
 
 
 def category_comparison(files: Sequence[FileEvaluation]) -> str:
@@ -136,7 +137,7 @@ def category_comparison(files: Sequence[FileEvaluation]) -> str:
     groups = first.frequencies if first.frequencies is not None else [""] * len(first.category_ids)
     columns = [file.evaluation.category_ap().tolist() for file in files]
     rows = zip(first.category_ids.tolist(), first.category_names, groups, *columns, strict=True)
-    return _markdown(
+    return markdown_table(
         [
             ["id", "category", "frequency", *(f"AP of {file.results}" for file in files)],
             *([str(i), name, str(group), *map(_percent, ap)] for i, name, group, *ap in rows),
@@ -203,16 +204,6 @@ def _categories(of: LVISGroundTruth | LVISEvaluation) -> list[dict]:
         for record, frequency in zip(records, of.frequencies, strict=True):
             record["frequency"] = str(frequency)
     return records
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose first row is the header; all columns but the first align right."""
-    rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
-    formats = [f"{{:{'>' if index else '<'}{width}}}" for index, width in enumerate(widths)]
-    lines = (map(str.format, formats, row) for row in rows)
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _percent(fraction: float) -> str:

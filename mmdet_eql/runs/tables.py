@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from mmdet_eql.runs.groups import TITLES, RunGroup, kinds_of
 from mmdet_eql.runs.statistics import CONFIDENCE, TESTS, Difference, compare, mean_and_std
+from mmdet_eql.utils.markdown import markdown_table
 
 _NONE = "-"
 _CSV_COLUMNS = (
@@ -106,18 +107,6 @@ def format_csv(groups: Sequence[RunGroup], baseline: RunGroup, test: str) -> str
                 row = [group.label, group.records[0].config, kind, metric, len(values), *known]
                 writer.writerow([*row, seeds, " ".join(repr(float(v)) for v in values)])
     return file.getvalue()
-
-
-def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """Lay out a heading and rows as a Markdown table that also reads well as plain text."""
-    first, *widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    lines = []
-    for name, *cells in rows:
-        padded = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
-        lines.append("| " + " | ".join([name.ljust(first), *padded]) + " |")
-    rule = [":" + "-" * (first + 1), *("-" * (width + 1) + ":" for width in widths)]
-    lines.insert(1, "|" + "|".join(rule) + "|")
-    return "\n".join(lines)
 
 
 def _spread(mean: float, std: float) -> str:

@@ -359,7 +359,8 @@ def table(comparisons: Sequence[Comparison], rates: Limit) -> str:
     Ratios are the rival's time over ours: the median and the range over the turns. The limit is the
     least time at ``rates``, and what share of our processor time it is.
     """
-    from mmdet_eql.runs.tables import markdown_table  # imports mmdet, which some workloads do not
+    # Imports mmdet, which some workloads do not.
+    from mmdet_eql.utils.markdown import markdown_table
 
     return markdown_table([_HEADER, *(_cells(comparison, rates) for comparison in comparisons)])
 
