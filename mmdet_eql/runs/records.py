@@ -11,10 +11,11 @@ import math
 import os
 import platform
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -115,13 +116,13 @@ def make_record(work_dir: str | os.PathLike) -> RunRecord:
     )
 
 
-def record_run(work_dir: str | os.PathLike) -> RunRecord:
+def record_run(work_dir: str | os.PathLike) -> None:
     """Write the ``result.json`` of a run that is done; errors are as in :func:`make_record`."""
-    record = make_record(work_dir)
-    content = _without_nan(asdict(record))
-    lines = [f' "{key}": {json.dumps(value, default=str)}' for key, value in content.items()]
+    lines = []
+    for key, value in vars(make_record(work_dir)).items():
+        text = msgspec.json.encode(value, enc_hook=str)  # with null for NaN
+        lines.append(f' "{key}": {msgspec.json.format(text, indent=0).decode()}')
     write_text(Path(work_dir) / RESULT_NAME, "{\n" + ",\n".join(lines) + "\n}\n")
-    return record
 
 
 def load_record(path: str | os.PathLike) -> RunRecord:
@@ -206,11 +207,3 @@ def _rounded(metrics: dict) -> dict[str, dict[str, float]]:
 
 def _with_nan(metrics: dict) -> dict[str, dict[str, float]]:
     return _each_value(metrics, lambda value: math.nan if value is None else value)
-
-
-def _without_nan(content: Any) -> Any:
-    if isinstance(content, dict):
-        return {key: _without_nan(value) for key, value in content.items()}
-    if isinstance(content, (list, tuple)):
-        return [_without_nan(value) for value in content]
-    return None if isinstance(content, float) and math.isnan(content) else content
