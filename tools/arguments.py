@@ -1,4 +1,4 @@
-"""Options that train.py and test.py share, as in MMDetection, parsed before the slow imports."""
+"""What the tools share: parsers, whose options come before the slow imports, and their start."""
 
 import argparse
 import contextlib
@@ -16,8 +16,14 @@ class Options(argparse.Action):
         DictAction(self.option_strings, self.dest)(parser, *args, **kwargs)
 
 
+def tool_parser(description: str) -> argparse.ArgumentParser:
+    """Return a parser whose help shows a description as it is written."""
+    layout = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(description=description, formatter_class=layout)
+
+
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that both tools have."""
+    """Add the options that train.py and test.py share, as in MMDetection."""
     parser.add_argument("--work-dir", help="folder for logs, checkpoints and results")
     parser.add_argument(
         "--cfg-options",

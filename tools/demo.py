@@ -8,13 +8,11 @@ checkpoints, too: DetInferencer(model=CONFIG, weights=CHECKPOINT).
 
 import argparse
 
-from arguments import Options, run_tool
+from arguments import Options, run_tool, tool_parser
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__)
     parser.add_argument("images", nargs="+", help="images and folders of images")
     parser.add_argument("--config", required=True, help="config of the model")
     parser.add_argument("--checkpoint", required=True, help="its checkpoint")

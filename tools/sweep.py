@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-from arguments import Options, run_tool
+from arguments import Options, run_tool, tool_parser
 
 TOOLS = Path(__file__).resolve().parent
 FLAGS = {
@@ -23,9 +23,7 @@ FLAGS = {
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__)
     parser.add_argument("file", nargs="?", help="sweep file (.yaml, .json or .py)")
     parser.add_argument("--config", nargs="+", metavar="CONFIG", help="configs, without a file")
     parser.add_argument(

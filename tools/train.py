@@ -5,13 +5,11 @@ A config with features = "FOLDER" trains the classifier alone, on cached feature
 
 import argparse
 
-from arguments import add_common_arguments, run_tool
+from arguments import add_common_arguments, run_tool, tool_parser
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(description)
     parser.add_argument("config", help="config file")
     add_common_arguments(parser)
     parser.add_argument("--amp", action="store_true", help="automatic mixed precision")

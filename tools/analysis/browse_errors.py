@@ -18,13 +18,11 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from arguments import run_tool
+from arguments import run_tool, tool_parser
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__)
     parser.add_argument("results", help="result file of boxes")
     parser.add_argument("ann_file", help="annotation file in LVIS or COCO format")
     parser.add_argument("--category", required=True, help="name of the category")

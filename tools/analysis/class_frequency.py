@@ -14,16 +14,14 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from arguments import run_tool
+from arguments import run_tool, tool_parser
 
 #: The EQL paper's ablation of lambda (section 5).
 LAMBDAS = [0.176e-3, 0.8e-3, 1.5e-3, 1.76e-3, 2e-3, 3e-3, 5e-3]
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__)
     parser.add_argument("ann_file", help="annotation file")
     tail = parser.add_mutually_exclusive_group()
     tail.add_argument(

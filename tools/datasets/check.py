@@ -16,13 +16,11 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from arguments import run_tool
+from arguments import run_tool, tool_parser
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__)
     parser.add_argument("source", metavar="CONFIG or ANN_FILE", help="config or annotation file")
     parser.add_argument("images", metavar="IMAGE_FOLDER", nargs="?", help="of an annotation file")
     parser.add_argument("--out", default="data_check.json", help="default: %(default)s")

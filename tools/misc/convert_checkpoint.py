@@ -10,13 +10,11 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from arguments import run_tool
+from arguments import run_tool, tool_parser
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__)
     parser.add_argument("source", help="checkpoint to read")
     parser.add_argument("target", help="checkpoint to write; must not exist")
     return parser.parse_args()
