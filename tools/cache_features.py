@@ -32,11 +32,9 @@ def cache(args: argparse.Namespace) -> None:
     if args.work_dir is None:
         args.work_dir = osp.join(args.out, "logs")
     cfg = launch.load_config(args)
-    if "://" not in args.checkpoint and not osp.isfile(args.checkpoint):
-        raise UserError(f"{args.checkpoint}: no such checkpoint; correct the path.")
     if args.rois is not None and args.rois < 1:
         raise UserError(f"--rois {args.rois}: must be at least 1.")
-    cfg.load_from, cfg.resume = args.checkpoint, False
+    cfg.resume = False
     check_config(cfg)
     cache_features(cfg, args.out, args.dtype, args.rois, args.flips)
 

@@ -6,15 +6,12 @@ the best calibration in its classifier. See docs/test-time.md.
 """
 
 import argparse
-import os.path as osp
 
-from arguments import add_common_arguments, run_tool
+from arguments import add_common_arguments, run_tool, tool_parser
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__)
     parser.add_argument("config", help="config file")
     parser.add_argument("checkpoint", help="checkpoint file")
     add_common_arguments(parser)
@@ -42,12 +39,8 @@ def calibrate(args: argparse.Namespace) -> None:
     from mmdet_eql.decoupled.calibration_run import read_grid, run_calibration
     from mmdet_eql.engine import launch
     from mmdet_eql.engine.config_check import check_config
-    from mmdet_eql.utils.errors import UserError
 
     cfg = launch.load_config(args)
-    if not osp.isfile(args.checkpoint):
-        raise UserError(f"{args.checkpoint}: no such checkpoint; correct the path.")
-    cfg.load_from = args.checkpoint
     grid = read_grid(args.grid)
     check_config(cfg, ["test"])
     run_calibration(cfg, grid, args.images, args.by, args.max_per_img)

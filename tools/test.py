@@ -1,7 +1,6 @@
 """Test and evaluate a detector; the interface is MMDetection's."""
 
 import argparse
-import os.path as osp
 
 from arguments import add_common_arguments, run_tool
 
@@ -30,9 +29,6 @@ def test(args: argparse.Namespace) -> None:
         counts = key.replace("val_", "test_", 1)
         if key.startswith("val_") and counts not in args.cfg_options:
             raise UserError(f"{key}: has no effect in a test; set {counts}.")
-    if "://" not in args.checkpoint and not osp.isfile(args.checkpoint):
-        raise UserError(f"{args.checkpoint}: no such checkpoint; correct the path.")
-    cfg.load_from = args.checkpoint
     if args.tta:
         launch.enable_tta(cfg)
     launch.set_visualization(cfg, args.show, args.show_dir, args.wait_time)

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from mmdet.registry import DATASETS
 from mmengine.config import Config
+from mmengine.runner import CheckpointLoader
 
 from mmdet_eql.decoupled.calibration import (
     GRID,
@@ -17,7 +18,6 @@ from mmdet_eql.decoupled.calibration import (
     methods_of,
 )
 from mmdet_eql.decoupled.calibration_search import best_of, box_heads, compare, training_images
-from mmdet_eql.engine.checkpoint import load_checkpoint_file
 from mmdet_eql.engine.checkpoint_fit import weights_of
 from mmdet_eql.engine.class_list_hook import bare_model
 from mmdet_eql.engine.launch import build_runner
@@ -137,7 +137,7 @@ def write_calibrated(
         detector (nn.Module): The two-stage detector.
         image_count (Tensor): N_j, float64 of shape (C,).
     """
-    checkpoint = load_checkpoint_file(source, "cpu")
+    checkpoint = CheckpointLoader.load_checkpoint(source, "cpu", logger="silent")
     weights = OrderedDict(weights_of(checkpoint))
     for head in box_heads(detector):
         calibrate_classifier(calibration, head, image_count.to(head.fc_cls.weight.device))

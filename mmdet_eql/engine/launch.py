@@ -25,7 +25,8 @@ from mmdet_eql.utils.gathered_metric import GatheredMetric
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """Read ``args.config`` and apply the options of ``tools/arguments.py``."""
+    """Read ``args.config`` and apply the options of ``tools/arguments.py``; ``args.checkpoint``, if
+    the tool has one, becomes ``load_from``. A UserError if one of the files is missing."""
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     cfg = read_config(args.config)
     merge_options(cfg, args.cfg_options)
@@ -34,6 +35,10 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg.work_dir = args.work_dir
     elif cfg.get("work_dir") is None:
         cfg.work_dir = osp.join("work_dirs", osp.splitext(osp.basename(args.config))[0])
+    if "checkpoint" in args:
+        if "://" not in args.checkpoint and not osp.isfile(args.checkpoint):
+            raise UserError(f"{args.checkpoint}: no such checkpoint; correct the path.")
+        cfg.load_from = args.checkpoint
     return cfg
 
 
