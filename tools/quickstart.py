@@ -159,7 +159,4 @@ def compare(runs: list, work_dir: Path) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        run_tool(train_and_compare, parse_args())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run_tool(train_and_compare, parse_args())
