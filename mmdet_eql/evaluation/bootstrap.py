@@ -14,6 +14,7 @@ Glossary, besides that of :mod:`mmdet_eql.evaluation.matches`:
     I: images. C: categories.
 """
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -201,13 +202,11 @@ def frequency_means(
     Returns:
         dict[str, np.ndarray]: float64 of shape (B,), NaN without ground truth.
     """
-    means = {}
-    for name, chosen in frequency_groups(category_ap.shape[1], frequencies).items():
-        values, known = category_ap[:, chosen], ~np.isnan(category_ap[:, chosen])
-        number = known.sum(axis=1)
-        total = np.where(known, values, 0).sum(axis=1)
-        means[name] = np.where(number > 0, total / np.maximum(number, 1), np.nan)
-    return means
+    groups = frequency_groups(category_ap.shape[1], frequencies)
+    with warnings.catch_warnings():
+        # A draw may be without ground truth.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return {name: np.nanmean(category_ap[:, of], axis=1) for name, of in groups.items()}
 
 
 def intervals(
