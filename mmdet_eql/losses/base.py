@@ -59,7 +59,7 @@ class ClassificationLoss(nn.Module):
     use_sigmoid = False  #: Whether a dense or query head has C outputs and scores them by sigmoids.
     extra_logits = 0  #: K - C
     reads_quality = False  #: Whether ``row_losses`` takes the ``quality`` of the samples.
-    reads_weight = False  #: Whether it takes the ``weight`` of the rows, which counts in any case.
+    reads_weight = False  #: Whether it takes the ``weight`` of the rows, too.
     box_heads_only = False  #: Whether the loss is defined for the proposals of a box head alone.
     activation = "sigmoid"  #: What ``PriorLinear`` has to start, if it is used.
 

@@ -22,7 +22,7 @@ from mmdet.models.losses import accuracy
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from mmdet_eql.losses.base import ClassificationLoss, check_number, full_precision
+from mmdet_eql.losses.base import ClassificationLoss, check_number
 from mmdet_eql.losses.class_statistics import CountAware
 from mmdet_eql.utils.errors import UserError
 
@@ -51,6 +51,8 @@ class BalancedGroupSoftmaxLoss(CountAware, ClassificationLoss):
         >>> loss.groups()
         tensor([3, 1, 0])
     """
+
+    reads_weight = True
 
     def __init__(
         self,
@@ -126,21 +128,12 @@ class BalancedGroupSoftmaxLoss(CountAware, ClassificationLoss):
             chosen[others[dropped], group] = False
         return chosen
 
-    def forward(
-        self,
-        cls_score: Tensor,
-        labels: Tensor,
-        label_weights: Tensor | None = None,
-        avg_factor: float | None = None,
-        reduction_override: str | None = None,
-    ) -> Tensor:
-        """Compute the loss as the base class does; ``label_weights`` enter the sums and the numbers
-        that they are divided by, and ``avg_factor`` is not used."""
-        self.check_logits(cls_score)
-        logits = full_precision(cls_score)
+    def row_losses(self, logits: Tensor, labels: Tensor, weight: Tensor | None) -> Tensor:
+        """See the base class; ``weight`` enters the sums of each group, and the numbers that they
+        are divided by."""
         weights = self.choose_proposals(labels).to(logits.dtype)
-        if label_weights is not None:
-            weights = weights * label_weights[:, None].to(logits.dtype)
+        if weight is not None:
+            weights = weights * weight[:, None].to(logits.dtype)
         weights = weights / weights.sum(dim=0).clamp(min=1)
         losses = logits.new_zeros(len(logits))
         for group, (group_logits, members) in enumerate(self._split(logits)):
@@ -149,7 +142,11 @@ class BalancedGroupSoftmaxLoss(CountAware, ClassificationLoss):
             position[members] = torch.arange(1, len(members) + 1, device=labels.device)
             entropy = F.cross_entropy(group_logits, position[labels], reduction="none")
             losses = losses + weights[:, group] * entropy
-        return self.reduce(losses, override="none" if reduction_override == "none" else "sum")
+        return losses
+
+    def reduce(self, losses: Tensor, weight=None, avg_factor=None, override=None) -> Tensor:
+        """See the base class; the row losses are weighted and divided already."""
+        return super().reduce(losses, override="none" if override == "none" else "sum")
 
     def _split(self, cls_score: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """The logits of each group, "others" first, and the labels of the rest."""
