@@ -12,13 +12,12 @@ from mmdet.registry import HOOKS, MODELS
 from mmdet.structures import DetDataSample
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
-from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor, arange, nn
 
 from mmdet_eql.decoupled.frozen_detector import check_roi_head, stages_of
 from mmdet_eql.engine.checkpoint_fit import weights_of
-from mmdet_eql.engine.class_list_hook import bare_model
+from mmdet_eql.engine.class_list_hook import bare_model, is_training
 from mmdet_eql.heads import ImageLevelLabelHeadMixin, passing_labels
 from mmdet_eql.utils.errors import UserError
 
@@ -215,8 +214,7 @@ class FrozenDetectorHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Take the classifiers out; a UserError if the checkpoint lacks a frozen weight."""
         self._has_weights = True
-        # Only a training has built its optimizer by now.
-        if not isinstance(runner.optim_wrapper, OptimWrapper) or runner.cfg.get("resume"):
+        if not is_training(runner) or runner.cfg.get("resume"):
             return
         model = bare_model(runner)
         left_out = tuple(

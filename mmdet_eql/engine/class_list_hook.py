@@ -36,6 +36,11 @@ def bare_model(runner: Runner) -> nn.Module:
     return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
+def is_training(runner: Runner) -> bool:
+    """Return whether a runner trains: only a training has built its optimizer."""
+    return isinstance(runner.optim_wrapper, OptimWrapper)
+
+
 @HOOKS.register_module()
 class ClassListHook(Hook):
     """Have validation and testing follow the classes that the model was trained with, by name.
@@ -55,7 +60,7 @@ class ClassListHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         """Prepare a training's validation; a UserError if it does not fit the training set."""
-        if not _is_training(runner):
+        if not is_training(runner):
             return
         dataset = runner.train_dataloader.dataset
         classes = getattr(dataset, "metainfo", {}).get("classes")
@@ -71,7 +76,7 @@ class ClassListHook(Hook):
         """Compare a checkpoint with the model and the classes, before its weights are loaded."""
         path = runner.cfg.get("load_from") or "the checkpoint"
         model, named = _tested_model(runner), classes_of_checkpoint(checkpoint)
-        if not _is_training(runner):
+        if not is_training(runner):
             check_weights(model, checkpoint, path)
             self.classes = named
             if named is None:
@@ -108,7 +113,7 @@ class ClassListHook(Hook):
 
     def before_val(self, runner: Runner) -> None:
         """Prepare a validation that is not part of a training."""
-        if not _is_training(runner):
+        if not is_training(runner):
             self._prepare(runner, "val")
 
     def _prepare(self, runner: Runner, split: str) -> None:
@@ -193,8 +198,3 @@ def _tested_model(runner: Runner) -> nn.Module:
     """The model whose weights a checkpoint holds."""
     model = bare_model(runner)
     return model.module if isinstance(model, BaseTTAModel) else model
-
-
-def _is_training(runner: Runner) -> bool:
-    # Only a training has built its optimizer.
-    return isinstance(runner.optim_wrapper, OptimWrapper)

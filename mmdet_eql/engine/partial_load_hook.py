@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 
+from mmdet_eql.engine.class_list_hook import is_training
 from mmdet_eql.utils.errors import UserError
 
 
@@ -33,8 +33,7 @@ class PartialLoadHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Take the parts out of a checkpoint; a UserError if it has no weights of one of them."""
-        # Only a training has built its optimizer by now.
-        if not isinstance(runner.optim_wrapper, OptimWrapper) or runner.cfg.get("resume"):
+        if not is_training(runner) or runner.cfg.get("resume"):
             return
         weights = checkpoint.get("state_dict", checkpoint)
         for name in self.leave_out:
