@@ -88,9 +88,8 @@ def train_on_features(cfg: Config) -> None:
     cfg.load_from = _checkpoint(cfg.get("load_from"), cached, folder)
     # A checkpoint has the weights of a backbone.
     cfg.model.get("backbone", {}).pop("init_cfg", None)
-    image_level_labels = any(
-        head.get("loss_cls", {}).get("image_level_labels") for head in _box_heads(cfg.model)
-    )
+    heads = _items(cfg.model.get("roi_head", {}).get("bbox_head"))
+    image_level_labels = any(head.get("loss_cls", {}).get("image_level_labels") for head in heads)
     cfg.model = ConfigDict(type="FrozenFeatureDetector", detector=cfg.model)
 
     for split in ("train", "val"):
@@ -151,9 +150,8 @@ def _schedule(given: Any) -> dict[str, Any]:
         schedule[key] = value
     for key in ("epochs", "batch_size", "val_interval"):
         value = schedule[key]
-        if not isinstance(value, (int, float)) or value <= 0:
-            if key == "val_interval" and value is None:
-                continue
+        is_positive = isinstance(value, (int, float)) and value > 0
+        if not is_positive and (key, value) != ("val_interval", None):
             raise UserError(f"decoupled.{key} is {value!r}; give a number above 0.")
     if schedule["class_means"] and len(given) > 1:
         raise UserError("decoupled.class_means trains nothing; leave out the other keys.")
@@ -254,10 +252,6 @@ def _relevant(part: Any, key: str = "") -> Any:
     if isinstance(part, (list, tuple)):
         return [_relevant(item, key) for item in part]
     return part
-
-
-def _box_heads(model: dict) -> list[dict]:
-    return _items(model.get("roi_head", {}).get("bbox_head"))
 
 
 def _checkpoint(given: str | None, cached: CacheDescription, folder: str) -> str:

@@ -75,7 +75,9 @@ def check_weights(model: nn.Module, checkpoint: dict, path: str) -> None:
         return
     if not has_fitting_weights(model, checkpoint):
         problem = f"none of its weights ({_list(list(weights))}) is one of the model"
-        if any("bottom_up" in key for key in _names_within(checkpoint)):
+        inner = checkpoint.get("model")
+        keys = [*checkpoint, *(inner if isinstance(inner, dict) else ())]
+        if any("bottom_up" in str(key) for key in keys):
             problem = "is a checkpoint of Detectron2, whose weights have other names"
     else:
         parts = sorted({key.rpartition(".")[0] for key in missing})
@@ -140,8 +142,3 @@ def _shape(value: object) -> str:
 def _list(names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
-
-
-def _names_within(checkpoint: dict) -> list[str]:
-    inner = checkpoint.get("model")
-    return [*map(str, checkpoint), *map(str, inner if isinstance(inner, dict) else ())]

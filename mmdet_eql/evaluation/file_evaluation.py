@@ -229,15 +229,13 @@ def read_shards(
         repeated += len(np.unique(block.image[again]))
         block = block.take(~again)
         seen[block.image] = True
-        if len(block.score) or not blocks:
-            blocks.append(block)
+        blocks.append(block)
     if repeated:
         warnings.warn(
             f"{results}: {repeated:,} images are in more than one shard; the first one counts.",
             stacklevel=2,
         )
-    if len(blocks) > 1 and not len(blocks[0].score):
-        del blocks[0]
+    blocks = [block for block in blocks if len(block.score)] or blocks[:1]
     if iou_type == "segm" and any(block.boxes is None for block in blocks):
         blocks = [replace(block, boxes=None) for block in blocks]
     return LVISDetections.concatenate(blocks)
