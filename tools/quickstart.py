@@ -138,18 +138,16 @@ def compare(runs: list, work_dir: Path) -> None:
     results = {run.identity: (run.work_dir / RESULT_NAME).stat().st_mtime for run in runs}
     if not compared.exists() or json.loads(compared.read_text(encoding="utf-8")) != results:
         groups = group_runs(load_records(run.work_dir for run in runs))
-        detections = {}
+        detections, models = {}, {}
         for run in runs:
-            of_label = detections.setdefault(run.label, [])
-            of_label.append(run.work_dir / DETECTIONS_NAME)
+            detections.setdefault(run.label, []).append(run.work_dir / DETECTIONS_NAME)
+            models.setdefault(run.label, (run.cfg, final_checkpoint(run.work_dir)))
         ann_file = runs[0].cfg.val_evaluator.ann_file
         report = format_report(groups, groups[0], "welch")
         report += "\n\n" + gain_table(ann_file, detections)
         write_text(table, report + "\n")
         save_overview(groups, work_dir / "ap_over_frequency.png", TITLE)
         frequency = class_frequency_of(DATASETS.build(runs[0].cfg.train_dataloader.dataset))
-        models = {run.label: (run.cfg, final_checkpoint(run.work_dir)) for run in runs[::-1]}
-        models = dict(reversed(models.items()))
         draw_predictions(models, frequency, work_dir / "predictions")
         write_text(page, format_page(groups, groups[0], "welch", TITLE))
         write_text(compared, json.dumps(results))

@@ -50,9 +50,6 @@ def parse_args() -> argparse.Namespace:
         help=f"which to measure, among {', '.join(PARTS)} (default: all)",
     )
     parser.add_argument("--quick", action="store_true", help="smaller sizes and fewer turns")
-    parser.add_argument(
-        "--threads", type=int, default=1, help="of PyTorch (default: %(default)s, steadiest)"
-    )
     parser.add_argument("--json", metavar="FILE", help="write all metrics as JSON")
     parser.add_argument("--growth", metavar="FILE", help="draw time over sizes as PNG")
     return parser.parse_args()
@@ -64,8 +61,8 @@ def main() -> None:
     for path in (args.json, args.growth):
         if path is not None and os.path.isdir(path):
             raise UserError(f"{path} is a folder; give the name of a file.")
-    set_threads(args.threads, args.threads)
-    machine, rates = describe_machine(args.threads), measure_rates()
+    set_threads(1, 1)
+    machine, rates = describe_machine(), measure_rates()
     machine["rates"] = (
         f"{rates.bytes / 1e9:.1f} GB/s of copying, {rates.multiplications / 1e9:.1f} billion "
         "multiplications/s of a matrix product, by processor time"
@@ -86,7 +83,7 @@ def main() -> None:
         plot_growth(comparisons, args.growth)
 
 
-def describe_machine(threads: int) -> dict[str, str]:
+def describe_machine() -> dict[str, str]:
     """What the results depend on, by name."""
     names = ("mmdet_eql", "torch", "mmdet", "mmcv", "mmengine", "numpy")
     versions = (f"{name} {importlib.import_module(name).__version__}" for name in names)
@@ -94,7 +91,7 @@ def describe_machine(threads: int) -> dict[str, str]:
     models = re.findall(r"model name\s*: (.+)", cpuinfo.read_text() if cpuinfo.exists() else "")
     processor = [*models, platform.processor(), platform.machine()][0]
     return {
-        "processor": f"{processor}, {os.cpu_count()} cores, {threads} thread(s) used",
+        "processor": f"{processor}, {os.cpu_count()} cores, one thread used",
         "load": f"{os.getloadavg()[0]:.2f} over the last minute, before the measurements",
         "system": f"{platform.platform()}, Python {platform.python_version()}",
         "versions": ", ".join(versions),
