@@ -5,6 +5,17 @@ source is no longer the one that was read.
 """
 
 _MMENGINE, _MMDET = "onedl-mmengine 0.10.12", "onedl-mmdetection 3.5.1"
+#: What is said of several heads, which have a method each.
+_MASK_LOGITS = (
+    "heads/mask_head.py, heads/instance_tta.py",
+    "overridden to select the masks of the labels; called for the mask logits of each stage",
+    _MMDET,
+)
+_FEATURES = (
+    "decoupled/frozen_detector.py",
+    "called for the features of RoIs; the public methods go on to losses or NMS",
+    _MMDET,
+)
 
 #: Dotted name: file here that uses it, what for, version that was read, and the first 8 digits of
 #: the SHA-256 of the source.
@@ -44,36 +55,16 @@ PRIVATE_NAMES = {
         "overridden: it takes bitmaps, not masks as RLE",
         *(_MMDET, "31d4ad77"),
     ),
-    "mmdet.models.CascadeRoIHead._mask_forward": (
-        "heads/mask_head.py, heads/instance_tta.py",
-        "overridden to select the masks of the labels; called for the mask logits of each stage",
-        *(_MMDET, "ac09acc9"),
-    ),
-    "mmdet.models.HybridTaskCascadeRoIHead._mask_forward": (
-        "heads/mask_head.py, heads/instance_tta.py",
-        "overridden to select the masks of the labels; called for the mask logits of each stage",
-        *(_MMDET, "036ccefa"),
-    ),
+    "mmdet.models.CascadeRoIHead._mask_forward": (*_MASK_LOGITS, "ac09acc9"),
+    "mmdet.models.HybridTaskCascadeRoIHead._mask_forward": (*_MASK_LOGITS, "036ccefa"),
     "mmdet.models.StandardRoIHead._mask_forward": (
         "heads/instance_tta.py",
         "called for the mask logits; the public methods paste them into images",
         *(_MMDET, "6cf4cbba"),
     ),
-    "mmdet.models.StandardRoIHead._bbox_forward": (
-        "decoupled/frozen_detector.py",
-        "called for the features of RoIs; the public methods go on to losses or NMS",
-        *(_MMDET, "902c3b63"),
-    ),
-    "mmdet.models.CascadeRoIHead._bbox_forward": (
-        "decoupled/frozen_detector.py",
-        "called for the features of RoIs; the public methods go on to losses or NMS",
-        *(_MMDET, "ecd81835"),
-    ),
-    "mmdet.models.HybridTaskCascadeRoIHead._bbox_forward": (
-        "decoupled/frozen_detector.py",
-        "called for the features of RoIs; the public methods go on to losses or NMS",
-        *(_MMDET, "3c92623e"),
-    ),
+    "mmdet.models.StandardRoIHead._bbox_forward": (*_FEATURES, "902c3b63"),
+    "mmdet.models.CascadeRoIHead._bbox_forward": (*_FEATURES, "ecd81835"),
+    "mmdet.models.HybridTaskCascadeRoIHead._bbox_forward": (*_FEATURES, "3c92623e"),
     "mmdet.models.YOLOXHead._get_targets_single": (
         "heads/image_level_labels.py",
         "overridden to note how many points of each image are assigned",
