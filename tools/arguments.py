@@ -22,16 +22,18 @@ def tool_parser(description: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=description, formatter_class=layout)
 
 
+def add_cfg_options(
+    parser: argparse.ArgumentParser,
+    text: str = 'override keys of the config, with dots for nested keys; lists as KEY="[A,B]"',
+) -> None:
+    """Add ``--cfg-options``, with this help."""
+    parser.add_argument("--cfg-options", nargs="+", action=Options, metavar="KEY=VALUE", help=text)
+
+
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that train.py and test.py share, as in MMDetection."""
     parser.add_argument("--work-dir", help="folder for logs, checkpoints and results")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=Options,
-        help="override keys of the config: key=value, with dots for nested keys, "
-        'key="[a,b]" for lists',
-    )
+    add_cfg_options(parser)
     parser.add_argument(
         "--launcher",
         choices=["none", "pytorch", "slurm", "mpi"],

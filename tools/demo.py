@@ -8,7 +8,7 @@ checkpoints, too: DetInferencer(model=CONFIG, weights=CHECKPOINT).
 
 import argparse
 
-from arguments import Options, run_tool, tool_parser
+from arguments import add_cfg_options, run_tool, tool_parser
 
 
 def parse_args() -> argparse.Namespace:
@@ -25,12 +25,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--max-instances", type=int, default=50, help="per image (default: %(default)s)"
     )
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=Options,
-        help="override keys of the config: key=value, with dots for nested keys",
-    )
+    add_cfg_options(parser)
     return parser.parse_args()
 
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from arguments import Options, run_tool
+from arguments import add_cfg_options, run_tool
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FIRST_STAGE = "configs/studies/quickstart-first-stage.yaml"
@@ -37,12 +37,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--work-dir", type=Path, default=work_dir, help="for all results (default: %(default)s)"
     )
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=Options,
-        metavar="KEY=VALUE",
-        help="of all trainings; for a shorter try: train_cfg.max_iters=200 decoupled.epochs=1",
+    add_cfg_options(
+        parser, "of all trainings; for a shorter try: train_cfg.max_iters=200 decoupled.epochs=1"
     )
     return parser.parse_args()
 

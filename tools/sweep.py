@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-from arguments import Options, run_tool, tool_parser
+from arguments import add_cfg_options, run_tool, tool_parser
 
 TOOLS = Path(__file__).resolve().parent
 FLAGS = {
@@ -34,9 +34,7 @@ def parse_args() -> argparse.Namespace:
         help="every combination of these values; in addition to those of the file",
     )
     parser.add_argument("--seeds", metavar="SEED,SEED", help="in place of those of the file")
-    parser.add_argument(
-        "--cfg-options", nargs="+", action=Options, default={}, help="the same in all runs"
-    )
+    add_cfg_options(parser, "the same in all runs")
     parser.add_argument("--work-dir", type=Path, help="default: work_dirs/ and the file's name")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once (default: 1)")
     parser.add_argument(

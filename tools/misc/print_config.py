@@ -6,13 +6,13 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from arguments import Options, run_tool
+from arguments import add_cfg_options, run_tool
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", help="config file")
-    parser.add_argument("--cfg-options", nargs="+", action=Options, help="override keys")
+    add_cfg_options(parser)
     return parser.parse_args()
 
 
