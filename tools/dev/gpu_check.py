@@ -56,8 +56,6 @@ def load_operators() -> None:
 
     boxes, scores = torch.ones(1, 4, device=device()), torch.ones(1, device=device())
     try:
-        if "--build" in sys.argv:
-            raise RuntimeError("--build")
         importlib.import_module("mmcv._ext").nms(boxes, scores, iou_threshold=0.5, offset=0)
         print("MMCV's own operators are used")
     except (ImportError, RuntimeError) as error:
