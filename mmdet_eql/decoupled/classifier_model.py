@@ -90,10 +90,7 @@ class FrozenFeatureDetector(BaseModel):
         return self.predict(**batch) if mode == "predict" else self.loss(**batch)
 
     def loss(
-        self,
-        features: list[Tensor],
-        labels: list[Tensor],
-        verified: list[Tensor] | None = None,
+        self, features: list[Tensor], labels: list[Tensor], verified: list[Tensor] | None = None
     ) -> dict[str, Tensor]:
         """Return the classification losses and accuracies that the detector would return.
 

@@ -20,11 +20,7 @@ from mmdet_eql.evaluation.columns import (
     LVISGroundTruth,
     rank_in_groups,
 )
-from mmdet_eql.evaluation.lvis_evaluation import (
-    IOU_THRESHOLDS,
-    evaluate_detections,
-    match,
-)
+from mmdet_eql.evaluation.lvis_evaluation import IOU_THRESHOLDS, evaluate_detections, match
 from mmdet_eql.evaluation.matches import interpolate_precision
 
 #: Detections of each category that count.

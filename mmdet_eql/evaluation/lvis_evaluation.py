@@ -23,13 +23,7 @@ from mmdet_eql.evaluation.columns import (
     LVISGroundTruth,
     rank_in_groups,
 )
-from mmdet_eql.evaluation.matches import (
-    Matches,
-    accumulate,
-    box_iou,
-    mask_iou,
-    match_detections,
-)
+from mmdet_eql.evaluation.matches import Matches, accumulate, box_iou, mask_iou, match_detections
 from mmdet_eql.evaluation.matching import AREA_RANGES, precision_recall
 from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.json_pieces import pause_garbage_collection

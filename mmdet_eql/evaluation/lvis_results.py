@@ -17,17 +17,10 @@ import msgspec
 import numpy as np
 
 from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth
-from mmdet_eql.evaluation.result_mistakes import (
-    explain_unknown_categories,
-    explain_unknown_images,
-)
+from mmdet_eql.evaluation.result_mistakes import explain_unknown_categories, explain_unknown_images
 from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.files import atomic_write, write_text
-from mmdet_eql.utils.json_pieces import (
-    pause_garbage_collection,
-    read_file,
-    read_pieces,
-)
+from mmdet_eql.utils.json_pieces import pause_garbage_collection, read_file, read_pieces
 
 _HINT = "choose another 'outfile_prefix'"
 

@@ -72,11 +72,7 @@ class FusionConfig:
 
 
 def fuse_files(
-    paths: Sequence[str],
-    ann_file: str,
-    out: str,
-    config: FusionConfig,
-    num_workers: int = 1,
+    paths: Sequence[str], ann_file: str, out: str, config: FusionConfig, num_workers: int = 1
 ) -> tuple[int, int]:
     """Merge result files of boxes, or of masks, into one; return how many detections go in and out.
 

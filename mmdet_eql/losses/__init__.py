@@ -45,10 +45,7 @@ from mmdet_eql.losses.rivals.federated import FederatedLoss, federated_loss
 from mmdet_eql.losses.rivals.focal import SigmoidFocalLoss, sigmoid_focal_loss
 from mmdet_eql.losses.rivals.gumbel import GumbelOptimizedLoss
 from mmdet_eql.losses.rivals.logit_adjustment import LogitAdjustedSoftmaxLoss
-from mmdet_eql.losses.softmax_equalization import (
-    SoftmaxEqualizationLoss,
-    softmax_equalization_loss,
-)
+from mmdet_eql.losses.softmax_equalization import SoftmaxEqualizationLoss, softmax_equalization_loss
 from mmdet_eql.losses.tail_weighting import (
     ExponentialDecayTail,
     GompertzDecayTail,

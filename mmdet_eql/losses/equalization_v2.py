@@ -25,11 +25,7 @@ from torch import Tensor
 
 from mmdet_eql.losses.base import ObjectnessLoss, SigmoidLoss, check_number
 from mmdet_eql.losses.class_statistics import GradientSums
-from mmdet_eql.losses.focal_rows import (
-    cross_entropy_negatives,
-    cross_entropy_positives,
-    focal_rows,
-)
+from mmdet_eql.losses.focal_rows import cross_entropy_negatives, cross_entropy_positives, focal_rows
 from mmdet_eql.utils.errors import UserError
 
 

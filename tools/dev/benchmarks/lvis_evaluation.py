@@ -108,11 +108,7 @@ EVALUATORS = {
 
 
 def make_files(
-    folder: str,
-    num_images: int,
-    iou_type: str,
-    num_detections: int,
-    num_categories: int,
+    folder: str, num_images: int, iou_type: str, num_detections: int, num_categories: int
 ) -> list[str]:
     """Write an annotation file and a result file; return their paths."""
     files = [os.path.join(folder, name) for name in ("annotations.json", "results.json")]
