@@ -24,10 +24,11 @@ from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset, pseudo_collate
 from mmengine.registry import init_default_scope
-from mmengine.runner import load_checkpoint
+from mmengine.runner import CheckpointLoader
 from mmengine.structures import InstanceData
 from torch import nn
 
+from mmdet_eql.engine.checkpoint_fit import check_weights
 from mmdet_eql.engine.class_list_hook import follow_classes
 from mmdet_eql.engine.num_classes import set_num_classes
 from mmdet_eql.frequency import GROUP_COLOURS, GROUP_NAMES, ClassFrequency, frequency_group
@@ -191,16 +192,8 @@ def load_detector(config: Config, checkpoint: str | os.PathLike) -> nn.Module:
     config = Config(dict(config.to_dict(), load_from=str(checkpoint)))
     set_num_classes(config, ["test"])
     detector = MODELS.build(config.model)
-    try:
-        loaded = load_checkpoint(
-            detector, str(checkpoint), map_location="cpu", strict=True, logger="silent"
-        )
-    except RuntimeError as error:
-        problem = str(error).strip().splitlines()[-1].strip()
-        raise UserError(
-            f"{checkpoint}: does not fit the model of its config ({problem}); give the config that "
-            "it was trained with."
-        ) from None
+    loaded = CheckpointLoader.load_checkpoint(str(checkpoint), "cpu", logger="silent")
+    check_weights(detector, loaded, str(checkpoint))
     detector.dataset_meta = loaded.get("meta", {}).get("dataset_meta", {})
     detector.cfg = config
     return detector.to("cuda" if torch.cuda.is_available() else "cpu").eval()

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from mmdet_eql.losses.base import SoftmaxLoss
+from mmdet_eql.losses.base import SoftmaxLoss, check_number
 from mmdet_eql.losses.class_statistics import CountAware
 from mmdet_eql.losses.rivals.class_balanced import class_balanced_weights
 from mmdet_eql.utils.errors import UserError
@@ -42,8 +42,7 @@ class BalancedSoftmaxLoss(CountAware, SoftmaxLoss):
 
     def __init__(self, num_classes: int | None = None, tau: float = 1.0, **kwargs) -> None:
         super().__init__(num_classes, has_background=False, **kwargs)
-        if not math.isfinite(tau):
-            raise UserError(f"loss_cls.tau is {tau}; it must be a finite number.")
+        check_number("tau", tau, low=-math.inf)
         self.tau = tau
 
     def row_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
