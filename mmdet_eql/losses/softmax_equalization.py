@@ -16,13 +16,8 @@ from mmdet.registry import MODELS
 from torch import Tensor
 
 from mmdet_eql.losses.base import SoftmaxLoss, check_number
-from mmdet_eql.losses.class_statistics import CountAware, FrequencyAware
-from mmdet_eql.losses.tail_weighting import (
-    ThresholdTail,
-    build_tail_weighting,
-    checked_tail,
-    threshold_tail,
-)
+from mmdet_eql.losses.class_statistics import CountAware
+from mmdet_eql.losses.tail_weighting import TailAware, threshold_tail
 from mmdet_eql.utils.errors import UserError
 
 
@@ -43,7 +38,7 @@ def softmax_equalization_loss(logits: Tensor, labels: Tensor, tail: Tensor, beta
 
 
 @MODELS.register_module()
-class SoftmaxEqualizationLoss(FrequencyAware, CountAware, SoftmaxLoss):
+class SoftmaxEqualizationLoss(TailAware, CountAware, SoftmaxLoss):
     """Softmax Equalization Loss for the box heads of mmdet and for image classifiers.
 
     The tail is chosen by exactly one of ``lambda_``, ``lambda_count`` and ``tail_weighting``. The
@@ -86,20 +81,17 @@ class SoftmaxEqualizationLoss(FrequencyAware, CountAware, SoftmaxLoss):
         exclude_background: bool = False,
         **kwargs,
     ) -> None:
-        super().__init__(num_classes, **kwargs)
         if sum(choice is not None for choice in (lambda_, lambda_count, tail_weighting)) != 1:
             raise UserError(
                 "loss_cls: SoftmaxEqualizationLoss needs exactly one of lambda_ (a frequency), "
                 "lambda_count (a number of samples) and tail_weighting; set the others to None."
             )
-        if lambda_ is not None:
-            tail_weighting = ThresholdTail(lambda_)
         if lambda_count is not None:
             check_number("lambda_count", lambda_count)
         check_number("gamma", gamma, high=1)
+        super().__init__(num_classes, 0 if lambda_ is None else lambda_, tail_weighting, **kwargs)
         self.lambda_ = lambda_
         self.lambda_count = lambda_count
-        self.tail_weighting = tail_weighting and build_tail_weighting(tail_weighting)
         self.gamma = gamma
         self.exclude_background = exclude_background
 
@@ -108,9 +100,7 @@ class SoftmaxEqualizationLoss(FrequencyAware, CountAware, SoftmaxLoss):
         :class:`~mmdet_eql.losses.equalization.EqualizationLoss`."""
         if self.lambda_count is not None:
             return threshold_tail(self.known_class_counts(), self.lambda_count)
-        if self.lambda_ == 0:
-            return torch.zeros_like(self.class_frequency)
-        return checked_tail(self.tail_weighting, self.known_class_frequency())
+        return super().tail_weights()
 
     def draw_beta(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return whether sample r ignores category k if it is in the tail, boolean (N, K)."""
