@@ -96,12 +96,9 @@ def _load(file: Any, map_location: Any, name: str) -> dict:
             f"{name}: holds a {type(checkpoint).__name__} where a checkpoint holds a dict with "
             "'state_dict'; give a checkpoint."
         )
-    # mmengine's resume runs meta['config'] as a Python file, yet never writes it.
-    if isinstance(checkpoint.get("meta"), dict) and "config" in checkpoint["meta"]:
-        raise UserError(
-            f"{name}: meta['config'] holds a program that resuming would run; if you trust the "
-            f"weights, write a clean copy with {_conversion(name)}."
-        )
+    # MMDetection 2 stored its config there, which mmengine's resume would run as a Python file.
+    if isinstance(checkpoint.get("meta"), dict):
+        checkpoint["meta"].pop("config", None)
     return checkpoint
 
 

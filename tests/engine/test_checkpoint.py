@@ -90,11 +90,13 @@ def test_a_hostile_checkpoint_is_refused_unrun(tmp_path, payload, asked):
     assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
 
 
-def test_a_program_for_resume_is_refused(tmp_path):
+def test_a_program_for_resume_is_left_out(tmp_path):
     path = tmp_path / "program.pth"
-    torch.save(dict(state_dict={}, meta=dict(config="import os")), path)
-    with pytest.raises(UserError, match=r"meta\['config'\] holds a program"):
-        load(path)
+    meta = dict(config="import os", CLASSES=("a", "b"))
+    torch.save(dict(state_dict=dict(weight=torch.arange(3.0)), meta=meta), path)
+    checkpoint = load(path)
+    assert checkpoint["meta"] == dict(CLASSES=("a", "b"))
+    assert torch.equal(checkpoint["state_dict"]["weight"], torch.arange(3.0))
 
 
 def test_a_cut_off_checkpoint_is_named(tmp_path):
