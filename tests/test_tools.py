@@ -270,7 +270,8 @@ def test_options_that_cannot_be_followed(call_tool, minilvis):
     assert_one_sentence(call_tool("train.py", *args), "--amp-dtype", "--amp")
     args = [minilvis_config("eql"), "--cfg-options", "model.type.x=1"]
     assert_one_sentence(call_tool("train.py", *args), "--cfg-options does not fit")
-    args = [minilvis_config("eql"), "a.pth", "--cfg-options", "val_evaluator.ann_file=part.json"]
+    options = ["--cfg-options", "val_evaluator.ann_file=part.json"]
+    args = [minilvis_config("eql"), minilvis / "minilvis.json", *options]
     assert_one_sentence(call_tool("test.py", *args), "no effect", "set test_evaluator.ann_file")
 
 

@@ -137,9 +137,10 @@ def test_every_start_up_gives_the_same_items(name, tmp_path, monkeypatch):
 
 def test_both_trainings_of_one_iteration_have_the_same_data(tmp_path):
     init_default_scope("mmdet")
+    starting.write_configs(tmp_path)
     items = []
     for name in ("ours", "stock"):
-        cfg = Config.fromfile(starting.write_configs(tmp_path / name) / f"{name}.py")
+        cfg = Config.fromfile(tmp_path / f"{name}.py")
         assert cfg.train_cfg.max_iters == 1
         assert cfg.val_cfg is None
         dataset = DATASETS.build(cfg.train_dataloader.dataset)

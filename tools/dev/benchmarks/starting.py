@@ -39,7 +39,7 @@ def measure(quick: bool) -> list[Comparison]:
     imports = ("import mmdet_eql", "from mmdet.utils import register_all_modules as r; r()")
     repeats = 1 if quick else 5
     with tempfile.TemporaryDirectory() as folder:
-        training = write_configs(Path(folder))
+        write_configs(Path(folder))
         rows = (
             ("tools/train.py --help", 1, [[str(t), "--help"] for t in (OUR_TOOL, stock_tool)]),
             ("import mmdet_eql", 0.95, [["-c", code] for code in imports]),
@@ -47,7 +47,7 @@ def measure(quick: bool) -> list[Comparison]:
                 "a training of one iteration, Mask R-CNN R18, 4 x 160 px",
                 1,
                 [
-                    [str(tool), str(training / f"{name}.py"), "--work-dir", f"{folder}/{name}"]
+                    [str(tool), f"{folder}/{name}.py", "--work-dir", f"{folder}/{name}"]
                     for tool, name in ((OUR_TOOL, "ours"), (stock_tool, "stock"))
                 ],
             ),
@@ -83,8 +83,8 @@ def category_names(folder: Path) -> list[str]:
     return [category["name"] for category in read_minilvis(folder)["train"]["categories"]]
 
 
-def write_configs(folder: Path) -> Path:
-    """Write ours.py and stock.py, which train one iteration, and their data; return the folder."""
+def write_configs(folder: Path) -> None:
+    """Write ours.py and stock.py, which train one iteration, and their data."""
     config = MiniLVISConfig(num_train_images=200, num_val_images=200)
     make_minilvis(folder / "data", config, num_workers=1, progress=False)
     write_as_coco(folder / "data", folder / "coco")
@@ -103,4 +103,3 @@ def write_configs(folder: Path) -> Path:
             dataset.pipeline[0].type = "LoadImageFromFile"
             dataset.pipeline[1].type = "LoadAnnotations"
         cfg.dump(folder / f"{name}.py")
-    return folder
