@@ -60,7 +60,7 @@ def measure(quick: bool) -> list[Comparison]:
     for num_classes in () if quick else NUMBERS_OF_CATEGORIES[:-1]:
         of_row = dict(size=("categories", num_classes), **options)
         comparisons += compare_nms(200, num_classes, True, 1e-4, None, **of_row)
-    size, num_detections = ((240, 320), 50) if quick else ((800, 1067), NUM_DETECTIONS)
+    size, num_detections = ((160, 224), 50) if quick else ((800, 1067), NUM_DETECTIONS)
     for scores in ("trained",) if quick else SPREAD:
         models = {
             name: make_model(name, LVIS_CATEGORIES, number, num_detections) for name in CONFIG

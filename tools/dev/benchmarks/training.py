@@ -47,7 +47,7 @@ NUM_OBJECTS = 12
 
 def measure(quick: bool) -> list[Comparison]:
     """Compare the mask head, a step with EQL, and a recorded one."""
-    num_rois = 16 if quick else 128
+    num_rois = 8 if quick else 128
     heads = {name: make_mask_step(name, LVIS_CATEGORIES, num_rois) for name in HEADS}
     comparisons = compare(
         "mask head",
