@@ -212,11 +212,16 @@ def reported_by(command: Sequence[str]) -> dict:
     Raises:
         RuntimeError: It fails; with what it wrote to the standard error.
     """
+    return json.loads(output_of(command).splitlines()[-1])
+
+
+def output_of(command: Sequence[str]) -> str:
+    """Run a command as :func:`reported_by` does and return its output."""
     env = dict(os.environ, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return done.stdout
 
 
 # --- memory ---------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ with EQL, our dataset and our hooks beside softmax and the dataset and hooks of 
 """
 
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from mmengine.config import Config
-from side_by_side import CONFIGS, Comparison, Run, compare_runs
+from side_by_side import CONFIGS, Comparison, Run, compare_runs, output_of
 
 from mmdet_eql.minilvis import MiniLVISConfig, make_minilvis
 from mmdet_eql.minilvis.conversion import write_as_coco
@@ -63,14 +62,10 @@ def measure(quick: bool) -> list[Comparison]:
 
 
 def run_python(arguments: list[str]) -> Run:
-    """Run the interpreter on one thread; raise a RuntimeError if it fails."""
-    env = dict(os.environ, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+    """Run the interpreter, and say what that took."""
     before = clocks_of_children()
-    done = subprocess.run([sys.executable, *arguments], env=env, capture_output=True, text=True)
-    wall, cpu = np.subtract(clocks_of_children(), before).tolist()
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(arguments)} failed:\n{done.stderr}")
-    return Run(wall, cpu)
+    output_of([sys.executable, *arguments])
+    return Run(*np.subtract(clocks_of_children(), before).tolist())
 
 
 def clocks_of_children() -> tuple[float, float]:
