@@ -8,14 +8,13 @@ Prints a Markdown table of metrics in percent. Neither PyTorch nor MMDetection i
 import argparse
 import os
 import sys
-import warnings
 from pathlib import Path
 
 # What is registered for configs is not needed here and takes seconds to import.
 os.environ["MMDET_EQL_REGISTER"] = "off"
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from mmdet_eql.utils.errors import exit_on_user_error
+from mmdet_eql.utils.errors import exit_on_user_error, print_warnings_as_sentences
 
 
 def positive(text: str) -> int:
@@ -70,8 +69,7 @@ def parse_args() -> argparse.Namespace:
 @exit_on_user_error
 def main() -> None:
     args = parse_args()
-    # A warning is for the user here: a sentence, not a place in the code.
-    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    print_warnings_as_sentences()
 
     from mmdet_eql.evaluation import compare_files, tables
     from mmdet_eql.utils.files import write_text

@@ -1,7 +1,7 @@
 """What several rooms need.
 
 differences         where two configs differ
-errors              errors that the user can correct, and how tools print them
+errors              errors that the user can correct, and how tools print them and warnings
 figure_file         saves a plot whole or not at all
 files               writes files whole or not at all; locks folders; fetches remote files
 gathered_metric     metrics whose results travel between processes as messages

@@ -1,9 +1,10 @@
-"""Errors that a user can correct, and how the command-line tools print them."""
+"""Errors that a user can correct, and how the command-line tools print them and warnings."""
 
 import errno
 import functools
 import os
 import sys
+import warnings
 from collections.abc import Callable
 
 #: ``errno`` of an OSError when no more can be written.
@@ -59,6 +60,11 @@ def exit_on_user_error(main: Callable[[], None]) -> Callable[[], None]:
             sys.exit(130)
 
     return guarded
+
+
+def print_warnings_as_sentences() -> None:
+    """Make a tool print a warning as one line for its user, without a place in the code."""
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
 
 
 def _exit_with(error: UserError | str) -> None:

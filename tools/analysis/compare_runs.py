@@ -8,7 +8,6 @@ Runs that differ in their seed alone are taken together. docs/sweeps.md tells ho
 import argparse
 import contextlib
 import sys
-import warnings
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -51,11 +50,10 @@ def compare(args: argparse.Namespace) -> None:
     )
     from mmdet_eql.runs.page import format_page
     from mmdet_eql.runs.tables import format_csv, format_report
-    from mmdet_eql.utils.errors import UserError
+    from mmdet_eql.utils.errors import UserError, print_warnings_as_sentences
     from mmdet_eql.utils.files import write_text
 
-    # A warning is for the user here: a sentence, not a place in the code.
-    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    print_warnings_as_sentences()
     bounds = None if args.image_bins is None else parse_bounds(args.image_bins)
     # Counting training sets prints, too.
     with contextlib.redirect_stdout(None):

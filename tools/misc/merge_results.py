@@ -6,14 +6,12 @@ are fused by the boxes around them.
 
 import argparse
 import os
-import sys
-import warnings
 
 # What is registered for configs is not needed here and takes seconds to import.
 os.environ["MMDET_EQL_REGISTER"] = "off"
 
 from mmdet_eql.evaluation.result_fusion import FusionConfig, fuse_files
-from mmdet_eql.utils.errors import exit_on_user_error
+from mmdet_eql.utils.errors import exit_on_user_error, print_warnings_as_sentences
 
 
 @exit_on_user_error
@@ -47,8 +45,7 @@ def main() -> None:
     )
     parser.add_argument("--num-workers", type=int, default=1, help="processes (default: 1)")
     args = parser.parse_args()
-    # A warning is for the user here: a sentence, not a place in the code.
-    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    print_warnings_as_sentences()
     config = FusionConfig(
         weights=tuple(args.weights or [1.0] * len(args.results)),
         iou_threshold=args.iou_threshold,
