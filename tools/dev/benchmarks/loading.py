@@ -61,30 +61,18 @@ def measure_set(
     size, text = f"{name}: {num_images:,} images, {number:,} instances", os.path.getsize(path)
     # Filtering needs all boxes, categories and sizes; a sampler the labels of all images.
     filtering, labels = 36 * number + 16 * num_images, 8 * (number + num_images)
-    rows = (
+    comparisons = []
+    for what, way, quantity, target, num_bytes in (
         ("loading, first", "first", "load", 3, text),
         ("loading, from the cache", "cached", "load", 10, filtering),
         ("set-up of repeat factor sampling", "cached", "repeat", 20, labels),
         ("set-up of class-aware sampling", "cached", "class_aware", 10, labels),
         ("reading an item", "cached", "item", 1, text / num_images),
-    )
-
-    def runs(way: str, quantity: str) -> list[Run]:
-        return [Run(**report[quantity]) for report in reports[way]]
-
-    rival = SETS[name][-1]
-    return [
-        Comparison(
-            "start-up",
-            f"{what}, {size}",
-            rival,
-            runs(way, quantity),
-            runs("rival", quantity),
-            target,
-            Limit(num_bytes),
-        )
-        for what, way, quantity, target, num_bytes in rows
-    ]
+    ):
+        runs = [[Run(**report[quantity]) for report in reports[key]] for key in (way, "rival")]
+        row = ("start-up", f"{what}, {size}", SETS[name][-1], *runs, target, Limit(num_bytes))
+        comparisons.append(Comparison(*row))
+    return comparisons
 
 
 def measure_here(name: str, way: str, path: str) -> dict:
@@ -116,23 +104,18 @@ def measure_here(name: str, way: str, path: str) -> dict:
     infos, item = measured(lambda: [dataset.get_data_info(index) for index in indices])
     report["item"] = dict(wall=item["wall"] / NUM_ITEMS, cpu=item["cpu"] / NUM_ITEMS)
     if way == "rival":
-        repeat = lambda: len(ClassBalancedDataset(dataset, oversample_thr=1e-3))  # noqa: E731
-        class_aware = ClassAwareSampler
+        repeat, class_aware = ClassBalancedDataset, ClassAwareSampler
     else:
-        repeat = lambda: epoch_length(RepeatFactorSampler(dataset, 1e-3, seed=0))  # noqa: E731
-        class_aware = CategoryAwareSampler
-    length, report["repeat"] = measured(repeat)
+        repeat, class_aware = RepeatFactorSampler, CategoryAwareSampler
+    sampler, report["repeat"] = measured(lambda: repeat(dataset, 1e-3))
+    # MMEngine's dataset rounds each repeat factor up.
+    length = len(sampler) if way == "rival" else int(np.ceil(sampler.repeat_factors).sum())
     report["class_aware"] = measured(lambda: class_aware(dataset, seed=0))[1]
     for info in infos:
         for field in ("positive_labels", "negative_labels"):
             info.pop(field, None)
     text = json.dumps([length, len(dataset), infos], sort_keys=True)
     return report | {"items": hashlib.sha256(text.encode()).hexdigest()}
-
-
-def epoch_length(sampler) -> int:
-    """Images of an epoch if each repeat factor is rounded up, as by MMEngine's dataset."""
-    return int(np.ceil(sampler.repeat_factors).sum())
 
 
 # --- the files ------------------------------------------------------------------------------------
@@ -159,7 +142,12 @@ def write_annotations(
     num_drawn = 1 + rng.poisson(2.5, num_images).clip(max=11)
     present = [np.unique(row[:count]) for row, count in zip(drawn, num_drawn, strict=True)]
     labels = [rng.choice(one, len(one) + rng.poisson(per_image - 3.3)) for one in present]
-    objects = [json.dumps(draw_object(rng, masks))[1:-1] for _ in range(NUM_OBJECTS)]
+    objects = []
+    for box in draw_boxes(rng, NUM_OBJECTS).tolist():
+        shape = {"bbox": box, "area": round(box[2] * box[3], 2), "iscrowd": 0}
+        if masks:
+            shape["segmentation"] = [outline(box, max(3, rng.poisson(15)))]
+        objects.append(json.dumps(shape)[1:-1])
 
     def image(number: int) -> dict:
         name = f"train2017/{number:012}.jpg"
@@ -188,13 +176,6 @@ def write_annotations(
     os.makedirs(os.path.join(folder, "train2017"), exist_ok=True)
     open(os.path.join(folder, "train2017", f"{1:012}.jpg"), "w").close()
     return sum(map(len, labels))
-
-
-def draw_object(rng: np.random.Generator, mask: bool) -> dict:
-    """Box, area and polygon of an annotation."""
-    (box,) = draw_boxes(rng, 1).tolist()
-    record = {"bbox": box, "area": round(box[2] * box[3], 2), "iscrowd": 0}
-    return record | ({"segmentation": [outline(box, max(3, rng.poisson(15)))]} if mask else {})
 
 
 def draw_boxes(rng: np.random.Generator, number: int) -> np.ndarray:

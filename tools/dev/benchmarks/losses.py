@@ -5,7 +5,6 @@ proposals of two images with up to the 13,204 categories of V3Det, where the rec
 measured, too. A loss must read each logit and write its gradient, the record read each gradient.
 """
 
-from collections.abc import Mapping
 from functools import partial
 
 import torch
@@ -64,31 +63,31 @@ DENSE = {
 def measure(quick: bool) -> list[Comparison]:
     """Compare each loss to its rival, and EQL and the record over the number of categories."""
     rows, comparisons = 1_000 if quick else 10_000, []
+    size = rows, LVIS_CATEGORIES
     options = dict(repeats=3 if quick else 5)
     for kind, (rival, target) in DENSE.items():
         comparisons += compare(
             kind,
             f"{rows:,} anchors, {LVIS_CATEGORIES:,} categories, forward + backward",
-            steps({"ours": kind, rival: rival}, rows, LVIS_CATEGORIES),
+            {"ours": step_of(kind, *size), rival: step_of(rival, *size)},
             {rival: target},
             limit=Limit(2 * 4 * rows * LVIS_CATEGORIES),
             **options,
         )
     for number in NUMBERS_OF_CATEGORIES[:: 2 if quick else 1]:
-        size = f"{NUM_PROPOSALS:,} proposals, {number:,} categories"
+        size, text = (NUM_PROPOSALS, number), f"{NUM_PROPOSALS:,} proposals, {number:,} categories"
         num_bytes, options["size"] = 4 * NUM_PROPOSALS * number, ("categories", number)
         comparisons += compare(
             "EQL",
-            f"{size}, forward + backward",
-            steps({"ours": "EqualizationLoss", "softmax": "softmax"}, NUM_PROPOSALS, number),
+            f"{text}, forward + backward",
+            {"ours": step_of("EqualizationLoss", *size), "softmax": step_of("softmax", *size)},
             limit=Limit(2 * num_bytes),
             **options,
         )
-        gradient = torch.randn(NUM_PROPOSALS, number).to(DEVICE)
-        labels = make_labels(NUM_PROPOSALS, number)
+        gradient, labels = torch.randn(*size).to(DEVICE), make_labels(*size)
         comparisons += compare(
             "gradient record",
-            size,
+            text,
             {
                 "ours": partial(gradient_sums, gradient, labels, number),
                 "copying": partial(torch.empty_like(gradient).copy_, gradient),
@@ -104,11 +103,6 @@ def make_labels(rows: int, num_classes: int) -> Tensor:
     labels = torch.randint(num_classes, (rows,))
     labels[torch.arange(rows) % 50 > 0] = num_classes
     return labels.to(DEVICE)
-
-
-def steps(kinds: Mapping[str, str], rows: int, num_classes: int) -> dict[str, Workload]:
-    """Passes of several losses, by name."""
-    return {name: step_of(kind, rows, num_classes) for name, kind in kinds.items()}
 
 
 def step_of(kind: str, rows: int, num_classes: int) -> Workload:

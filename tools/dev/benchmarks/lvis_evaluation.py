@@ -12,6 +12,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from importlib.util import find_spec
 
 import numpy as np
@@ -39,11 +40,10 @@ GROWTH = {
 
 def measure(quick: bool) -> list[Comparison]:
     """Compare the evaluators on boxes and on masks, and their growth on boxes."""
-    lvis_api = {"bbox": 80.0, "segm": 3.0}
     comparisons = []
-    for iou_type, num_images in (("bbox", 5000), ("segm", 1000))[: 1 if quick else 2]:
+    for iou_type, num_images, least in (("bbox", 5000, 80), ("segm", 1000, 3))[: 2 - quick]:
         counts = (100 if quick else num_images, NUM_DETECTIONS, LVIS_CATEGORIES)
-        targets = {"lvis-api": lvis_api[iou_type], "hotcoco": 1 / 1.2}
+        targets = {"lvis-api": least, "hotcoco": 1 / 1.2}
         comparisons += compare_evaluators(iou_type, counts, targets, 1 if quick else 3)
     for axis, sizes in {} if quick else GROWTH.items():
         for size in sizes:
@@ -64,7 +64,7 @@ def compare_evaluators(
             "LVIS evaluation",
             f"{num_images:,} images x {num_detections} detections x {num_categories:,} "
             f"categories, {iou_type}",
-            {name: runner(name, iou_type, files) for name in names},
+            {name: partial(evaluate, name, iou_type, *files) for name in names},
             targets,
             repeats,
             limit=Limit(sum(map(os.path.getsize, files))),  # both are read
@@ -72,15 +72,9 @@ def compare_evaluators(
         )
 
 
-def runner(name: str, iou_type: str, files: list[str]) -> Callable[[], Run]:
+def evaluate(*arguments: str) -> Run:
     """Evaluate in a process of its own, whose memory is measured."""
-    return lambda: Run(**reported_by([sys.executable, __file__, name, iou_type, *files]))
-
-
-def evaluate_here(name: str, iou_type: str, ann_file: str, results_file: str) -> dict:
-    """Evaluate in this process; returns what it took."""
-    run = EVALUATORS[name]()
-    return measured(lambda: run(iou_type, ann_file, results_file))[1]
+    return Run(**reported_by([sys.executable, __file__, *arguments]))
 
 
 def load_ours() -> Callable:
@@ -144,4 +138,6 @@ def make_files(
 
 if __name__ == "__main__":
     os.environ["MMDET_EQL_CACHE"] = "off"
-    print(json.dumps(evaluate_here(*sys.argv[1:])))
+    name, *arguments = sys.argv[1:]
+    run = EVALUATORS[name]()
+    print(json.dumps(measured(lambda: run(*arguments))[1]))

@@ -20,7 +20,7 @@ import re
 import time
 from pathlib import Path
 
-from side_by_side import measure_rates, plot_growth, set_threads, table
+from side_by_side import measure_rates, one_thread, plot_growth, table
 
 from mmdet_eql.utils.errors import UserError, exit_on_user_error
 from mmdet_eql.utils.files import write_text
@@ -38,17 +38,9 @@ PARTS = (
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--parts",
-        nargs="+",
-        choices=PARTS,
-        default=PARTS,
-        metavar="PART",
-        help=f"which to measure, among {', '.join(PARTS)} (default: all)",
-    )
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="default: all")
     parser.add_argument("--quick", action="store_true", help="smaller sizes and fewer turns")
     parser.add_argument("--json", metavar="FILE", help="write all metrics as JSON")
     parser.add_argument("--growth", metavar="FILE", help="draw time over sizes as PNG")
@@ -61,7 +53,7 @@ def main() -> None:
     for path in (args.json, args.growth):
         if path is not None and os.path.isdir(path):
             raise UserError(f"{path} is a folder; give the name of a file.")
-    set_threads(1, 1)
+    one_thread()
     machine, rates = describe_machine(), measure_rates()
     machine["rates"] = (
         f"{rates.bytes / 1e9:.1f} GB/s of copying, {rates.multiplications / 1e9:.1f} billion "
@@ -89,9 +81,8 @@ def describe_machine() -> dict[str, str]:
     versions = (f"{name} {importlib.import_module(name).__version__}" for name in names)
     cpuinfo = Path("/proc/cpuinfo")  # Linux only
     models = re.findall(r"model name\s*: (.+)", cpuinfo.read_text() if cpuinfo.exists() else "")
-    processor = [*models, platform.processor(), platform.machine()][0]
     return {
-        "processor": f"{processor}, {os.cpu_count()} cores, one thread used",
+        "processor": f"{[*models, platform.machine()][0]}, {os.cpu_count()} cores",
         "load": f"{os.getloadavg()[0]:.2f} over the last minute, before the measurements",
         "system": f"{platform.platform()}, Python {platform.python_version()}",
         "versions": ", ".join(versions),

@@ -31,6 +31,7 @@ import os
 import statistics
 import subprocess
 import time
+import timeit
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -179,16 +180,8 @@ def clocks() -> tuple[float, float]:
 
 
 def _time(work: Workload, number: int = 1, memory: float | None = None) -> Run:
-    gc.collect(1)
-    gc.disable()
-    try:
-        before = clocks()
-        for _ in range(number):
-            work()
-        wall, cpu = (np.subtract(clocks(), before) / number).tolist()
-    finally:
-        gc.enable()
-    return Run(wall, cpu, memory)
+    clock = timeit.Timer(work, timer=lambda: np.array(clocks()))  # pauses garbage collection
+    return Run(*(clock.timeit(number) / number).tolist(), memory)
 
 
 def _repetitions(work: Workload) -> int:
@@ -207,16 +200,12 @@ def measured(work: Callable[[], object]) -> tuple[object, dict[str, float]]:
 
 
 def reported_by(command: Sequence[str]) -> dict:
-    """Run a command on one thread and return what its last line of output holds, in JSON.
-
-    Raises:
-        RuntimeError: It fails; with what it wrote to the standard error.
-    """
+    """What the last line of a command's output holds, in JSON; see :func:`output_of`."""
     return json.loads(output_of(command).splitlines()[-1])
 
 
 def output_of(command: Sequence[str]) -> str:
-    """Run a command as :func:`reported_by` does and return its output."""
+    """Run a command on one thread; RuntimeError with its standard error if it fails."""
     env = dict(os.environ, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     if done.returncode:
@@ -230,9 +219,9 @@ def output_of(command: Sequence[str]) -> str:
 def peak_memory(work: Workload) -> float | None:
     """Return the most memory in MiB that a workload holds beyond what was held before it.
 
-    It runs three times in a forked process on one thread: once to load and to allocate what stays,
-    and twice measured, of which the lower value counts. None without Linux and glibc. On a GPU, it
-    is the memory of PyTorch's allocator there.
+    It runs three times in a forked process, which needs one thread here (:func:`one_thread`): once
+    to load and to allocate what stays, and twice measured, of which the lower value counts. None
+    without Linux and glibc. On a GPU, it is the memory of PyTorch's allocator there.
 
     Raises:
         RuntimeError: The workload fails.
@@ -245,8 +234,6 @@ def peak_memory(work: Workload) -> float | None:
     context = multiprocessing.get_context("fork")
     reader, writer = context.Pipe(duplex=False)
     child = context.Process(target=lambda: writer.send(_peak_memory_here(work, libc)))
-    # Threads do not survive a fork, and the child would wait for those of OpenCV.
-    threads = set_threads(1, 1)
     child.start()
     writer.close()
     try:
@@ -255,7 +242,6 @@ def peak_memory(work: Workload) -> float | None:
         raise RuntimeError("a workload failed while its memory was measured; see above") from None
     finally:
         child.join()
-        set_threads(*threads)
 
 
 def _peak_memory_here(work: Workload, libc: ctypes.CDLL) -> float:
@@ -268,9 +254,7 @@ def _peak_memory_here(work: Workload, libc: ctypes.CDLL) -> float:
     for _ in range(2):
         gc.collect()
         libc.malloc_trim(0)
-        before = start_of_peak()
-        work()
-        peaks.append(held_memory("VmHWM") - before)
+        peaks.append(measured(work)[1]["memory"])
     return max(min(peaks), 0.0)
 
 
@@ -298,15 +282,13 @@ def held_memory(field: str) -> float:
     return int(line.split()[1]) / 1024
 
 
-def set_threads(of_torch: int, of_opencv: int) -> tuple[int, int]:
-    """Set the numbers of threads, and return those before; one gives the steadiest times."""
+def one_thread() -> None:
+    """Have PyTorch and OpenCV use one thread: the steadiest times, and one that outlasts a fork."""
     import cv2
     import torch
 
-    before = torch.get_num_threads(), cv2.getNumThreads()
-    torch.set_num_threads(of_torch)
-    cv2.setNumThreads(of_opencv)
-    return before
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
 
 
 # --- models ---------------------------------------------------------------------------------------
@@ -410,28 +392,24 @@ def plot_growth(comparisons: Sequence[Comparison], path: str) -> None:
     from mmdet_eql.utils.figure_file import RUN_COLOURS, RUN_MARKERS, save_figure
 
     panels: dict[tuple[str, str], dict[str, dict[int, float]]] = {}
-    for row in comparisons:
-        if row.size is not None:
-            axis, number = row.size
-            curves, seconds = panels.setdefault((row.part, axis), {}), row.medians("cpu")
-            for name, key in (("ours", "ours"), (row.rival, "rival")):
-                curves.setdefault(name, {})[number] = seconds[key]
+    for row in (row for row in comparisons if row.size):
+        axis, number = row.size
+        curves, seconds = panels.setdefault((row.part, axis), {}), row.medians("cpu")
+        for name, key in (("ours", "ours"), (row.rival, "rival")):
+            curves.setdefault(name, {})[number] = seconds[key]
     if not panels:
         raise UserError("--growth: no part among --parts is measured over its size.")
     columns, rows = min(len(panels), 3), math.ceil(len(panels) / 3)
     figure = Figure(figsize=(4.2 * columns, 3.8 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for axes, ((part, axis), curves) in zip(grid.flat, panels.items(), strict=False):
-        styles = zip(curves.items(), RUN_COLOURS, RUN_MARKERS, strict=False)
-        for (name, curve), colour, marker in styles:
-            axes.plot(curve.keys(), curve.values(), color=colour, marker=marker, label=name)
+    for place, ((part, axis), curves) in enumerate(panels.items(), 1):
+        axes = figure.add_subplot(rows, columns, place)
+        axes.set_prop_cycle(color=RUN_COLOURS, marker=RUN_MARKERS)
+        for name, curve in curves.items():
+            axes.plot(curve.keys(), curve.values(), label=name)
         axes.set(xscale="log", yscale="log", title=part, xlabel=axis)
+        axes.set_ylabel("seconds of processor time")
         axes.set_xticks(list(curves["ours"]), [f"{number:,}" for number in curves["ours"]])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
-    for axes in grid[:, 0]:
-        axes.set_ylabel("seconds of processor time")
-    for axes in grid.flat[len(panels) :]:
-        axes.set_axis_off()
     save_figure(figure, path, dpi=120)

@@ -39,17 +39,14 @@ def measure(quick: bool) -> list[Comparison]:
     repeats = 1 if quick else 5
     with tempfile.TemporaryDirectory() as folder:
         write_configs(Path(folder))
+        trainings = [
+            [str(tool), f"{folder}/{name}.py", "--work-dir", f"{folder}/{name}"]
+            for tool, name in ((OUR_TOOL, "ours"), (stock_tool, "stock"))
+        ]
         rows = (
             ("tools/train.py --help", 1, [[str(t), "--help"] for t in (OUR_TOOL, stock_tool)]),
             ("import mmdet_eql", 0.95, [["-c", code] for code in imports]),
-            (
-                "a training of one iteration, Mask R-CNN R18, 4 x 160 px",
-                1,
-                [
-                    [str(tool), f"{folder}/{name}.py", "--work-dir", f"{folder}/{name}"]
-                    for tool, name in ((OUR_TOOL, "ours"), (stock_tool, "stock"))
-                ],
-            ),
+            ("a training of one iteration, Mask R-CNN R18, 4 x 160 px", 1, trainings),
         )
         comparisons = []
         # Quick, without the imports by themselves, which the training has, too.
@@ -74,11 +71,6 @@ def clocks_of_children() -> tuple[float, float]:
     return time.perf_counter(), times.children_user + times.children_system
 
 
-def category_names(folder: Path) -> list[str]:
-    """The names of MiniLVIS's categories."""
-    return [category["name"] for category in read_minilvis(folder)["train"]["categories"]]
-
-
 def write_configs(folder: Path) -> None:
     """Write ours.py and stock.py, which train one iteration, and their data."""
     config = MiniLVISConfig(num_train_images=200, num_val_images=200)
@@ -95,7 +87,8 @@ def write_configs(folder: Path) -> None:
             cfg.merge_from_dict(STOCK)
             dataset.update(type="CocoDataset", data_root=f"{folder}/coco/")
             dataset.update(ann_file="annotations/train.json", data_prefix=dict(img="train/"))
-            dataset.metainfo = dict(classes=category_names(folder / "data"))
+            categories = read_minilvis(folder / "data")["train"]["categories"]
+            dataset.metainfo = dict(classes=[category["name"] for category in categories])
             dataset.pipeline[0].type = "LoadImageFromFile"
             dataset.pipeline[1].type = "LoadAnnotations"
         cfg.dump(folder / f"{name}.py")
