@@ -37,12 +37,14 @@ def make_parser(description: str) -> argparse.ArgumentParser:
 
 
 def train(args: argparse.Namespace) -> None:
-    from mmdet_eql.decoupled.training_config import train_on_features
+    from mmdet_eql.decoupled.training_config import check_options_on_features, train_on_features
     from mmdet_eql.engine import launch
     from mmdet_eql.engine.config_check import check_config
     from mmdet_eql.utils.errors import UserError
 
     cfg = launch.load_config(args)
+    if cfg.get("features"):
+        check_options_on_features(args.cfg_options or {})
     train_on_features(cfg)
     if args.amp:
         launch.enable_amp(cfg, args.amp_dtype)

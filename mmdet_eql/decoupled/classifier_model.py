@@ -23,6 +23,8 @@ from mmdet_eql.utils.errors import UserError
 
 #: The parts of a box head that are trained.
 _TRAINED = ("fc_cls", "loss_cls")
+#: Where a checkpoint notes which detector made the features that it was trained on.
+_DETECTOR = "detector_of_features"
 #: Whose methods compute scores and losses from the classifier's input alone.
 _ROI_HEADS = (BaseRoIHead, StandardRoIHead, CascadeRoIHead, HybridTaskCascadeRoIHead)
 _BOX_HEADS = (BBoxHead, ConvFCBBoxHead, ImageLevelLabelHeadMixin)
@@ -194,19 +196,29 @@ class FrozenDetectorHook(Hook):
 
     Args:
         keep_classifier (bool): Whether the classifier goes on from its weights there.
+        checkpoint_sha256 (str): Digest of that detector's checkpoint.
     """
 
-    def __init__(self, keep_classifier: bool = False) -> None:
+    def __init__(self, keep_classifier: bool = False, checkpoint_sha256: str = "") -> None:
         self.keep_classifier = keep_classifier
+        self.checkpoint_sha256 = checkpoint_sha256
         self._has_weights = False
 
     def before_train(self, runner: Runner) -> None:
-        """Raise a UserError if the detector would be one of random weights."""
+        """Raise a UserError if the detector would be one of random weights, or a resumed one is
+        not that of the features."""
         if not self._has_weights:
             raise UserError(
                 "load_from is not set: the frozen detector has no weights; set it to the "
                 "checkpoint that made the features."
             )
+        info = runner.message_hub.runtime_info if runner.iter else {}
+        if info.get(_DETECTOR, self.checkpoint_sha256) != self.checkpoint_sha256:
+            raise UserError(
+                f"{runner.cfg.load_from}: was trained on features of another detector than those "
+                "of the config; give the features that it was trained on, or another --work-dir."
+            )
+        runner.message_hub.update_info(_DETECTOR, self.checkpoint_sha256)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Take the classifiers out; a UserError if the checkpoint lacks a frozen weight."""
@@ -219,6 +231,13 @@ class FrozenDetectorHook(Hook):
             for name in model.trained_modules()
             if not (self.keep_classifier and name.endswith(".fc_cls"))
         )
+        for name, parameter in model.named_parameters():
+            of_classifier = name.rpartition(".")[0].endswith("fc_cls")
+            if of_classifier and name.startswith(left_out) and not parameter.requires_grad:
+                raise UserError(
+                    f"model.{name}: is not trained by this classifier, and would stay as it was "
+                    "drawn at random; set decoupled.keep_classifier=True."
+                )
         weights, known = checkpoint.get("state_dict", checkpoint), weights_of(checkpoint)
         for name, value in model.state_dict().items():
             owner, _, kind = name.rpartition(".")

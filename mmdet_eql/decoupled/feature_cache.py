@@ -53,6 +53,7 @@ class SplitDescription:
         images_per_shard (int): Images of a shard; the last shard may have fewer.
         instance_count (list[int]): Annotated instances of each class in the training set; empty
             in validation.
+        annotations (int, optional): Checksum of their boxes and labels; None if unknown.
     """
 
     ann_file: str
@@ -61,6 +62,7 @@ class SplitDescription:
     pipeline: list[dict]
     images_per_shard: int = 250
     instance_count: list[int] = field(default_factory=list)
+    annotations: int | None = None
 
     @property
     def num_shards(self) -> int:
@@ -141,15 +143,23 @@ def begin_cache(folder: str | os.PathLike, description: CacheDescription) -> Non
         existing = asdict(read_description(folder))
         for place in _PLACES:
             existing[place] = wanted[place]
+        for name, split in existing["splits"].items():
+            if split["annotations"] is None:  # of an earlier version
+                split["annotations"] = wanted["splits"].get(name, {}).get("annotations")
         difference = first_difference(existing, wanted)
         if difference is None:
             return
-        if any(any(Path(folder, split).glob("[0-9]*")) for split in existing["splits"]):
+        if _has_shards(folder, existing["splits"]):
             key, there, now = difference
             raise UserError(
                 f"{path}: holds other features: {key} is {there!r} there and {now!r} now; give "
                 "another --out, or the options that these features were made with."
             )
+    elif _has_shards(folder, wanted["splits"]):
+        raise UserError(
+            f"{folder}: holds features, but no features.json that says what they are made of; "
+            "give another --out, or remove them."
+        )
     write_text(path, json.dumps(wanted, indent=1), "choose another --out")
 
 
@@ -321,6 +331,10 @@ def open_features(folder: str | os.PathLike, split: str = "train") -> FeatureSpl
         (1024, 1024)
     """
     return FeatureSplit(folder, split)
+
+
+def _has_shards(folder: str | os.PathLike, splits: Iterable[str]) -> bool:
+    return any(any(Path(folder, split).glob("[0-9]*")) for split in splits)
 
 
 def _shard(folder: str | os.PathLike, split: str, number: int) -> Path:

@@ -8,6 +8,7 @@ Glossary:
 """
 
 import os.path as osp
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -137,6 +138,8 @@ class FeatureDataset(Dataset):
             difference = "other classes"
         elif split.instance_count != counted.instance_count.tolist():
             difference = "other numbers of instances"
+        elif split.annotations not in (None, annotation_checksum(self.dataset)):
+            difference = "other boxes"
         if difference:
             raise UserError(
                 f"{folder}: its labels come from {split.ann_file}, which has {difference} than "
@@ -185,6 +188,24 @@ def image_ids_of(dataset: Any) -> np.ndarray:
     if hasattr(dataset, "image_ids"):
         return dataset.image_ids
     return np.array([dataset.get_data_info(i)["img_id"] for i in range(len(dataset))], np.int64)
+
+
+def annotation_checksum(dataset: Any) -> int | None:
+    """Return a checksum of the boxes of the instances of a ``LVISFormatDataset``, wrapped or not,
+    and of their labels, over all images of its file; None of other datasets."""
+    while hasattr(dataset, "dataset"):
+        dataset = dataset.dataset
+    annotations = getattr(dataset, "annotations", None)
+    if annotations is None:
+        return None
+    chosen, columns = annotations.is_instance, annotations.columns
+    parts = (
+        columns.image_id[columns.annotation_image],
+        columns.box,
+        columns.crowd,
+        annotations.label,
+    )
+    return zlib.crc32(b"".join(np.ascontiguousarray(part[chosen]).tobytes() for part in parts))
 
 
 @FUNCTIONS.register_module()

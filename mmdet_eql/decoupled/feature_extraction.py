@@ -32,6 +32,7 @@ from mmdet_eql.decoupled.feature_cache import (
     sha256_of,
     write_shard,
 )
+from mmdet_eql.decoupled.feature_dataset import annotation_checksum
 from mmdet_eql.decoupled.frozen_detector import FrozenDetector, stages_of
 from mmdet_eql.engine.checkpoint import address_of, cache_path
 from mmdet_eql.engine.class_list_hook import ClassListHook, bare_model
@@ -93,6 +94,7 @@ def cache_features(
                 pipeline=[dict(step) for step in configs[split]["pipeline"]],
                 images_per_shard=images_per_shard,
                 instance_count=[] if split == "val" else counts,
+                annotations=None if split == "val" else annotation_checksum(dataset),
             )
             for split, dataset in datasets.items()
         },

@@ -11,6 +11,7 @@ place is that of the dict ``decoupled``, for which :data:`SCHEDULE` has the defa
 import copy
 import inspect
 import os
+from collections.abc import Iterable
 from typing import Any
 
 from mmdet.registry import DATA_SAMPLERS
@@ -58,6 +59,13 @@ _WITHOUT_EFFECT = (
     *("train_cfg", "rcnn", "stage_loss_weights", "frozen_stages", "norm_eval", "with_cp"),
     *("mask_head", "mask_roi_extractor", "pad_mask", "mask_pad_value", "num_classes", "init_cfg"),
 )
+#: Keys of a config that ``decoupled`` replaces.
+_REPLACED = (
+    *("train_cfg.", "optim_wrapper.", "param_scheduler."),
+    *("train_dataloader.batch_size", "train_dataloader.batch_sampler"),
+)
+#: Keys of models and data sets that have no effect on a classifier, wherever they are.
+_NOT_TRAINED = ("loss_bbox", "loss_mask", "train_cfg", "pipeline", "init_cfg")
 #: Likewise in one place. Heads of other types have the same features, unless they have methods of
 #: their own; a detector that is built puts its test_cfg.rcnn into the roi_head.
 _WITHOUT_EFFECT_IN = {"roi_head": ("type", "test_cfg"), "bbox_head": ("type",)}
@@ -111,7 +119,7 @@ def train_on_features(cfg: Config) -> None:
         if evaluator.get("metric") is not None:
             evaluator.metric = "bbox"
     _set_schedule(cfg, schedule, cached.splits["train"].images)
-    _set_hooks(cfg, schedule["keep_classifier"])
+    _set_hooks(cfg, schedule["keep_classifier"], cached.checkpoint_sha256)
     if schedule["class_means"]:
         cfg.custom_hooks.append(dict(type="ClassMeanHook"))
 
@@ -185,13 +193,14 @@ def _set_schedule(cfg: Config, schedule: dict[str, Any], num_images: int) -> Non
     cfg.auto_scale_lr = ConfigDict(enable=False, base_batch_size=SCHEDULE["batch_size"])
 
 
-def _set_hooks(cfg: Config, keep_classifier: bool) -> None:
+def _set_hooks(cfg: Config, keep_classifier: bool, checkpoint_sha256: str) -> None:
     default = cfg.setdefault("default_hooks", ConfigDict())
     # The hook below does what it does, for the classifier and its loss.
     for name in [name for name, hook in default.items() if _is_partial_load(hook)]:
         del default[name]
     custom = [hook for hook in cfg.get("custom_hooks") or [] if not _is_partial_load(hook)]
-    cfg.custom_hooks = [*custom, dict(type="FrozenDetectorHook", keep_classifier=keep_classifier)]
+    hook = dict(keep_classifier=keep_classifier, checkpoint_sha256=checkpoint_sha256)
+    cfg.custom_hooks = [*custom, dict(type="FrozenDetectorHook", **hook)]
     checkpoint = default.setdefault("checkpoint", ConfigDict(type="AtomicCheckpointHook"))
     checkpoint.update(by_epoch=False, interval=cfg.train_cfg.max_iters)
     checkpoint.pop("save_best", None)
@@ -223,6 +232,8 @@ def _endless(sampler: dict) -> dict:
 def _check_detector(cfg: Config, cached: CacheDescription, folder: str) -> None:
     """Refuse a config whose features would be others than the cached ones."""
     pairs = [("model", cached.model, cfg.model)]
+    there, now = (_choice_of_rois(model.get("train_cfg") or {}) for model in pairs[0][1:])
+    pairs += [(f"model.train_cfg.{key}", there[key], now[key]) for key in there]
     loader = cfg.get("val_dataloader")
     if loader is not None and "val" in cached.splits:
         pipelines = cached.splits["val"].pipeline, loader.dataset.get("pipeline")
@@ -235,6 +246,19 @@ def _check_detector(cfg: Config, cached: CacheDescription, folder: str) -> None:
                 f"the features in {folder} were made with; make features with this config, or "
                 "train the classifier of that one."
             )
+
+
+def _choice_of_rois(train_cfg: dict) -> dict:
+    """What chooses and labels the RoIs of training images, but for their number, which an option
+    of the cache sets, and for samplers that draw the same."""
+
+    def chosen(stage: dict) -> dict:
+        sampler = {k: v for k, v in stage["sampler"].items() if k not in ("type", "num")}
+        return {"assigner": stage.get("assigner"), "sampler": sampler}
+
+    rcnn = train_cfg.get("rcnn") or []
+    rcnn = chosen(rcnn) if isinstance(rcnn, dict) else [chosen(stage) for stage in rcnn]
+    return {"rpn_proposal": train_cfg.get("rpn_proposal"), "rcnn": rcnn}
 
 
 def _image_steps(pipeline: list[dict] | None) -> list[dict]:
@@ -252,6 +276,33 @@ def _relevant(part: Any, key: str = "") -> Any:
     if isinstance(part, (list, tuple)):
         return [_relevant(item, key) for item in part]
     return part
+
+
+def check_options_on_features(options: Iterable[str]) -> None:
+    """Raise a UserError if one of the options, dotted keys, is replaced by ``decoupled``."""
+    for option in options:
+        if option.startswith(_REPLACED):
+            raise UserError(
+                f"{option}: has no effect in a training on features, whose schedule is that of "
+                "decoupled; set decoupled.* instead."
+            )
+
+
+def effective_part(cfg: Config) -> dict[str, Any]:
+    """Return what of a config that :func:`train_on_features` has changed sets the result."""
+
+    def effective(part: Any) -> Any:
+        if isinstance(part, (list, tuple)):
+            return [effective(item) for item in part]
+        if not isinstance(part, dict):
+            return part
+        return {name: effective(part[name]) for name in part if name not in _NOT_TRAINED}
+
+    content = cfg.to_dict()
+    loaders = [content.get(f"{split}_dataloader") or {} for split in ("train", "val")]
+    for part, key in ((content, "model"), *((loader, "dataset") for loader in loaders)):
+        part[key] = effective(part.get(key))
+    return content
 
 
 def _checkpoint(given: str | None, cached: CacheDescription, folder: str) -> str:

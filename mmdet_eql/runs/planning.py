@@ -13,13 +13,14 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
-from mmdet_eql.decoupled.training_config import train_on_features
+from mmdet_eql.decoupled.feature_cache import read_description
+from mmdet_eql.decoupled.training_config import effective_part, train_on_features
 from mmdet_eql.engine.config_check import check_config
 from mmdet_eql.engine.launch import merge_options, read_config
 from mmdet_eql.runs.sweep_file import SEED_KEY, Entry
@@ -154,6 +155,13 @@ class _Planner:
             label, name = self.names(entry)
             if identity in self._known:
                 name = self._known[identity]
+                marked = read_marker(self.work_dir / name).get("features")
+                if marked not in (None, features_digest(cfg)):
+                    raise UserError(
+                        f"{cfg.features}: holds other features than those that "
+                        f"{self.work_dir / name} was trained on; remove that folder to train it "
+                        "again, or give another --work-dir."
+                    )
             elif name in self._taken or (self.work_dir / name).exists():
                 name = f"{name}_{identity[:8]}"
             self._taken.add(name)
@@ -204,7 +212,7 @@ class _Planner:
                 checked = without_seed(cfg)
                 train_on_features(checked)
                 if cfg.get("features"):
-                    digest = digest_of(checked.to_dict())
+                    digest = digest_of(effective_part(checked))
                     same = self._on_features.setdefault(digest, label)
                     if same != label:
                         raise UserError(
@@ -241,6 +249,13 @@ def digest_of(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def features_digest(cfg: Config) -> str | None:
+    """Return a digest of what the features that a config names are made of, None without any."""
+    if not cfg.get("features"):
+        return None
+    return digest_of(asdict(replace(read_description(cfg.features), checkpoint="", config="")))
+
+
 def without_seed(cfg: Config) -> Config:
     """Return a copy of a config without its seed."""
     cfg = copy.deepcopy(cfg)
@@ -263,6 +278,7 @@ def write_run_files(run: SweepRun) -> None:
         "gpus": run.training.gpus,
         "flags": list(run.training.flags),
         "load_from": run.first_stage.name if run.first_stage else None,
+        "features": features_digest(run.cfg),
     }
     write_text(run.work_dir / MARKER_NAME, json.dumps(marker, indent=1, default=str) + "\n")
 

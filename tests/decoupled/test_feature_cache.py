@@ -116,6 +116,28 @@ def test_other_features_are_refused(folder, changes, sentence):
         begin_cache(folder, describe(**changes))
 
 
+def test_shards_of_something_unknown_are_refused(folder):
+    (folder / "features.json").unlink()
+    with pytest.raises(UserError, match="holds features, but no features"):
+        begin_cache(folder, describe(checkpoint_sha256="cd"))
+
+
+def test_labels_of_other_boxes_are_refused(tmp_path):
+    def begin(checksum):
+        split = dataclasses.replace(describe().splits["train"], annotations=checksum)
+        begin_cache(tmp_path, describe(splits={"train": split}))
+
+    begin(None)  # an earlier version did not know
+    write_shard(tmp_path, "train", 0, make_images(True)[:2])
+    begin(1)
+    (tmp_path / "features.json").unlink()
+    (tmp_path / "train").rename(tmp_path / "before")
+    begin(1)
+    write_shard(tmp_path, "train", 0, make_images(True)[:2])
+    with pytest.raises(UserError, match=r"splits\.train\.annotations is 1 there and 2 now"):
+        begin(2)
+
+
 def test_a_request_without_a_shard_can_be_changed(tmp_path):
     begin_cache(tmp_path, describe())
     begin_cache(tmp_path, describe(dtype="float32"))

@@ -2,11 +2,17 @@
 
 import copy
 import hashlib
+import json
+import shutil
+from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from mmdet.registry import DATASETS, MODELS
+from mmengine.config import Config
+from mmengine.logging import MessageHub
 from mmengine.registry import init_default_scope
 
 from mmdet_eql.decoupled.classifier_model import FrozenDetectorHook
@@ -15,12 +21,17 @@ from mmdet_eql.decoupled.feature_cache import (
     ImageFeatures,
     SplitDescription,
     begin_cache,
+    read_description,
     write_shard,
 )
-from mmdet_eql.decoupled.feature_dataset import image_ids_of
-from mmdet_eql.decoupled.training_config import train_on_features
+from mmdet_eql.decoupled.feature_dataset import annotation_checksum, image_ids_of
+from mmdet_eql.decoupled.training_config import (
+    check_options_on_features,
+    train_on_features,
+)
 from mmdet_eql.engine.launch import merge_options, read_config
-from mmdet_eql.runs.planning import plan_runs
+from mmdet_eql.runs import planning
+from mmdet_eql.runs.planning import features_digest, plan_runs, read_marker, write_run_files
 from mmdet_eql.runs.sweep_file import entries_of
 from mmdet_eql.utils.errors import UserError
 from tests.conftest import build_dataset, minilvis_config, tiny_options
@@ -85,7 +96,9 @@ def lab(detector_config, written):
 
 
 def test_the_schedule_counts_images_whatever_the_sampler(lab, written, monkeypatch):
-    cfg = lab()
+    # The number of RoIs is an option of the cache; image-level labels do not change the draw.
+    sampler = {"type": "ImageLevelLabelSampler", "num": 3}
+    cfg = lab({f"model.train_cfg.rcnn.sampler.{key}": value for key, value in sampler.items()})
     num_images = cfg.train_cfg.max_iters * 16 / 12
     assert num_images == 60
     assert cfg.train_cfg.val_interval == cfg.train_cfg.max_iters == 45
@@ -158,11 +171,26 @@ def test_an_epoch_based_config_counts_iterations(lab):
         ({"features": None, "decoupled.epochs": 2}, "features is not, so that the whole detector"),
         ({"model.type": "RetinaNet"}, "model.type is 'RetinaNet', but 'MaskRCNN' in the config"),
         ({"train_dataloader": None}, "train_dataloader is missing in the config"),
+        (
+            {"model.train_cfg.rcnn.assigner.pos_iou_thr": 0.7},
+            "model.train_cfg.rcnn.assigner.pos_iou_thr is 0.7, but 0.5 in the config that",
+        ),
+        (
+            {"model.train_cfg.rcnn.sampler.pos_fraction": 0.5},
+            "model.train_cfg.rcnn.sampler.pos_fraction is 0.5, but 0.25",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(options, sentence, lab):
     with pytest.raises(UserError, match=sentence):
         lab(options)
+
+
+def test_options_that_the_schedule_replaces_are_refused():
+    check_options_on_features(["decoupled.epochs", "features", "train_dataloader.sampler.type"])
+    for option in ("optim_wrapper.optimizer.lr", "train_cfg.max_iters", "param_scheduler.0.end"):
+        with pytest.raises(UserError, match=f"{option}: has no effect in a training on features"):
+            check_options_on_features([option])
 
 
 def test_a_config_without_features_stays(lab, detector_config):
@@ -220,6 +248,12 @@ def test_features_of_another_dataset_are_refused(lab):
     with pytest.raises(UserError, match="other numbers of instances than"):
         DATASETS.build(other)
     dataset = DATASETS.build(config)
+    dataset.features[0].description.splits["train"].annotations = 1
+    with pytest.raises(UserError, match="which has other boxes than"):
+        dataset._check_annotations()
+    known = annotation_checksum(dataset.dataset)
+    dataset.features[0].description.splits["train"].annotations = known
+    dataset._check_annotations()
     with pytest.raises(UserError, match="ConcatDataset: features are found by image id"):
         image_ids_of(DATASETS.build(dict(type="ConcatDataset", datasets=[config.dataset] * 2)))
     part = dataset.features[0]
@@ -264,6 +298,25 @@ def test_a_head_with_methods_of_its_own_is_refused(lab):
         MODELS.build(cfg.model)
 
 
+def test_a_resumed_training_stays_with_its_features(lab):
+    sha = lab().custom_hooks[-1].checkpoint_sha256
+    assert len(sha) == 64
+    hub = MessageHub("features")
+    runner = SimpleNamespace(iter=0, message_hub=hub, cfg=dict(load_from="iter_4.pth"))
+    runner.cfg = Config(runner.cfg)
+
+    def begin(checkpoint_sha256, iteration):
+        hook = FrozenDetectorHook(checkpoint_sha256=checkpoint_sha256)
+        hook._has_weights, runner.iter = True, iteration
+        hook.before_train(runner)
+
+    begin(sha, 0)
+    begin(sha, 4)
+    with pytest.raises(UserError, match=r"iter_4\.pth: was trained on features of another"):
+        begin("ab", 4)
+    begin("ab", 0)
+
+
 def test_a_detector_without_weights_is_not_trained():
     with pytest.raises(UserError, match="load_from is not set: the frozen detector has no weights"):
         FrozenDetectorHook().before_train(None)
@@ -281,6 +334,12 @@ def test_a_sweep_finds_invalid_entries_before_it_runs(minilvis, written, tmp_pat
         {"config": config, "name": "other", "options": {"model.test_cfg.rpn.max_per_img": 7}},
         {"config": config, "name": "none", "options": {"features": None, "decoupled.epochs": 3}},
         {"config": config, "name": "rate", "options": {"optim_wrapper.optimizer.lr": 0.5}},
+        {"config": config, "name": "rois", "options": {"model.train_cfg.rcnn.sampler.num": 7}},
+        {
+            "config": config,
+            "name": "boxes",
+            "options": {"model.roi_head.bbox_head.loss_bbox.loss_weight": 2.0},
+        },
     ]
     plan = plan_runs(entries_of({"options": options, "runs": runs}, "sweep.yaml"), tmp_path)
     assert [run.label for run in plan.runs] == ["same"]
@@ -291,4 +350,20 @@ def test_a_sweep_finds_invalid_entries_before_it_runs(minilvis, written, tmp_pat
     assert "none" in reasons["nowhere"]
     assert "so that the whole detector would be trained" in reasons["none"]
     assert "model.test_cfg.rpn.max_per_img is 7" in reasons["other"]
-    assert "trains the same classifier as same" in reasons["rate"]
+    for name in ("rate", "rois", "boxes"):
+        assert "trains the same classifier as same" in reasons[name]
+
+
+def test_a_sweep_does_not_go_on_with_other_features(minilvis, written, tmp_path, monkeypatch):
+    monkeypatch.setattr(planning, "check_config", lambda cfg: None)
+    options = {**tiny_options(minilvis), "features": str(tmp_path / "features")}
+    shutil.copytree(written / "features", tmp_path / "features")
+    entries = entries_of({"config": str(minilvis_config("eql")), "options": options}, "sweep.yaml")
+    (run,) = plan_runs(entries, tmp_path / "sweep").runs
+    write_run_files(run)
+    assert read_marker(run.work_dir)["features"] == features_digest(run.cfg)
+    path = tmp_path / "features" / "features.json"
+    description = read_description(tmp_path / "features")
+    path.write_text(json.dumps(asdict(replace(description, dtype="float16"))))
+    (invalid,) = plan_runs(entries, tmp_path / "sweep").invalid
+    assert "holds other features than those that" in invalid.reason

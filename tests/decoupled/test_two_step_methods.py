@@ -118,6 +118,13 @@ def test_what_is_trained(method, cached, tmp_path):
         assert after["bias"].abs().max() > 0
 
 
+def test_a_scaled_classifier_needs_that_of_the_checkpoint(cached, tmp_path):
+    options = documented("LWS")
+    del options["decoupled.keep_classifier"]
+    with pytest.raises(UserError, match=r"fc_cls\.weight: is not trained by this classifier"):
+        train(cached, tmp_path, options)
+
+
 def test_class_means_need_cosines(cached, tmp_path):
     with pytest.raises(UserError, match="the scores are cosines"):
         train(cached, tmp_path, {"decoupled.class_means": True})
