@@ -20,5 +20,3 @@ One reader turns a file into one column model, which training, evaluation and re
 
 from mmdet_eql.annotations.columns import AnnotationColumns
 from mmdet_eql.annotations.reader import read_annotations
-
-__all__ = ["AnnotationColumns", "read_annotations"]

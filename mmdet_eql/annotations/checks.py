@@ -37,11 +37,6 @@ FEDERATED_FIELDS = ("neg_category_ids", "not_exhaustive_category_ids")
 FLAGS = {0: False, 1: True, None: False, "": False, "0": False, "1": True}
 FLAGS |= {"false": False, "False": False, "true": True, "True": True}
 _DRIVE = re.compile("[A-Za-z]:/")
-_INTEGER_FIELDS = {
-    "images": ("id", "height", "width"),
-    "annotations": ("id", "image_id", "category_id"),
-    "categories": ("id",),
-}
 
 
 def load_lvis_json(
@@ -134,10 +129,10 @@ def _parse_json(path: str, backend_args: dict | None) -> Any:
 
 
 def _make_integers(data: Any) -> None:
-    for table, fields in _INTEGER_FIELDS.items():
+    for table, fields in _REQUIRED_FIELDS.items():
         records = data.get(table) if isinstance(data, dict) else None
         for record in records if isinstance(records, list) else ():
-            for field in fields if isinstance(record, dict) else ():
+            for field in fields if isinstance(record, dict) else ():  # not names and boxes
                 value = record.get(field)
                 if type(value) is float and value.is_integer() and abs(value) < 2**53:
                     record[field] = int(value)

@@ -80,7 +80,7 @@ def list_names(names: Iterable[str]) -> str:
     """Return the first few names in quotes, and how many there are besides."""
     names = list(names)
     text = ", ".join(map(repr, names[:_SHOWN]))
-    return f"{text} and {len(names) - _SHOWN} more" if len(names) > _SHOWN else text
+    return f"{text} and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else text
 
 
 def _difference(

@@ -5,20 +5,18 @@ Everything is counted in the columns of the annotation file, so it is the same f
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import compress, pairwise
 
 import numpy as np
 
 from mmdet_eql.annotations.box_format import leaving_boxes
+from mmdet_eql.annotations.class_names import list_names
 from mmdet_eql.annotations.columns import AnnotationColumns
 from mmdet_eql.annotations.dataset_annotations import DatasetAnnotations
 from mmdet_eql.annotations.segmentation import PARTLY, UNUSABLE
-from mmdet_eql.frequency import ClassFrequency
 
 #: Share of the annotations from which on what is dropped or ignored is worth a warning.
 _MOST = 0.5
-#: Names that a line shows.
-_NAMES = 5
 CUT_POLYGONS = "some polygons left out, with fewer than three points"
 UNUSABLE_MASKS = "segmentation cannot be used"
 _CROWD = "ignored: 'iscrowd' is 1"
@@ -100,7 +98,7 @@ def report_data(
     lost = _lost(annotations, training)
     num_known = int(np.count_nonzero(known))
     findings = _findings_of_images(annotations, is_used)
-    for what, those in {**lost, **_remarks(annotations)}.items():
+    for what, those in what_happens(annotations, training).items():
         if those.any():
             count = int(np.count_nonzero(those))
             findings.append(Finding(what, count, num_known, _example(columns, those)))
@@ -119,12 +117,9 @@ def report_data(
 
 def what_happens(annotations: DatasetAnnotations, training: bool) -> dict[str, np.ndarray]:
     """What happens to which annotations of the labels: bool of shape (A,) each."""
-    return {**_lost(annotations, training), **_remarks(annotations)}
-
-
-def _remarks(annotations: DatasetAnnotations) -> dict[str, np.ndarray]:
     columns, known = annotations.columns, annotations.known
     return {
+        **_lost(annotations, training),
         "of a category that is no class": ~known,
         "area is width x height, as the file has none": known & columns.area_filled,
         CUT_POLYGONS: known & (columns.segmentation_state == PARTLY),
@@ -179,7 +174,12 @@ def _findings_of_categories(annotations: DatasetAnnotations, left: np.ndarray) -
     counts = np.bincount(annotations.label[left], minlength=len(frequency))
     absent = frequency.image_count == 0
     findings = [
-        Finding(what, int(np.count_nonzero(those)), len(frequency), _names(frequency, those))
+        Finding(
+            what,
+            int(np.count_nonzero(those)),
+            len(frequency),
+            list_names(compress(frequency.class_names, those)),
+        )
         for what, those in (
             ("categories without images", absent),
             ("categories of which no annotation is left", (counts == 0) & ~absent),
@@ -214,9 +214,3 @@ def _example(columns: AnnotationColumns, those: np.ndarray) -> str:
 
 def _of(columns: AnnotationColumns, image: int) -> str:
     return f"image {columns.image_id[image]} ({columns.file_name(image)})"
-
-
-def _names(frequency: ClassFrequency, those: np.ndarray) -> str:
-    names = [frequency.class_names[label] for label in np.flatnonzero(those).tolist()]
-    more = f" and {len(names) - _NAMES:,} more" if len(names) > _NAMES else ""
-    return ", ".join(map(repr, names[:_NAMES])) + more

@@ -23,6 +23,10 @@ class DatasetAnnotations:
             file lacks have no annotations.
 
     Attributes:
+        label (np.ndarray): Label of each annotation, -1 for those of other categories, int64 of
+            shape (A,).
+        known (np.ndarray): Whether an annotation has one of the labels, bool of shape (A,).
+        is_instance (np.ndarray): Whether it is an instance, crowd or not, bool of shape (A,).
         labels (InstanceLabels): Labels of the instances of each image of the file.
         class_frequency (ClassFrequency): Counts of all annotations, whether instances or not, over
             all images of the file.
@@ -32,19 +36,16 @@ class DatasetAnnotations:
         self.columns = columns
         # The label of each category: its position among the classes.
         self._label_of_category = positions_of_classes(columns.category_name, classes)
-        self._label = self._label_of_category[columns.category]
+        self.label = self._label_of_category[columns.category]
+        self.known = self.label >= 0
         self._image = columns.annotation_image
-        self._is_instance = self.known & ~np.logical_or.reduce([*self.drop_reasons().values()])
-        instances_before = np.append(0, np.cumsum(self._is_instance))
+        self.is_instance = self.known & ~np.logical_or.reduce([*self.drop_reasons().values()])
+        instances_before = np.append(0, np.cumsum(self.is_instance))
         self.labels = InstanceLabels(
-            instances_before[columns.annotation_start], self._label[self._is_instance]
+            instances_before[columns.annotation_start], self.label[self.is_instance]
         )
-        known = self.known
         self.class_frequency = ClassFrequency.from_labels(
-            self._image[known],
-            self._label[known],
-            columns.num_images,
-            classes,
+            self._image[self.known], self.label[self.known], columns.num_images, classes
         )
 
     def __deepcopy__(self, memo: dict) -> "DatasetAnnotations":
@@ -52,11 +53,11 @@ class DatasetAnnotations:
 
     def annotated_images(self) -> np.ndarray:
         """Whether an image has an annotation of one of the labels, bool of shape (images,)."""
-        return np.bincount(self._image[self._label >= 0], minlength=self.columns.num_images) > 0
+        return np.bincount(self._image[self.known], minlength=self.columns.num_images) > 0
 
     def positives(self, image: int) -> list[int]:
         """Sorted labels of the annotations of an image, whether instances or not."""
-        return sorted({*self._label[self.columns.annotations(image)].tolist()} - {-1})
+        return sorted({*self.label[self.columns.annotations(image)].tolist()} - {-1})
 
     def negatives(self, image: int) -> list[int]:
         """Sorted labels that are verified absent from an image."""
@@ -65,9 +66,9 @@ class DatasetAnnotations:
     def instances(self, image: int) -> list[dict]:
         """The instances of an image, as mmdet's ``CocoDataset`` gives them."""
         columns, here = self.columns, self.columns.annotations(image)
-        if not (is_instance := self._is_instance[here]).all():
+        if not (is_instance := self.is_instance[here]).all():
             here = here.start + np.flatnonzero(is_instance)
-        crowd, labels = columns.crowd[here].tolist(), self._label[here].tolist()
+        crowd, labels = columns.crowd[here].tolist(), self.label[here].tolist()
         instances = [
             {"ignore_flag": int(flag), "bbox": [x, y, x + width, y + height], "bbox_label": label}
             for flag, (x, y, width, height), label in zip(
@@ -98,7 +99,7 @@ class DatasetAnnotations:
             "narrower than a pixel": narrow,
             "outside their image": outside,
         }
-        left = self._label >= 0
+        left = self.known
         for name, those in reasons.items():
             reasons[name] = left & those
             left = left & ~those
@@ -108,20 +109,5 @@ class DatasetAnnotations:
         """Whether some images have an instance that is no crowd, or the file no annotation."""
         used = np.zeros(self.columns.num_images, dtype=bool)
         used[images] = True
-        trained = self._is_instance & ~self.columns.crowd & used[self._image]
+        trained = self.is_instance & ~self.columns.crowd & used[self._image]
         return bool(trained.any() or not self.known.any())
-
-    @property
-    def label(self) -> np.ndarray:
-        """Label of each annotation, -1 for those of other categories, int64 of shape (A,)."""
-        return self._label
-
-    @property
-    def known(self) -> np.ndarray:
-        """Whether an annotation has one of the labels, bool of shape (A,)."""
-        return self._label >= 0
-
-    @property
-    def is_instance(self) -> np.ndarray:
-        """Whether an annotation is an instance, crowd or not, bool of shape (A,)."""
-        return self._is_instance

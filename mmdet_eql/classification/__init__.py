@@ -10,7 +10,7 @@
     hooks                training counts, epochs, the second stage
 """
 
-from mmdet_eql.classification import (  # noqa: F401
+from mmdet_eql.classification import (
     backbones,
     datasets,
     hooks,

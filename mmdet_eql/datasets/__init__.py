@@ -18,20 +18,3 @@ from mmdet_eql.datasets.open_images import CountedOpenImagesChallengeDataset
 from mmdet_eql.datasets.polygon_masks import LazyBitmapMasks, LoadPolygonAnnotations
 from mmdet_eql.datasets.samplers import CategoryAwareSampler, MixedSampler, RepeatFactorSampler
 from mmdet_eql.datasets.transforms import LoadVerifiedImage, MixImageLevelLabels, PackLVISInputs
-
-__all__ = [
-    "CategoryAwareSampler",
-    "CountedOpenImagesChallengeDataset",
-    "DataReportHook",
-    "InstanceLabels",
-    "LVISFormatDataset",
-    "LazyBitmapMasks",
-    "LoadPolygonAnnotations",
-    "LoadVerifiedImage",
-    "MixImageLevelLabels",
-    "MixedSampler",
-    "PackLVISInputs",
-    "RepeatFactorCopyPaste",
-    "RepeatFactorSampler",
-    "instance_labels_of",
-]

@@ -161,8 +161,7 @@ class LVISFormatDataset(BaseDetDataset):
 
         These are ``positive_labels`` and ``negative_labels``, known to be present and absent.
         """
-        self.full_init()
-        annotations, image = self._annotations, int(self.data_list[idx])
+        annotations, image = self.annotations, int(self.data_list[idx])
         columns = annotations.columns
         height, width = columns.image_size[image].tolist()
         img_path, seg_map_path = self.files(image)
@@ -188,34 +187,28 @@ class LVISFormatDataset(BaseDetDataset):
 
     def get_cat_ids(self, idx: int) -> list[int]:
         """Labels of the instances of an item, as in mmdet's ``BaseDetDataset``."""
-        self.full_init()
-        return self._annotations.labels[int(self.data_list[idx])].tolist()
+        return self.annotations.labels[int(self.data_list[idx])].tolist()
 
     @property
     def class_frequency(self) -> ClassFrequency:
         """Occurrences of each category in the annotation file."""
-        self.full_init()
-        return self._annotations.class_frequency
+        return self.annotations.class_frequency
 
     @property
     def image_ids(self) -> np.ndarray:
         """The ``img_id`` of each item, int64 of shape (images,)."""
-        self.full_init()
-        return self._annotations.columns.image_id[self.data_list]
+        return self.annotations.columns.image_id[self.data_list]
 
     @property
     def instance_labels(self) -> InstanceLabels:
         """The labels of each image's instances, row i for item i of the dataset."""
-        self.full_init()
-        return self._annotations.labels.take(self.data_list)
+        return self.annotations.labels.take(self.data_list)
 
     @property
     def data_report(self) -> DataReport:
         """What becomes of the annotation file; see :mod:`mmdet_eql.annotations.data_report`."""
-        self.full_init()
-        return report_data(
-            self._annotations, self.ann_file, np.asarray(self.data_list), not self.test_mode
-        )
+        annotations, images = self.annotations, np.asarray(self.data_list)
+        return report_data(annotations, self.ann_file, images, not self.test_mode)
 
     @property
     def annotations(self) -> DatasetAnnotations:

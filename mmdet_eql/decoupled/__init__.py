@@ -16,12 +16,3 @@ from mmdet_eql.decoupled.class_means import ClassMeanHook
 from mmdet_eql.decoupled.classifier_model import FrozenDetectorHook, FrozenFeatureDetector
 from mmdet_eql.decoupled.feature_cache import FeatureSplit, open_features
 from mmdet_eql.decoupled.feature_dataset import FeatureDataset
-
-__all__ = [
-    "ClassMeanHook",
-    "FeatureDataset",
-    "FeatureSplit",
-    "FrozenDetectorHook",
-    "FrozenFeatureDetector",
-    "open_features",
-]

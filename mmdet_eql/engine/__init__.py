@@ -35,20 +35,3 @@ from mmdet_eql.engine.resume.interruption_hook import InterruptionHook
 from mmdet_eql.engine.resume.resume_randomness_hook import ResumeRandomnessHook
 from mmdet_eql.engine.tail_statistics_hook import TailStatisticsHook
 from mmdet_eql.engine.visualizer import RLEDetLocalVisualizer
-
-__all__ = [
-    "AtomicCheckpointHook",
-    "BFloat16OptimWrapper",
-    "ClassFrequencyHook",
-    "ClassListHook",
-    "FiniteLossHook",
-    "GradientRecordHook",
-    "InterruptionHook",
-    "OneProcessLoggerHook",
-    "PartialLoadHook",
-    "RLEDetLocalVisualizer",
-    "ResumeRandomnessHook",
-    "TailStatisticsHook",
-    "convert_checkpoint",
-    "load_checkpoint_file",
-]

@@ -31,17 +31,3 @@ from mmdet_eql.evaluation.file_evaluation import FileEvaluation, compare_files, 
 from mmdet_eql.evaluation.lvis_evaluation import LVISEvaluation, evaluate_detections
 from mmdet_eql.evaluation.lvis_results import read_results, write_results
 from mmdet_eql.evaluation.proposal_recall import proposal_recall
-
-__all__ = [
-    "FileEvaluation",
-    "LVISDetections",
-    "LVISEvaluation",
-    "LVISGroundTruth",
-    "compare_files",
-    "evaluate_detections",
-    "evaluate_files",
-    "proposal_recall",
-    "read_ground_truth",
-    "read_results",
-    "write_results",
-]

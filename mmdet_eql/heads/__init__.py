@@ -46,34 +46,3 @@ from mmdet_eql.heads.mask_head import (
 from mmdet_eql.heads.mask_pasting import paste_as_rle
 from mmdet_eql.heads.multiclass_nms import multiclass_nms
 from mmdet_eql.heads.roi_align import SeparableRoIAlign, SeparableRoIExtractor
-
-__all__ = [
-    "CosineClassifier",
-    "FixedAPTestHook",
-    "ImageLevelDIIHead",
-    "ImageLevelFCOSHead",
-    "ImageLevelLabelDenseHeadMixin",
-    "ImageLevelLabelHeadMixin",
-    "ImageLevelLabelSampler",
-    "ImageLevelPseudoSampler",
-    "ImageLevelShared2FCBBoxHead",
-    "ImageLevelYOLOXHead",
-    "InstanceTTAModel",
-    "LinearClassifier",
-    "PrefixNMSConvFCBBoxHead",
-    "PrefixNMSHeadMixin",
-    "PrefixNMSShared2FCBBoxHead",
-    "PrefixNMSShared4Conv1FCBBoxHead",
-    "PriorLinear",
-    "ScaledClassifier",
-    "SelectiveFCNMaskHead",
-    "SelectiveHTCMaskHead",
-    "SelectiveMaskCascadeRoIHead",
-    "SelectiveMaskHTCRoIHead",
-    "SeparableRoIAlign",
-    "SeparableRoIExtractor",
-    "TauNormalizedClassifier",
-    "multiclass_nms",
-    "passing_labels",
-    "paste_as_rle",
-]

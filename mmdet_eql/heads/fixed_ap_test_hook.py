@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -65,11 +66,11 @@ class FixedAPTestHook(Hook):
         box_head = _box_head(roi_head)
         max_per_img = roi_head.test_cfg.max_per_img
         thresholds = [one.keep_best(box_head.num_classes, max_per_img) for one in metrics]
-        box_head.predict_by_feat = _BestBoxes(box_head, thresholds)
+        box_head.predict_by_feat = partial(_best_boxes, box_head.predict_by_feat, thresholds)
         if roi_head.with_mask:
             drawn = any(getattr(hook, "draw", False) for hook in runner.hooks)
             as_rle = len(metrics) == len(every) and not drawn
-            roi_head.predict_mask = _InParts(roi_head.predict_mask, as_rle)
+            roi_head.predict_mask = partial(_masks_in_parts, roi_head.predict_mask, as_rle)
         self._roi_head = roi_head
 
     def after_test(self, runner: Runner) -> None:
@@ -101,58 +102,47 @@ def _problem(roi_head: nn.Module | None) -> str | None:
     return None
 
 
-class _BestBoxes:
+def _best_boxes(
+    predict_by_feat: Callable,
+    thresholds: list[np.ndarray],
+    *args: Any,
+    rcnn_test_cfg: dict,
+    **kwargs: Any,
+) -> list[InstanceData]:
     """``predict_by_feat`` of a box head, which keeps what can count."""
-
-    def __init__(self, box_head: BBoxHead, thresholds: list[np.ndarray]) -> None:
-        self._predict_by_feat = box_head.predict_by_feat
-        self._thresholds = thresholds
-
-    def __call__(
-        self,
-        *args: Any,
-        rcnn_test_cfg: dict,
-        **kwargs: Any,
-    ) -> list[InstanceData]:
-        # Without a test_cfg, it returns the boxes and scores before NMS.
-        of_images = self._predict_by_feat(*args, **kwargs, rcnn_test_cfg=None)
-        lowest = torch.from_numpy(np.minimum.reduce(self._thresholds))
-        detected = []
-        for raw in of_images:
-            boxes = raw.bboxes.new_zeros(0, 5), raw.bboxes.new_zeros(0, dtype=torch.int64)
-            if len(raw.bboxes):
-                boxes = multiclass_nms(
-                    raw.bboxes,
-                    raw.scores,
-                    min(rcnn_test_cfg.score_thr, _MIN_SCORE),
-                    rcnn_test_cfg.nms,
-                    rcnn_test_cfg.max_per_img,
-                    category_thr=lowest.to(raw.scores.device),
-                )
-            dets, labels = boxes
-            detected.append(InstanceData(bboxes=dets[:, :4], scores=dets[:, 4], labels=labels))
-        return detected
+    # Without a test_cfg, it returns the boxes and scores before NMS.
+    of_images = predict_by_feat(*args, **kwargs, rcnn_test_cfg=None)
+    lowest = torch.from_numpy(np.minimum.reduce(thresholds))
+    detected = []
+    for raw in of_images:
+        dets, labels = raw.bboxes.new_zeros(0, 5), raw.bboxes.new_zeros(0, dtype=torch.int64)
+        if len(raw.bboxes):
+            dets, labels = multiclass_nms(
+                raw.bboxes,
+                raw.scores,
+                min(rcnn_test_cfg.score_thr, _MIN_SCORE),
+                rcnn_test_cfg.nms,
+                rcnn_test_cfg.max_per_img,
+                category_thr=lowest.to(raw.scores.device),
+            )
+        detected.append(InstanceData(bboxes=dets[:, :4], scores=dets[:, 4], labels=labels))
+    return detected
 
 
-class _InParts:
+def _masks_in_parts(
+    predict_mask: Callable, as_rle: bool, *args: Any, **kwargs: Any
+) -> list[InstanceData]:
     """``predict_mask`` of a RoI head, for a bounded number of detections at once."""
-
-    def __init__(self, predict_mask: Callable, as_rle: bool) -> None:
-        self._predict_mask = predict_mask
-        self._as_rle = as_rle
-        self._signature = inspect.signature(predict_mask)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> list[InstanceData]:
-        call = self._signature.bind(*args, **kwargs)
-        results = call.arguments["results_list"]
-        step = max(1, _MASKS_AT_ONCE // len(results))
-        parts = [[] for _ in results]
-        for start in range(0, max(1, *map(len, results)), step):
-            call.arguments["results_list"] = [result[start : start + step] for result in results]
-            predicted = self._predict_mask(*call.args, **call.kwargs)
-            for of_image, part in zip(parts, predicted, strict=True):
-                if self._as_rle and isinstance(part.masks, torch.Tensor):
-                    part.masks = encode_mask_results(part.masks.cpu().numpy())
-                if start == 0 or len(part):
-                    of_image.append(part)
-        return [InstanceData.cat(of_image) for of_image in parts]
+    call = inspect.signature(predict_mask).bind(*args, **kwargs)
+    results = call.arguments["results_list"]
+    step = max(1, _MASKS_AT_ONCE // len(results))
+    parts = [[] for _ in results]
+    for start in range(0, max(1, *map(len, results)), step):
+        call.arguments["results_list"] = [result[start : start + step] for result in results]
+        predicted = predict_mask(*call.args, **call.kwargs)
+        for of_image, part in zip(parts, predicted, strict=True):
+            if as_rle and isinstance(part.masks, torch.Tensor):
+                part.masks = encode_mask_results(part.masks.cpu().numpy())
+            if start == 0 or len(part):
+                of_image.append(part)
+    return [InstanceData.cat(of_image) for of_image in parts]

@@ -238,7 +238,8 @@ class SoftmaxLoss(ClassificationLoss):
 
 
 class ObjectnessLoss(SigmoidLoss):
-    """Base of the losses on C + 1 sigmoids, the last of which tells background from objects."""
+    """Base of the losses on C + 1 sigmoids, the last of which tells background from objects; with
+    ``extra_logits = 0`` it does without that one."""
 
     use_sigmoid = False
     extra_logits = 1
@@ -247,6 +248,8 @@ class ObjectnessLoss(SigmoidLoss):
     def get_activation(self, cls_score: Tensor) -> Tensor:
         """Return the scores: sigmoids, of the categories multiplied by 1 - p(background), shape
         (N, C + 1)."""
+        if not self.extra_logits:
+            return super().get_activation(cls_score)
         self.check_logits(cls_score)
         categories, background = cls_score.sigmoid().tensor_split([self.num_classes], dim=1)
         if self.test_with_objectness:
@@ -256,6 +259,8 @@ class ObjectnessLoss(SigmoidLoss):
     def get_accuracy(self, cls_score: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Return ``acc_objectness``, the percentage of rows whose last output tells background from
         objects correctly, and ``acc_classes``, see :func:`foreground_accuracy`."""
+        if not self.extra_logits:
+            return super().get_accuracy(cls_score, labels)
         background = cls_score[:, -1]
         objectness = torch.stack([-background, background], dim=1)
         return {

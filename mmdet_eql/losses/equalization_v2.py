@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from mmdet.registry import MODELS
 from torch import Tensor
 
-from mmdet_eql.losses.base import ObjectnessLoss, SigmoidLoss, check_number
+from mmdet_eql.losses.base import ObjectnessLoss, check_number
 from mmdet_eql.losses.class_statistics import GradientSums
 from mmdet_eql.losses.focal_rows import cross_entropy_negatives, cross_entropy_positives, focal_rows
 from mmdet_eql.utils.errors import UserError
@@ -89,16 +89,6 @@ class EqualizationLossV2(GradientSums, ObjectnessLoss):
         self.mu = mu
         self.alpha = alpha
         self.test_with_objectness = test_with_objectness
-
-    def get_activation(self, cls_score: Tensor) -> Tensor:
-        """See the base class; plain sigmoids if there is no output for objectness."""
-        base = SigmoidLoss if self.use_sigmoid else ObjectnessLoss
-        return base.get_activation(self, cls_score)
-
-    def get_accuracy(self, cls_score: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """See the base class."""
-        base = SigmoidLoss if self.use_sigmoid else ObjectnessLoss
-        return base.get_accuracy(self, cls_score, labels)
 
     def class_weights(self) -> tuple[Tensor, Tensor]:
         """Return q_j and r_j for the next forward pass, each float64 of shape (K,): all are 1

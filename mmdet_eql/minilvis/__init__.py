@@ -28,5 +28,3 @@ Layout of a finished folder::
 from mmdet_eql.minilvis.config import MiniLVISConfig
 from mmdet_eql.minilvis.folder import make_minilvis
 from mmdet_eql.minilvis.rendering import BACKGROUND_KINDS
-
-__all__ = ["BACKGROUND_KINDS", "MiniLVISConfig", "make_minilvis"]

@@ -8,7 +8,7 @@ crops          MiniLVIS crops
 transforms     augmentation that MMCV lacks; packing image and label
 """
 
-from mmdet_eql.classification.datasets import (  # noqa: F401
+from mmdet_eql.classification.datasets import (
     cifar,
     crops,
     image_files,

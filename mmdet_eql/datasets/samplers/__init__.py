@@ -10,5 +10,3 @@ from mmdet_eql.datasets.samplers.category_aware import CategoryAwareSampler
 from mmdet_eql.datasets.samplers.mixed import MixedSampler
 from mmdet_eql.datasets.samplers.repeat_factor import RepeatFactorSampler
 from mmdet_eql.datasets.samplers.stream import StreamSampler
-
-__all__ = ["CategoryAwareSampler", "MixedSampler", "RepeatFactorSampler", "StreamSampler"]
