@@ -1,16 +1,26 @@
 """Whether a checkpoint fits a model and its classes."""
 
+import json
 import logging
 import re
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
+from mmdet_eql.utils.differences import first_difference
 from mmdet_eql.utils.errors import UserError
 
 #: Keys or modules that a message lists before it counts the rest.
 _SHOWN = 4
+#: Keys of a model's config on which its scores do not depend, or its weights show it.
+_WITHOUT_SCORES = re.compile(
+    "train_cfg|test_cfg|init_cfg|pretrained|loss_(?!cls$).*|num_classes|frozen_stages|norm_eval|"
+    "with_cp|stage_loss_weights|mask_.*|pad_.*|batch_augments"
+)
+#: Parts whose types differ in speed, or in what they hand to a loss.
+_SAME_BY_TYPE = ("roi_head", "bbox_head", "bbox_roi_extractor", "roi_layer")
 #: Statistics of a loss, which a test does not need.
 _OF_LOSSES = re.compile(r"(^|\.)loss_\w+\.")
 
@@ -129,6 +139,54 @@ def warn_of_classifier(
             f"{len(classes)} classes of the training set, which it {whose}; to begin with a new "
             "classifier, leave it out by PartialLoadHook (docs/custom-data.md)."
         )
+
+
+def warn_of_other_model(model: Any, checkpoint: dict, path: str, logger: logging.Logger) -> None:
+    """Log a warning if a checkpoint that fits was trained with another model than it is tested in.
+
+    Shapes do not tell a softmax from as many sigmoids, nor a cosine from a linear classifier. A
+    checkpoint knows its model if ``ResumeRandomnessHook`` took part in its training.
+
+    Args:
+        model (dict): The config of the model; anything else is not compared.
+    """
+    info = (checkpoint.get("message_hub") or {}).get("runtime_info") or {}
+    trained = (info.get("trained_with") or {}).get("model")
+    if not trained or not isinstance(model, dict):
+        return
+    there, now = (_scoring_part(part) for part in (json.loads(trained), _as_json(model)))
+    difference = first_difference(there, now, "model")
+    if difference is not None:
+        logger.warning(
+            f"{path}: was trained with {difference[0]} = {difference[1]!r:.100}, which is "
+            f"{difference[2]!r:.100} in the config; its scores are right in the model of its "
+            "training, unless this change is meant."
+        )
+
+
+def _as_json(part: dict) -> dict:
+    return json.loads(json.dumps(part, default=str))
+
+
+def _scoring_part(part: Any, key: str = "") -> Any:
+    """What of a model's config sets its scores, though no weight shows it."""
+    if isinstance(part, list):
+        return [_scoring_part(item, key) for item in part]
+    if not isinstance(part, dict):
+        return part
+    for wrapped in ("detector", "module"):  # of FrozenFeatureDetector, of test-time augmentation
+        if not key and wrapped in part:
+            return _scoring_part(part[wrapped])
+    left_out = _WITHOUT_SCORES
+    if key == "loss_cls":
+        left_out = re.compile("(?!(type|use_sigmoid)$).*")
+    elif key in _SAME_BY_TYPE:
+        left_out = re.compile(f"{_WITHOUT_SCORES.pattern}|type")
+    names = [name for name in part if part[name] is not None and not left_out.fullmatch(name)]
+    scoring = {name: _scoring_part(part[name], name) for name in names}
+    if isinstance(scoring.get("type"), str):
+        scoring["type"] = scoring["type"].rpartition(".")[2]  # without its scope
+    return scoring
 
 
 def _fits(value: object, own: Tensor | None) -> bool:

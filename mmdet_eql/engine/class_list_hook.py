@@ -18,6 +18,7 @@ from mmdet_eql.engine.checkpoint_fit import (
     classes_of_checkpoint,
     has_fitting_weights,
     warn_of_classifier,
+    warn_of_other_model,
     weights_of,
 )
 from mmdet_eql.engine.stock_metrics import prepare_stock_metric
@@ -78,6 +79,7 @@ class ClassListHook(Hook):
         model, named = _tested_model(runner), classes_of_checkpoint(checkpoint)
         if not is_training(runner):
             check_weights(model, checkpoint, path)
+            warn_of_other_model(runner.cfg.get("model"), checkpoint, path, runner.logger)
             self.classes = named
             if named is None:
                 runner.logger.warning(

@@ -1,6 +1,8 @@
 """A checkpoint of another model is refused before a test, with the weights that do not fit."""
 
 import copy
+import json
+import logging
 import pickle
 
 import numpy as np
@@ -10,7 +12,11 @@ from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
 
 from mmdet_eql.engine.checkpoint import load_checkpoint_file
-from mmdet_eql.engine.checkpoint_fit import check_weights, has_fitting_weights
+from mmdet_eql.engine.checkpoint_fit import (
+    check_weights,
+    has_fitting_weights,
+    warn_of_other_model,
+)
 from mmdet_eql.utils.errors import UserError
 from tests.config_checks import read
 from tests.conftest import CONFIGS
@@ -19,6 +25,7 @@ SOFTMAX = "baselines/mask-rcnn_r50_fpn_8xb2-1x_lvis-v1.py"
 SIGMOID = "baselines/mask-rcnn_r50_fpn_sigmoid_8xb2-1x_lvis-v1.py"
 CASCADE = "baselines/cascade-mask-rcnn_r50_fpn_sigmoid_8xb2-1x_lvis-v1.py"
 EQL = "eql/mask-rcnn_r50_fpn_eql_8xb2-1x_lvis-v1.py"
+EQL_V2 = "eqlv2/mask-rcnn_r50_fpn_eqlv2_8xb2-1x_lvis-v1.py"
 EQL_05 = "eql/mask-rcnn_r50_fpn_eql_16xb2-25e_lvis-v0.5.py"
 
 
@@ -59,6 +66,29 @@ def test_what_a_test_does_not_need():
     boxes = build(EQL)
     del boxes.roi_head.mask_head
     check_weights(boxes, {"state_dict": weights}, "a.pth")
+
+
+def test_another_model_of_the_same_shapes_is_named():
+    def warned(trained: str, tested: str, **changes) -> str:
+        model = read(CONFIGS / trained).model.to_dict()
+        text = json.dumps({"type": "FrozenFeatureDetector", "detector": model})
+        checkpoint = {"message_hub": {"runtime_info": {"trained_with": {"model": text}}}}
+        now = read(CONFIGS / tested).model.to_dict()
+        now["roi_head"]["bbox_head"].update(changes)
+        logger, lines = logging.getLogger("fit"), []
+        logger.warning = lines.append
+        warn_of_other_model({"type": "DetTTAModel", "module": now}, checkpoint, "a.pth", logger)
+        return " ".join(lines)
+
+    assert "bbox_head.loss_cls.type = 'EqualizationLossV2', which is 'CrossEnt" in warned(
+        EQL_V2, SOFTMAX
+    )
+    assert "cls_predictor_cfg = None, which is {'type': 'NormedLinear'" in warned(
+        SOFTMAX, SOFTMAX, cls_predictor_cfg=dict(type="NormedLinear", temperature=20)
+    )
+    changes = dict(type="PrefixNMSShared2FCBBoxHead", num_classes=None, loss_bbox=dict(type="A"))
+    assert warned(EQL, EQL, **changes) == ""
+    warn_of_other_model({}, {"message_hub": None}, "a.pth", None)
 
 
 def test_checkpoints_of_detectron2(tmp_path):
