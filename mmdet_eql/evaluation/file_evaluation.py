@@ -30,6 +30,7 @@ from mmdet_eql.evaluation.lvis_results import read_results
 from mmdet_eql.evaluation.result_mistakes import (
     check_classes,
     check_detections,
+    describe_limits,
     warn_of_missing_images,
 )
 from mmdet_eql.utils.errors import UserError
@@ -174,6 +175,11 @@ def compare_files(
         if images is not None:
             truth, detections = ground_truth.select_images(images, detections)
         warn_of_missing_images(one, truth, detections)
+        counts = np.unique(detections.image, return_counts=True)[1]
+        lowest, number = detections.score.min(initial=0), len(truth.category_ids)
+        limits = describe_limits(counts, lowest, number, bool(fixed_ap or pooled_ap))
+        if limits is not None:
+            warnings.warn(f"{one}: {limits}", stacklevel=2)
         try:
             evaluation = evaluate_detections(truth, detections, iou_type)
             metrics = evaluation.metrics()

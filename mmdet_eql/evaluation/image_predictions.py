@@ -11,6 +11,7 @@ import pycocotools.mask as mask_utils
 from mmdet_eql.annotations.class_names import check_classes, positions_of_classes
 from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth
 from mmdet_eql.evaluation.lvis_results import image_records, write_results
+from mmdet_eql.evaluation.result_mistakes import describe_limits
 from mmdet_eql.utils.errors import UserError
 
 
@@ -201,7 +202,10 @@ def check_images(
     with_masks: bool,
     logger: logging.Logger,
 ) -> None:
-    """Raise a UserError if an image, or the size of a mask, is not that of the annotation file."""
+    """Raise a UserError if an image, or the size of a mask, is not that of the annotation file.
+
+    Log a warning if images were not predicted, or the model seems to give too few detections.
+    """
     sizes = zip(ground_truth.image_ids.tolist(), ground_truth.image_sizes.tolist(), strict=True)
     size_of = dict(sizes)
     for result in results:
@@ -223,6 +227,11 @@ def check_images(
             f"{len(size_of) - len(results):,} of {len(size_of):,} images of {ann_file} were not "
             "predicted; their objects count as missed."
         )
+    counts = np.array([len(result.scores) for result in results if len(result.scores)])
+    lowest = min((result.scores.min(initial=np.inf) for result in results), default=0)
+    limits = describe_limits(counts, lowest, len(ground_truth.category_ids))
+    if limits is not None:
+        logger.warning(limits)
 
 
 def _encode_masks(

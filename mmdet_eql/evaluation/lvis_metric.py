@@ -355,8 +355,8 @@ class LVISFastMetric(GatheredMetric):
         self, ground_truth: LVISGroundTruth, results: list[ImagePredictions], metric: str
     ) -> dict[str, float]:
         proposals = join_predictions(results, ground_truth, None, "bbox")
-        nums = self.proposal_nums
-        values = proposal_metrics(ground_truth, proposals, metric, nums, self.iou_thrs)
+        how = metric, self.proposal_nums, self.iou_thrs, MMLogger.get_current_instance()
+        values = proposal_metrics(ground_truth, proposals, *how)
         if self.metric_items is not None:
             values = {item: value for item, value in values.items() if item in self.metric_items}
         shown = ", ".join(f"{item} {value:.4f}" for item, value in values.items())

@@ -1,5 +1,6 @@
 """Recall of object proposals, blind to categories: by score or by best match."""
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -55,11 +56,19 @@ def proposal_metrics(
     metric: str,
     proposal_nums: Sequence[int],
     iou_thresholds: np.ndarray,
+    logger: logging.Logger,
 ) -> dict[str, float]:
     """Return ``AR@N`` for each number of proposals: the metrics of 'proposal' or 'proposal_fast'.
 
-    'proposal' matches by score as AP does, and has ARs, ARm and ARl as well.
+    'proposal' matches by score as AP does, and has ARs, ARm and ARl as well. A warning is logged of
+    a number that no image has.
     """
+    most = np.bincount(proposals.image, minlength=1).max()
+    if most < max(proposal_nums):
+        logger.warning(
+            f"no image has more than {most} proposals, so that AR@{max(proposal_nums)} is of "
+            f"{most}; raise max_per_img of the model's test_cfg, or give other proposal_nums."
+        )
     if metric == "proposal_fast":
         recall = proposal_recall(ground_truth, proposals, proposal_nums, iou_thresholds)
         means = zip(proposal_nums, recall.mean(axis=1).tolist(), strict=True)

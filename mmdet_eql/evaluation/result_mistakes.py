@@ -11,6 +11,7 @@ import numpy as np
 import pycocotools.mask as mask_utils
 
 from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth
+from mmdet_eql.evaluation.lvis_evaluation import MAX_DETECTIONS
 from mmdet_eql.utils.errors import UserError
 
 #: COCO numbers its 80 categories from 1 to 90.
@@ -20,8 +21,11 @@ _LVIS_V05, _LVIS_V1 = 1230, 1203
 #: Fewer detections or objects say little.
 _ENOUGH = 20
 #: Share of boxes that leave their image, and pixels per pixel by which they do; detectors clip.
-#: Share of images without detections, too.
 _MANY, _FAR = 0.2, 0.02
+#: Share of images without detections from which on a shard may be missing.
+_SOME = 0.02
+#: Categories of a set such as LVIS, and a score that its detectors go far below.
+_HUNDREDS, _LVIS_SCORE = 500, 0.01
 #: Boxes looked at, and objects to compare classes.
 _BOXES, _OBJECTS = 20_000, 3000
 
@@ -33,7 +37,8 @@ def check_detections(
 
     Raises:
         UserError: If scores are in percent, boxes are corners, centres, relative, or of images of
-            another size, or the categories are the 80 of COCO where there are hundreds.
+            another size, detections occur twice, or the categories are the 80 of COCO where there
+            are hundreds.
     """
     if not len(detections.score):
         return
@@ -49,7 +54,18 @@ def check_detections(
         sizes = ground_truth.image_sizes[detections.image[some]]
         problem = _problem_of_boxes(detections.boxes[some], sizes)
     seen = ground_truth.category_ids[np.bincount(detections.category, minlength=num_categories) > 0]
-    if problem is None and num_categories >= 500 and len(seen) >= _ENOUGH and seen.max() <= 90:
+    twice = _share_of_repetitions(detections)
+    if problem is None and len(score) >= _ENOUGH and twice > _MANY:
+        problem = (
+            f"{twice:.0%} of its detections are the same as another one, and count as wrong; "
+            "write each once"
+        )
+    if (
+        problem is None
+        and num_categories >= _HUNDREDS
+        and len(seen) >= _ENOUGH
+        and seen.max() <= 90
+    ):
         problem = (
             f"of the {num_categories:,} categories of {ann_file} only ids up to {seen.max()} "
             "occur, which look like the 80 categories of COCO; write the ids of this annotation "
@@ -57,6 +73,45 @@ def check_detections(
         )
     if problem is not None:
         raise UserError(f"{path}: {problem}.")
+
+
+def _share_of_repetitions(detections: LVISDetections) -> float:
+    """Of the detections of the first images, as many as are looked at."""
+    counts = np.cumsum(np.bincount(detections.image))
+    some = detections.take(detections.image <= np.searchsorted(counts, _BOXES))
+    what = some.masks if some.boxes is None else map(tuple, some.boxes.tolist())
+    rows = zip(some.image.tolist(), some.category.tolist(), some.score.tolist(), what, strict=True)
+    return 1 - len(set(rows)) / len(some.score)
+
+
+def describe_limits(
+    counts: np.ndarray, lowest_score: float, num_categories: int, fixed: bool = False
+) -> str | None:
+    """Say that a model seems to have given fewer detections than count, as with the settings of
+    COCO; None if not, or if there are too few categories to be compared with LVIS.
+
+    Args:
+        counts (np.ndarray): Number of detections of each image that has some, int64.
+        lowest_score (float): Of all detections.
+        num_categories (int): Categories that are evaluated.
+        fixed (bool): Whether it is Fixed AP or pooled AP, for which an image has no limit.
+    """
+    if num_categories < _HUNDREDS or len(counts) < _ENOUGH:
+        return None
+    most = counts.max()
+    cut, limit = (counts == most).mean(), np.inf if fixed else MAX_DETECTIONS
+    if most < limit and cut > _MANY / 2:
+        count = "Fixed AP and pooled AP have no limit" if fixed else f"{MAX_DETECTIONS} count"
+        return (
+            f"{cut:.0%} of the images have exactly {most} detections and none has more, as if "
+            f"max_per_img of the model were {most}; {count}, and with fewer AP is too low."
+        )
+    if lowest_score > _LVIS_SCORE:
+        return (
+            f"no score is below {lowest_score:.2g}, as if score_thr of the model were that; AP on "
+            f"LVIS is of all scores from 1e-4 on, and too low without."
+        )
+    return None
 
 
 def _problem_of_boxes(boxes: np.ndarray, sizes: np.ndarray) -> str | None:
@@ -90,10 +145,11 @@ def warn_of_missing_images(
     """Warn if many images have no detection at all, as in results on a part of the set."""
     number = len(ground_truth.image_ids)
     missing = number - len(np.unique(detections.image))
-    if missing > _MANY * number:
+    if missing > _SOME * number:
         warnings.warn(
             f"{path}: has no detection in {missing:,} of the {number:,} images, whose objects "
-            "count as missed; if it was made on some images, list these (--images).",
+            "count as missed; if it was made on some images, list these (--images); if it is one "
+            "of several shards, give all.",
             stacklevel=2,
         )
 

@@ -5,6 +5,7 @@ import csv
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -15,6 +16,7 @@ import pycocotools.mask as mask_utils
 import pytest
 
 from mmdet_eql.evaluation import compare_files, evaluate_files
+from mmdet_eql.evaluation.result_mistakes import describe_limits
 from mmdet_eql.evaluation.tables import category_comparison, comparison_csv, comparison_json
 from mmdet_eql.utils.errors import UserError
 from tests.evaluation.federated_sets import make_federated_set, save
@@ -281,6 +283,10 @@ def another_split(data, results):
     return data, [{**r, "image_id": r["image_id"] + 1000} for r in results]
 
 
+def joined_twice(data, results):
+    return data, results + results[::2]
+
+
 def larger_set(data, results):
     return data, [*results, {**results[0], "image_id": 1000}]
 
@@ -300,6 +306,7 @@ def larger_set(data, results):
         (another_order, "classes look to be in another order, or of another LVIS version"),
         (another_split, "none of its images is, so that it looks like results of another split"),
         (text_ids, "write ids as whole numbers"),
+        (joined_twice, "33% of its detections are the same as another one"),
         (larger_set, "1 of its .* images are not"),
     ],
 )
@@ -334,6 +341,49 @@ def test_results_on_a_part_of_the_images(boxes, files, tmp_path):
         warnings.simplefilter("error")
         compare_files(files[0], [part], images=ids)
         compare_files(files[0], [files[1]])
+
+
+def hundreds_of_categories(path, num_images=30, num_categories=600):
+    """An annotation file with little in it, and five detections in each image."""
+    image = {"height": 50, "width": 50, "neg_category_ids": [], "not_exhaustive_category_ids": []}
+    data = {
+        "images": [{"id": i, "file_name": f"{i}.jpg", **image} for i in range(num_images)],
+        "categories": [{"id": i, "name": str(i), "frequency": "r"} for i in range(num_categories)],
+        "annotations": [{"id": 1, "image_id": 0, "category_id": 0, "bbox": [0, 0, 9, 9]}],
+    }
+    records = [
+        {"image_id": i, "category_id": 100 * k, "bbox": [k, k, 9, 9], "score": 0.02 * k + 1e-3}
+        for i in range(num_images)
+        for k in range(5)
+    ]
+    return write(path, data), records
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "sentence"),
+    [
+        (lambda records: records, {}, "100% of the images have exactly 5 detections .* 300 count"),
+        (lambda records: records, {"fixed_ap": 9}, "Fixed AP and pooled AP have no limit"),
+        (lambda records: [r for r in records if r["image_id"]], {}, "in 1 of the 30 .* give all"),
+    ],
+)
+def test_files_that_are_cut_are_named(change, options, sentence, tmp_path):
+    ann_file, records = hundreds_of_categories(tmp_path / "a.json")
+    records = change(records)
+    with pytest.warns(UserWarning) as caught:
+        compare_files(ann_file, [write(tmp_path / "b.json", records)], **options)
+    assert re.search(sentence, " ".join(str(one.message) for one in caught))
+
+
+def test_whole_files_and_small_sets_are_not_suspected():
+    whole = np.arange(100), 1e-4, 1203
+    assert describe_limits(*whole) is None
+    assert describe_limits(np.full(100, 300), 1e-4, 1203) is None
+    assert "have exactly 300" in describe_limits(np.full(100, 300), 1e-4, 1203, fixed=True)
+    assert "have exactly 100" in describe_limits(np.arange(120).clip(max=100), 1e-4, 1203)
+    assert "no score is below 0.05" in describe_limits(np.arange(100), 0.05, 1203)
+    assert describe_limits(np.full(100, 100), 0.05, 80) is None
+    assert describe_limits(np.zeros(0, int), 0, 1203) is None
 
 
 def test_masks_in_another_order(masks, tmp_path):

@@ -351,7 +351,7 @@ def test_no_image_at_all(example):
 # --- proposals ------------------------------------------------------------------------------------
 
 
-def test_recall_of_proposals(example, tmp_path):
+def test_recall_of_proposals(example, log, tmp_path):
     """A region proposal network gives every proposal the label 0."""
     ann_file, data, records = example
     samples = make_samples(data, records, masks=None)
@@ -382,6 +382,19 @@ def test_recall_of_proposals(example, tmp_path):
     # The best match of each object finds at least as much as matching by score.
     assert 0 < fast["lvis/AR@5"] <= fast["lvis/AR@300"]
     assert fast["lvis/AR@300"] == pytest.approx(figures["lvis/AR@300"], abs=0.05)
+    assert not any("no image has more than" in message for message in log)
+    evaluate(samples, ann_file=ann_file, metric="proposal_fast", proposal_nums=[5, 1000])
+    assert any("so that AR@1000 is of" in message for message in log)
+
+
+def test_settings_of_coco_are_named(log, tmp_path):
+    data, records = make_federated_set(SEED, num_images=25)
+    more = [{"id": 1000 + i, "name": f"more {i}", "frequency": "r"} for i in range(500)]
+    data["categories"] += more
+    ann_file, _ = save(tmp_path, data, [])
+    above = [{**record, "score": 0.05 + record["score"] / 2} for record in records]
+    evaluate(make_samples(data, above, masks=None), ann_file=ann_file)
+    assert any("no score is below 0.05" in message for message in log)
 
 
 def test_chosen_figures_alone_are_returned(example):
