@@ -146,7 +146,11 @@ def find_errors(
         iou_thr (float): IoU from which boxes match.
         score_thr (float): Lowest score of a detection that counts.
     """
-    judged = _images_of(ground_truth, ground_truth.judged, category)
+    num_categories, judged = len(ground_truth.category_ids), ground_truth.judged
+    if judged is None:
+        judged = np.arange(len(ground_truth.image_ids))
+    else:
+        judged = judged[judged % num_categories == category] // num_categories
     own = ground_truth.category == category
     of_category = (detections.category == category) & (detections.score >= score_thr)
     is_judged = np.isin(detections.image, judged)
@@ -211,16 +215,6 @@ def find_errors(
     )
 
 
-def _images_of(
-    ground_truth: LVISGroundTruth, groups: np.ndarray | None, category: int
-) -> np.ndarray:
-    """Images of the groups of a category; all images for None."""
-    if groups is None:
-        return np.arange(len(ground_truth.image_ids))
-    num_categories = len(ground_truth.category_ids)
-    return groups[groups % num_categories == category] // num_categories
-
-
 def count_names(names: Iterable[str]) -> dict[str, int]:
     """Count names, the most frequent first and equally frequent ones by name."""
-    return dict(sorted(Counter(names).items(), key=lambda item: (-item[1], item[0])))
+    return dict(Counter(sorted(names)).most_common())

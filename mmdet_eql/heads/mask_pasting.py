@@ -51,7 +51,9 @@ def paste_as_rle(
         column, row = np.divmod(np.flatnonzero(pixels[1:] != pixels[:-1]), len(y) + 1)
         changes = (left + column) * height + top + row
         if len(y) == height:
-            changes = _without_pairs(changes)
+            # Where a run that reaches the bottom goes on at the top, two changes coincide.
+            first = np.flatnonzero(changes[1:] == changes[:-1])
+            changes = np.delete(changes, np.concatenate([first, first + 1]))
         counts = np.diff(changes, prepend=0, append=height * width)
         if len(changes) and counts[-1] == 0:
             counts = counts[:-1]
@@ -101,10 +103,3 @@ def _interpolation(position: Tensor, cells: int) -> np.ndarray:
     cell = ((position.numpy().clip(-3, 3) + 1) * cells - 1) / 2
     distance = np.abs(cell[:, None] - np.arange(cells, dtype=np.float32))
     return np.maximum(1 - distance, 0)
-
-
-def _without_pairs(changes: np.ndarray) -> np.ndarray:
-    """Remove the changes where a run that reaches the bottom goes on at the top of the next
-    column: there, two changes coincide."""
-    first = np.flatnonzero(changes[1:] == changes[:-1])
-    return np.delete(changes, np.concatenate([first, first + 1]))

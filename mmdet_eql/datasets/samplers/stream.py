@@ -67,7 +67,11 @@ class StreamSampler(Sampler):
 
     def __iter__(self) -> Iterator[int]:
         """The indices of this rank: of the current epoch, or without end."""
-        return self._endless() if self.infinite else iter(self._of_epoch().tolist())
+        if self.infinite:
+            return self._endless()
+        # np.resize repeats the indices as often as it takes.
+        padded = np.resize(self.epoch_indices(self.epoch), len(self) * self.world_size)
+        return iter(padded[self.rank :: self.world_size].tolist())
 
     def __len__(self) -> int:
         """Number of this rank's indices in the current epoch."""
@@ -77,11 +81,6 @@ class StreamSampler(Sampler):
         """Choose the epoch that is drawn next; without effect on an infinite sampler."""
         if not self.infinite:
             self.epoch = epoch
-
-    def _of_epoch(self) -> np.ndarray:
-        total = len(self) * self.world_size
-        # np.resize repeats the indices as often as it takes.
-        return np.resize(self.epoch_indices(self.epoch), total)[self.rank :: self.world_size]
 
     def _endless(self) -> Iterator[int]:
         first = 0  # of this rank's positions in what is left of an epoch

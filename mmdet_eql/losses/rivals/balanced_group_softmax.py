@@ -113,11 +113,8 @@ class BalancedGroupSoftmaxLoss(CountAware, ClassificationLoss):
         """Return which proposals each group learns from, boolean of shape (N, G + 1): all of its
         categories and a random choice of beta times as many others; all for the background group,
         the last."""
-        group_of_label = labels.new_full((self.num_classes + 1,), -1)
-        for group, members in enumerate(self._members_of_groups()[:-1]):
-            group_of_label[members] = group
-        groups = torch.arange(self.num_groups, device=labels.device)
-        own = group_of_label[labels][:, None] == groups
+        group_of_label = F.pad(self.groups(), (0, 1), value=-1)
+        own = group_of_label[labels][:, None] == torch.arange(self.num_groups, device=labels.device)
         # The others of each group come first, in their order.
         order = own.sort(dim=0, stable=True).indices
         chosen = labels.new_ones(len(labels), self.num_groups + 1, dtype=torch.bool)
