@@ -1,6 +1,7 @@
 """From a config and a checkpoint to a calibrated checkpoint and the tables it was chosen by."""
 
 import json
+import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import torch
 from mmdet.registry import DATASETS
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 
 from mmdet_eql.decoupled.calibration import (
@@ -22,7 +24,7 @@ from mmdet_eql.engine.checkpoint_fit import weights_of
 from mmdet_eql.engine.class_list_hook import bare_model
 from mmdet_eql.engine.launch import build_runner
 from mmdet_eql.evaluation.tables import comparison_json, comparison_table
-from mmdet_eql.frequency import class_frequency_of
+from mmdet_eql.frequency import ClassFrequency, class_frequency_of
 from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.files import atomic_write, check_writable, write_text
 
@@ -75,8 +77,8 @@ def run_calibration(
         options for ``tools/test.py``.
 
     Raises:
-        UserError: If the model cannot be calibrated, a method of ``grid`` has no effect in it, or
-            the job is distributed.
+        UserError: If the model cannot be calibrated, or is already, a method of ``grid`` has no
+            effect in it, or the job is distributed.
     """
     if cfg.launcher != "none":
         raise UserError("--launcher: calibration runs in one process; leave it out.")
@@ -94,6 +96,7 @@ def run_calibration(
         runner.test_dataloader.dataset.metainfo["classes"]
     )
 
+    _check_checkpoint(cfg.load_from, frequency)
     loader = training_images(cfg, num_images, frequency.class_names)
     print(f"\nOn {len(loader.dataset):,} training images:")
     of_train = compare(detector, loader, calibrations, frequency, max_per_img)
@@ -119,6 +122,25 @@ def run_calibration(
         write_calibrated(cfg.load_from, work_dir / "calibrated.pth", best, detector, count)
         print(f"\nWrote {work_dir / 'calibrated.pth'}, a checkpoint as any other.")
     return best
+
+
+def _check_checkpoint(path: str, frequency: ClassFrequency) -> None:
+    """Raise a UserError if a checkpoint is calibrated already; warn if it was trained on other
+    counts."""
+    meta = CheckpointLoader.load_checkpoint(path, "cpu", logger="silent").get("meta") or {}
+    if "calibration" in meta:
+        raise UserError(
+            f"{path}: is calibrated already ({meta['calibration']}), and the methods would come on "
+            "top of that; give the checkpoint that it was made of."
+        )
+    counts = (meta.get("dataset_meta") or {}).get("image_count")
+    if counts is not None and list(counts) != frequency.image_count.tolist():
+        print_log(
+            f"{path}: was trained on other image counts than those of train_dataloader.dataset, "
+            "which NorCal and logit adjustment use; give the training set of the checkpoint.",
+            "current",
+            logging.WARNING,
+        )
 
 
 def write_calibrated(

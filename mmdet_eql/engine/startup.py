@@ -104,6 +104,10 @@ def training_summary(runner: Runner) -> Iterator[tuple[str, str]]:
         length = f"{loop.max_epochs} epochs of {len(loader):,} iterations"
     batch = getattr(loader.batch_sampler, "batch_size", None)
     yield "schedule", f"{length} of {batch} images x {get_world_size()} ranks"
+    scale = cfg.get("auto_scale_lr") or {}
+    meant = scale.get("base_batch_size")
+    if batch and meant and not scale.get("enable") and batch * get_world_size() != meant:
+        yield "", f"the learning rate is meant for {meant} images a step; --auto-scale-lr scales it"
     yield "", f"{_calls(cfg.train_dataloader.get('sampler'))}"
     yield "", f"{_calls(cfg.optim_wrapper.get('optimizer'))}"
     for schedule in _items(cfg.get("param_scheduler")):

@@ -97,7 +97,7 @@ def group_runs(records: Sequence[RunRecord]) -> list[RunGroup]:
     """Group runs that differ in their seed alone, in the order of their first runs.
 
     Warnings name runs that were evaluated on different files, and those of a group that have the
-    same seed. Raises a UserError if there are none.
+    same seed, or differ in what no config shows. Raises a UserError if there are none.
     """
     if not records:
         raise UserError("no runs to compare; give their work_dirs.")
@@ -120,6 +120,12 @@ def group_runs(records: Sequence[RunRecord]) -> list[RunGroup]:
             label = f"{label} ({experiment[:6]})"
         members.sort(key=lambda record: (record.seed is None, record.seed or 0, record.name))
         for one, other in itertools.pairwise(members):
+            if difference := _difference(one, other):
+                warnings.warn(
+                    f"{one.name} and {other.name} are the same experiment by their config, but "
+                    f"{difference}, so that their spread is not that of seeds; give one of them.",
+                    stacklevel=2,
+                )
             if one.seed is not None and one.seed == other.seed:
                 warnings.warn(
                     f"{one.name} and {other.name} have the same config and seed, so that their "
@@ -128,6 +134,22 @@ def group_runs(records: Sequence[RunRecord]) -> list[RunGroup]:
                 )
         groups.append(RunGroup(label, tuple(members)))
     return groups
+
+
+def _difference(one: RunRecord, other: RunRecord) -> str | None:
+    """What tells two runs of a group apart besides their seeds, as far as both know it."""
+    processes, tested = (
+        [record.training.get(key) for record in (one, other)] for key in ("gpus", "tested")
+    )
+    if None not in processes and processes[0] != processes[1]:
+        return f"were trained by {processes[0]} and {processes[1]} processes"
+    if tested[0] != tested[1]:
+        names = " and ".join(name or "its last checkpoint" for name in tested)
+        return f"their metrics are those of {names}"
+    counts = one.image_count, other.image_count
+    if all(counts) and counts[0] != counts[1]:
+        return "the annotation file of their training images has changed between them"
+    return None
 
 
 def kinds_of(groups: Sequence[RunGroup]) -> dict[str, list[str]]:

@@ -23,7 +23,7 @@ from mmengine.registry import init_default_scope
 from mmdet_eql.engine.launch import read_config
 from mmdet_eql.frequency import class_frequency_of
 from mmdet_eql.runs.planning import RESULT_NAME, digest_of, read_marker, without_seed
-from mmdet_eql.runs.run_logs import learning_curve, load_run, starts
+from mmdet_eql.runs.run_logs import learning_curve, load_run, number_of_processes, starts
 from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.files import write_text
 
@@ -49,7 +49,9 @@ class RunRecord:
             training set does not count them.
         learning_curve (list): Step and metrics of each validation.
         training (dict[str, Any]): How it was trained: number of GPUs, flags, first stage; under
-            ``"unfinished"`` the last validation, if the training was to go on after it.
+            ``"unfinished"`` the last validation, if the training was to go on after it, and under
+            ``"tested"`` the checkpoint of the last evaluation, if that was a test of another one
+            than the last.
         evaluated_on (str, optional): Annotation file of the last evaluation, as the config has it.
     """
 
@@ -96,6 +98,10 @@ def make_record(work_dir: str | os.PathLike) -> RunRecord:
     experiment = digest_of(bare.to_dict())
     name, curve = work_dir.resolve().name, learning_curve(work_dir)
     training = {key: marker[key] for key in ("gpus", "flags", "load_from") if marker.get(key)}
+    if not marker and (processes := number_of_processes(work_dir)):
+        training["gpus"] = processes
+    if result.split == "test" and (tested := _other_checkpoint(cfg, work_dir)):
+        training["tested"] = tested
     if unfinished := _unfinished(cfg, curve):
         training["unfinished"] = unfinished
     return RunRecord(
@@ -158,6 +164,15 @@ def _begun_from(work_dir: Path) -> str | None:
     path = first / "vis_data" / "config.py"
     cfg = read_config(str(path)) if path.is_file() else {}
     return None if cfg.get("resume") else cfg.get("load_from")
+
+
+def _other_checkpoint(cfg: Config, work_dir: Path) -> str | None:
+    """Name of the checkpoint that was tested, unless it is the last one of the training."""
+    tested, last = Path(cfg.get("load_from") or "").name, work_dir / "last_checkpoint"
+    with contextlib.suppress(OSError):
+        if tested == Path(last.read_text(encoding="utf-8").strip()).name:
+            return None
+    return tested or None
 
 
 def _unfinished(cfg: Config, curve: list[tuple[int, dict]]) -> str | None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from mmdet_eql.utils.errors import UserError
 
 _TIMESTAMP = re.compile(r"\d{8}_\d{6}")
+_PROCESSES, _HEAD = re.compile(rb"^ *GPU number: (\d+)$", re.MULTILINE), 1 << 16
 _RESUMED = re.compile(r"^resume ?= ?True$", re.MULTILINE)
 # Names carry the metric's prefix ("lvis/"), and the loop's ("val/") if the log processor keeps it.
 _METRIC = re.compile(
@@ -83,6 +84,17 @@ def learning_curve(work_dir: str | os.PathLike) -> list[tuple[int, dict]]:
             if figures and isinstance(record.get("step"), int):
                 curve[record["step"]] = figures
     return sorted(curve.items())
+
+
+def number_of_processes(work_dir: str | os.PathLike) -> int | None:
+    """Return how many processes trained in a work_dir, as mmengine logs it; None if it is not
+    there."""
+    for start in starts(work_dir):
+        if (start / "vis_data" / "scalars.json").is_file():
+            with contextlib.suppress(OSError), open(start / f"{start.name}.log", "rb") as log:
+                if found := _PROCESSES.search(log.read(_HEAD)):
+                    return int(found[1])
+    return None
 
 
 def starts(work_dir: str | os.PathLike) -> Iterator[Path]:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+import torch
 from mmengine.logging import MMLogger
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -219,11 +220,16 @@ def test_nothing_to_train_on_stops(write, images):
         DataReportHook().before_train(runner_of(empty))
 
 
+class SimpleModule(torch.nn.Module):
+    image_level_labels = False
+
+
 def runner_of(train, val=None, work_dir="."):
     return SimpleNamespace(
         train_dataloader=SimpleNamespace(dataset=train),
         val_dataloader=SimpleNamespace(dataset=val),
         val_loop=val,
+        model=torch.nn.ModuleList([SimpleModule()]),
         logger=MMLogger.get_current_instance(),
         work_dir=str(work_dir),
     )
@@ -239,6 +245,24 @@ def test_validation_without_annotations_says_so(write, images, tmp_path):
     text = log_of(lambda: LVISFastMetric(ann_file=path).evaluate(0))
     assert "WARNING" in text
     assert "has no annotations that count, so that AP is -1" in text
+
+
+def test_images_that_are_trained_and_validated_on_are_named(write, images, tmp_path):
+    train = dataset_of(write(by_script()), images, indices=3)
+    val = dataset_of(write(by_script(), "val.json"), images, test_mode=True)
+    runner = runner_of(train, val, tmp_path)
+    text = log_of(lambda: DataReportHook().before_train(runner))
+    assert f"val.json: 3 of its {len(val)} images are trained on, too, as {images}" in text
+    val.data_list = val.data_list[3:]
+    assert "trained on" not in log_of(lambda: DataReportHook().before_train(runner))
+
+
+def test_image_level_labels_of_a_coco_file_are_missed(write, images, tmp_path):
+    runner = runner_of(dataset_of(write(by_script()), images), None, tmp_path)
+    assert "WARNING" not in log_of(lambda: DataReportHook().before_train(runner))
+    runner.model[0].image_level_labels = True
+    said = log_of(lambda: DataReportHook().before_train(runner))
+    assert "no image has 'neg_category_ids', so that image_level_labels" in said
 
 
 @pytest.mark.parametrize("name", ["animal", "cat"])

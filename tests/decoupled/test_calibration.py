@@ -19,12 +19,13 @@ from mmdet_eql.decoupled.calibration import (
     calibrated_scores,
     methods_of,
 )
-from mmdet_eql.decoupled.calibration_run import read_grid, write_calibrated
+from mmdet_eql.decoupled.calibration_run import _check_checkpoint, read_grid, write_calibrated
 from mmdet_eql.decoupled.calibration_search import best_of, box_heads, predict, training_images
 from mmdet_eql.engine.checkpoint import load_checkpoint_file
 from mmdet_eql.engine.checkpoint_fit import check_weights
+from mmdet_eql.frequency import ClassFrequency
 from mmdet_eql.utils.errors import UserError
-from tests.conftest import TINY, as_arguments, minilvis_config, tiny_options
+from tests.conftest import TINY, as_arguments, log_of, minilvis_config, tiny_options
 from tests.heads.test_detectors import build, make_config
 
 C, D = 5, 7
@@ -197,6 +198,15 @@ def test_the_checkpoint_detects_what_was_chosen(detector, minilvis):
             assert (result.labels == wanted.labels.numpy()).all()
 
 
+def test_counts_of_another_training_set_are_named(tmp_path):
+    path = str(tmp_path / "a.pth")
+    torch.save({"state_dict": {}, "meta": {"dataset_meta": {"image_count": [3, 1]}}}, path)
+    for counts in ([3, 1], [3, 2]):
+        counted = ClassFrequency(np.array(counts), np.array(counts), 9, ("a", "b"))
+        said = log_of(lambda counted=counted: _check_checkpoint(path, counted))
+        assert ("a.pth: was trained on other image counts" in said) == (counts == [3, 2])
+
+
 def test_one_command(minilvis, tmp_path, call_tool):
     config, options = minilvis_config("sigmoid"), tiny_options(minilvis, method="sigmoid")
     options["test_dataloader.dataset.indices"] = 4
@@ -221,6 +231,8 @@ def test_one_command(minilvis, tmp_path, call_tool):
     written, calibration = tmp_path / "calibrated.pth", Calibration("norcal", 0.5)
     count = torch.arange(TINY.num_categories).double()
     write_calibrated(str(tmp_path / "model.pth"), written, calibration, model, count)
+    with pytest.raises(UserError, match=r"calibrated already \(norcal 0\.5\)"):
+        _check_checkpoint(str(written), None)
     loaded = load_checkpoint_file(str(written))
     assert loaded["meta"] == dict(epoch=1, calibration="norcal 0.5")
     check_weights(model, loaded, "calibrated.pth")

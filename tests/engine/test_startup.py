@@ -46,7 +46,7 @@ def test_the_summary(lines, minilvis, tmp_path):
     # The report of the data comes before.
     assert any("The data:" in line for line in shown[:start])
     summary = shown[start:end]
-    assert len(summary) <= 20
+    assert len(summary) <= 21
     for label, words in {
         "data": f"images of {minilvis}/annotations/minilvis_train.json",
         "classes": "12 (",
@@ -61,6 +61,7 @@ def test_the_summary(lines, minilvis, tmp_path):
         (line,) = [line for line in summary if line.split()[0] == label]
         assert words in line
     text = "\n".join(summary)
+    assert "the learning rate is meant for 4 images a step; --auto-scale-lr scales it" in text
     # It is that of MiniLVIS as it is published.
     assert "num_classes = 200 is not used: the heads have the right one" in text
     assert "milestones=[1350, 1650], gamma=0.1): the training ends before 1,650" in text

@@ -319,6 +319,37 @@ def test_runs_that_were_evaluated_on_different_files(tmp_path):
         group_runs(load_records([a, b]))
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (dict(training={"gpus": 8}), "were trained by 1 and 8 processes"),
+        (dict(training={"tested": "best.pth"}), "of its last checkpoint and best.pth"),
+        (dict(image_count={"cat": 4}), "annotation file of their training images has changed"),
+    ],
+)
+def test_runs_of_a_group_that_no_config_tells_apart(changes, sentence, recwarn):
+    first = run("a", 0, 0.1, training={"gpus": 1}, image_count={"cat": 3})
+    with pytest.warns(UserWarning, match=f"a_seed=0 and a_seed=1 are the same .* {sentence}"):
+        group_runs([first, run("a", 1, 0.2, **changes)])
+    recwarn.clear()
+    group_runs([first, run("a", 1, 0.2)])
+    assert not recwarn
+
+
+def test_what_no_config_shows_comes_from_the_logs(tmp_path):
+    a = write_logs(tmp_path / "a", 0, load_from="out/epoch_2.pth")
+    start = a / "20250101_000000"
+    (start / "20250101_000000.log").write_text("System environment:\n    GPU number: 4\n")
+    assert make_record(a).training["gpus"] == 4
+    (a / "last_checkpoint").write_text("elsewhere/epoch_3.pth")
+    tested = a / "20250102_000000" / "20250102_000000.json"
+    tested.parent.mkdir()
+    tested.write_text(json.dumps({"accuracy/top1": 60.0}))
+    assert make_record(a).training["tested"] == "epoch_2.pth"
+    (a / "last_checkpoint").write_text("elsewhere/epoch_2.pth")
+    assert "tested" not in make_record(a).training
+
+
 def test_a_run_of_a_sweep_with_other_metrics(tmp_path):
     content = json.loads(next(RESULTS.glob("*.json")).read_text())
     paths = [tmp_path / "first.json", tmp_path / "again.json"]

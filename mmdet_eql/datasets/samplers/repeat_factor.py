@@ -10,6 +10,7 @@ Glossary:
     r(i): repeat factor of an image, the largest r(c) of its categories; 1 if it has none.
 """
 
+import logging
 import math
 from collections.abc import Sized
 
@@ -127,6 +128,13 @@ class RepeatFactorSampler(StreamSampler):
             _frequency_of(dataset, labels), repeat_threshold, sqrt, frequency, max_repeat
         )
         self.repeat_factors = image_repeat_factors(labels, of_categories)
+        if repeat_threshold > 0 and _repeats(dataset):
+            print_log(
+                "train_dataloader.dataset: ClassBalancedDataset repeats images of rare categories, "
+                "and RepeatFactorSampler repeats them again; leave one of them out.",
+                logger="current",
+                level=logging.WARNING,
+            )
         self._lengths: dict[int, int] = {}
         print_log(
             f"RepeatFactorSampler: {len(labels):,} images make epochs of about "
@@ -153,6 +161,12 @@ class RepeatFactorSampler(StreamSampler):
             return indices
         generator = torch.Generator().manual_seed(self.seed + epoch)
         return indices[torch.randperm(len(indices), generator=generator).numpy()]
+
+
+def _repeats(dataset) -> bool:
+    while not hasattr(dataset, "repeat_indices") and hasattr(dataset, "dataset"):
+        dataset = dataset.dataset
+    return hasattr(dataset, "repeat_indices")
 
 
 def _frequency_of(dataset, labels: InstanceLabels) -> ClassFrequency:

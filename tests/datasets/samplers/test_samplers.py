@@ -14,6 +14,7 @@ from mmengine.registry import DATA_SAMPLERS
 from mmdet_eql.datasets.samplers import CategoryAwareSampler, MixedSampler, RepeatFactorSampler
 from mmdet_eql.frequency import ClassFrequency
 from mmdet_eql.utils.errors import UserError
+from tests.conftest import log_of
 
 
 class Labelled:
@@ -165,6 +166,25 @@ def test_a_threshold_of_zero_is_the_default_sampler(world_size):
             default.set_epoch(epoch)
             assert list(sampler) == list(default)
             assert len(sampler) == len(default)
+
+
+class Repeated:
+    """As mmengine's ClassBalancedDataset."""
+
+    def __init__(self, dataset, repeat_indices):
+        self.dataset, self.repeat_indices = dataset, repeat_indices
+
+    def __len__(self):
+        return len(self.repeat_indices)
+
+
+def test_images_that_a_wrapper_repeats_already_are_named():
+    dataset = Labelled([[0]] * 9 + [[0, 1]])
+    repeated = Repeated(dataset, [*range(9), 9, 9])
+    for part, threshold in ((repeated, 0.5), (repeated, 0), (dataset, 0.5)):
+        said = log_of(lambda of=(part, threshold): RepeatFactorSampler(*of))
+        named = "WARNING train_dataloader.dataset: ClassBalancedDataset repeats" in said
+        assert named == (part is repeated and threshold > 0)
 
 
 def test_order_without_shuffling():
