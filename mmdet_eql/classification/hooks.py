@@ -3,7 +3,7 @@
 import numpy as np
 from mmdet.registry import DATASETS, HOOKS
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mmdet_eql.engine.class_list_hook import bare_model
 from mmdet_eql.frequency import class_frequency_of
@@ -46,6 +46,15 @@ class TrainingCountsHook(Hook):
 @HOOKS.register_module()
 class EpochHook(Hook):
     """Call ``set_epoch`` of each module that has it with the epoch that begins, from 0 on."""
+
+    def before_train(self, runner: Runner) -> None:
+        """Raise a UserError if a loss waits for an epoch that never begins."""
+        waits = any(getattr(m, "reweight_from", None) for m in bare_model(runner).modules())
+        if waits and not isinstance(runner.train_loop, EpochBasedTrainLoop):
+            raise UserError(
+                "loss_cls.reweight_from counts epochs, but train_cfg iterations, so that the loss "
+                "would never be re-weighted; train by epochs, or set it to None or 0."
+            )
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Set the epoch."""

@@ -11,6 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
+from mmdet_eql.frequency import UncountedDatasetError, class_frequency_of
 from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.files import write_text
 
@@ -22,7 +23,8 @@ class DataReportHook(Hook):
     """Log what becomes of the training and validation data, and write it to ``data_report.txt``.
 
     The reports are those of the datasets' ``data_report`` (:class:`LVISFormatDataset`); others are
-    left out. Warnings name images that are trained and validated on, and a training set without the
+    left out. Warnings name images that are trained and validated on, frequency groups of the
+    validation set that are not those of the training set, and a training set without the
     image-level labels that a loss asks for.
 
     Raises:
@@ -52,6 +54,7 @@ class DataReportHook(Hook):
                 )
         if is_main_process():
             _warn_of_common_images(train_sets, val_sets, runner.logger)
+            _warn_of_groups(runner, val_sets)
             _warn_of_image_level_labels(runner.model, train_sets, runner.logger)
 
 
@@ -79,6 +82,29 @@ def _warn_of_common_images(training: list, validation: list, logger: Logger) -> 
                 f"{dataset.ann_file}: {len(common):,} of its {len(dataset):,} images are trained "
                 f"on, too, as {min(common)}, so that its metrics are too high; take them out of "
                 "the training set, or give another validation set."
+            )
+
+
+def _warn_of_groups(runner: Runner, validation: list) -> None:
+    """The groups of APr, APc and APf may be those of another training set."""
+    metrics = getattr(getattr(runner.val_loop, "evaluator", None), "metrics", ())
+    if not validation or any(getattr(metric, "train_ann_file", None) for metric in metrics):
+        return
+    try:
+        trained = class_frequency_of(runner.train_dataloader.dataset)
+    except UncountedDatasetError:
+        return
+    group_of = dict(zip(trained.class_names, trained.group.tolist(), strict=True))
+    for dataset in validation:
+        columns = dataset.annotations.columns
+        named = zip(columns.category_name, columns.category_frequency, strict=True)
+        others = [name for name, group in named if group and group_of.get(name, group) != group]
+        if others:
+            runner.logger.warning(
+                f"{dataset.ann_file}: by its field 'frequency' {len(others):,} of "
+                f"{len(group_of):,} categories, as {others[0]!r}, are in other groups than by "
+                "their numbers of training images; APr, APc and APf go by the field, or by the "
+                "numbers with train_ann_file of the evaluator."
             )
 
 

@@ -64,6 +64,7 @@ class ClassFrequencyHook(ClassListHook):
                     f"{name}: {kind} of the resumed checkpoint differs from that of "
                     f"{class_frequency.num_images} training images; the checkpoint's is kept."
                 )
+        _warn_of_tails(wanted, runner)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -112,6 +113,21 @@ class ClassFrequencyHook(ClassListHook):
         ).select(runner.test_dataloader.dataset.metainfo["classes"])
         for module in modules:
             module.set_class_frequency(torch.from_numpy(class_frequency.frequency))
+
+
+def _warn_of_tails(wanted: list[tuple], runner: Runner) -> None:
+    """Warn if a loss with a tail has none, or nothing else."""
+    for name, module in {name: module for name, module, _ in wanted}.items():
+        without = getattr(module, "lambda_", None) == 0
+        if without or not hasattr(module, "tail_weights"):
+            continue
+        in_tail = module.tail_weights() > 0
+        if in_tail.all() or not in_tail.any():
+            runner.logger.warning(
+                f"{name}: {'every' if in_tail.any() else 'no'} category of the training set is in "
+                f"the tail of {type(module).__name__}; choose its lambda_ for this set "
+                "(tools/analysis/class_frequency.py --tail-ratio)."
+            )
 
 
 def _warn_of_statistics(runner: Runner) -> None:

@@ -257,6 +257,22 @@ def test_images_that_are_trained_and_validated_on_are_named(write, images, tmp_p
     assert "trained on" not in log_of(lambda: DataReportHook().before_train(runner))
 
 
+def test_frequency_groups_of_another_training_set_are_named(write, images, tmp_path):
+    train, data = dataset_of(write(by_script()), images), by_script()
+    groups = dict(zip(train.metainfo["classes"], train.class_frequency.group, strict=True))
+    for category in data["categories"]:
+        category["frequency"] = str(groups[category["name"]])
+    for changed in (False, True):
+        if changed:
+            data["categories"][0]["frequency"] = "f"
+        val = dataset_of(write(data, f"{changed}.json"), images, test_mode=True)
+        said = log_of(
+            lambda val=val: DataReportHook().before_train(runner_of(train, val, tmp_path))
+        )
+        name = data["categories"][0]["name"]
+        assert (f"1 of {len(groups)} categories, as {name!r}, are in other" in said) == changed
+
+
 def test_image_level_labels_of_a_coco_file_are_missed(write, images, tmp_path):
     runner = runner_of(dataset_of(write(by_script()), images), None, tmp_path)
     assert "WARNING" not in log_of(lambda: DataReportHook().before_train(runner))

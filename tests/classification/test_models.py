@@ -1,6 +1,7 @@
 """Backbones, classifiers and losses of plain classifiers, against their equations."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
 
 from mmdet_eql.classification.backbones import CIFARResNet, ResNet10
+from mmdet_eql.classification.hooks import EpochHook
 from mmdet_eql.classification.losses import BalancedSoftmaxLoss, LDAMLoss
 from mmdet_eql.heads import (
     CosineClassifier,
@@ -140,6 +142,11 @@ def test_deferred_reweighting_begins_with_its_epoch():
     # F.cross_entropy divides by the sum of the weights, too.
     weight = (1 - 0.99) / (1 - 0.99 ** COUNTS.clamp(min=1).double())
     torch.testing.assert_close(loss(z, labels), F.cross_entropy(z, labels, weight.float()))
+    runner = SimpleNamespace(model=loss, train_loop=object())
+    with pytest.raises(UserError, match="reweight_from counts epochs, but train_cfg iterations"):
+        EpochHook().before_train(runner)
+    loss.reweight_from = None
+    EpochHook().before_train(runner)
 
 
 @pytest.mark.parametrize(

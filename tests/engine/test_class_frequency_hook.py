@@ -11,7 +11,8 @@ from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
 from mmdet_eql.engine import ClassFrequencyHook
-from mmdet_eql.losses import EqualizationLossV2
+from mmdet_eql.engine.class_frequency_hook import _warn_of_tails
+from mmdet_eql.losses import EqualizationLoss, EqualizationLossV2
 from mmdet_eql.utils.errors import UserError
 from tests.conftest import build_dataset, log_of, minilvis_config, tiny_options
 
@@ -43,6 +44,17 @@ def test_training_hands_frequencies_over_and_keeps_them(tiny_config, tmp_path):
 
     saved = torch.load(tmp_path / "work_dir" / "iter_2.pth", weights_only=False)["state_dict"]
     assert torch.equal(saved["roi_head.bbox_head.loss_cls.class_frequency"], expected)
+
+
+def test_a_loss_without_a_tail_says_so():
+    loss = EqualizationLoss(num_classes=2, lambda_=0.1)
+    runner = SimpleNamespace(logger=MMLogger.get_current_instance())
+    for freq, word in (([0.2, 0.1], "no"), ([0.05, 0.01], "every"), ([0.2, 0.01], None)):
+        loss.set_class_frequency(torch.tensor(freq))
+        said = log_of(lambda: _warn_of_tails([("head.loss_cls", loss, "class_frequency")], runner))
+        assert (f"head.loss_cls: {word} category of the training" in said) == (word is not None)
+    plain = EqualizationLoss(num_classes=2, lambda_=0)
+    assert log_of(lambda: _warn_of_tails([("loss", plain, "class_frequency")], runner)) == ""
 
 
 def test_classifier_starts_at_its_prior(tiny_config):

@@ -2,16 +2,19 @@
 
 import logging
 import warnings
+from types import SimpleNamespace
 
 import mmengine.dist
 import pytest
 import torch
 from mmengine.hooks import Hook, LoggerHook
+from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 
 from mmdet_eql.engine.launch import build_runner, read_config
+from mmdet_eql.engine.resume.checkpoint_hook import _warn_of_earlier_checkpoints
 from mmdet_eql.engine.startup import training_summary
-from tests.conftest import minilvis_config
+from tests.conftest import log_of, minilvis_config
 
 
 @pytest.fixture
@@ -82,6 +85,14 @@ def test_a_schedule_of_iterations_that_ends_in_the_first_epoch(tiny_config):
     note = "all within the first epoch, since it counts iterations"
     assert f"MultiStepLR(by_epoch=False, milestones=[3]): {note}" in told
     assert "MultiStepLR(by_epoch=False, milestones=[5])" in told
+
+
+def test_checkpoints_of_an_earlier_training_are_named(tmp_path):
+    runner = SimpleNamespace(work_dir=str(tmp_path), logger=MMLogger.get_current_instance())
+    assert log_of(lambda: _warn_of_earlier_checkpoints(runner)) == ""
+    (tmp_path / "epoch_12.pth").touch()
+    said = log_of(lambda: _warn_of_earlier_checkpoints(runner))
+    assert "holds 1 checkpoints of an earlier training, as epoch_12.pth, which this" in said
 
 
 def test_what_the_log_file_alone_has(lines):

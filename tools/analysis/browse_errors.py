@@ -45,6 +45,7 @@ def browse(args: argparse.Namespace) -> None:
     from mmdet_eql.analysis.error_page import write_error_page
     from mmdet_eql.annotations import read_annotations
     from mmdet_eql.evaluation import LVISGroundTruth, read_results
+    from mmdet_eql.evaluation.result_mistakes import check_detections
     from mmdet_eql.utils.errors import UserError
 
     if not 0 < args.iou_thr <= 1:
@@ -53,6 +54,7 @@ def browse(args: argparse.Namespace) -> None:
     ground_truth = LVISGroundTruth.from_columns(columns, args.ann_file)
     category = find_category(ground_truth, args.category)
     detections = read_results(args.results, ground_truth, "bbox", args.ann_file)
+    check_detections(args.results, ground_truth, detections, args.ann_file)
     errors = find_errors(ground_truth, detections, category, args.iou_thr, args.score_thr)
     paths = [
         osp.join(args.images, columns.path(image, args.images))

@@ -66,6 +66,8 @@ class AtomicCheckpointHook(CheckpointHook):
     def before_train(self, runner: Runner) -> None:
         """Take up the records of a resumed run; clear away what a killed one left unfinished.
 
+        A warning names checkpoints of an earlier training, which a new one would overwrite.
+
         Raises:
             UserError: If ``save_best`` names a metric that the evaluator does not give, or the
                 system refuses to write to the folder of the checkpoints.
@@ -80,6 +82,7 @@ class AtomicCheckpointHook(CheckpointHook):
             self.last_ckpt = runner.message_hub.runtime_info.get("last_ckpt")
         else:
             runner.message_hub.update_info("iter_validated", 0)
+            _warn_of_earlier_checkpoints(runner)
         for folder in {str(self.out_dir), runner.work_dir} if is_main_process() else ():
             for path in (*Path(folder).glob(".*.pth.*.tmp"), *Path(folder).glob(".last_*.tmp")):
                 with suppress(OSError):
@@ -205,6 +208,16 @@ class AtomicCheckpointHook(CheckpointHook):
         if is_main_process():
             with atomic_write(Path(runner.work_dir) / "last_checkpoint", _HINT) as unfinished:
                 unfinished.write_text(path)
+
+
+def _warn_of_earlier_checkpoints(runner: Runner) -> None:
+    earlier = sorted(map(str, Path(runner.work_dir).glob("*.pth"))) if is_main_process() else []
+    if earlier:
+        runner.logger.warning(
+            f"{runner.work_dir}: holds {len(earlier)} checkpoints of an earlier training, as "
+            f"{os.path.basename(earlier[-1])}, which this one may overwrite; go on from the last "
+            "one by --resume, or give another --work-dir."
+        )
 
 
 def check_save_best(names: str | Sequence[str], metrics: Sequence[Any]) -> None:
