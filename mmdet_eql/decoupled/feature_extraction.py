@@ -76,6 +76,8 @@ def cache_features(
     classes = datasets["train"].metainfo["classes"]
     counts = class_frequency_of(datasets["train"]).instance_count.tolist()
     check_classes(runner, model, classes)
+    for head in stages_of(model.roi_head.bbox_head):
+        head.num_classes = len(classes)  # the label of background, in labels of this training set
     checkpoint = os.path.abspath(cache_path(address_of(cfg.load_from)))
     description = CacheDescription(
         classes=list(classes),
@@ -255,9 +257,11 @@ def check_classes(runner: Runner, model: nn.Module, classes: Sequence[str]) -> N
         UserError: If they differ, and the detector has boxes or masks for each class.
     """
     hook = next(hook for hook in runner.hooks if isinstance(hook, ClassListHook))
-    if hook.classes in (None, tuple(classes)):  # a checkpoint without names has had its warning
-        return
     heads = stages_of(model.roi_head.bbox_head)
+    as_many = all(head.num_classes == len(classes) for head in heads)
+    # A checkpoint without names has had its warning.
+    if hook.classes == tuple(classes) or (hook.classes is None and as_many):
+        return
     specific = [] if all(head.reg_class_agnostic for head in heads) else ["boxes"]
     masks = stages_of(getattr(model.roi_head, "mask_head", None) or [])
     if not all(getattr(head, "class_agnostic", True) for head in masks):

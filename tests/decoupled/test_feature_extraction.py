@@ -185,7 +185,7 @@ def test_too_little_room_is_refused_beforehand(make_config, tmp_path, monkeypatc
 def test_a_checkpoint_of_other_classes(boxes, masks, sentence):
     hook, logger = ClassListHook(), MMLogger.get_current_instance()
     heads = dict(
-        bbox_head=SimpleNamespace(reg_class_agnostic=boxes),
+        bbox_head=SimpleNamespace(reg_class_agnostic=boxes, num_classes=2),
         mask_head=SimpleNamespace(class_agnostic=masks),
     )
     model = SimpleNamespace(roi_head=SimpleNamespace(**heads))
@@ -199,6 +199,27 @@ def test_a_checkpoint_of_other_classes(boxes, masks, sentence):
     else:
         with pytest.raises(UserError, match=sentence):
             check_classes(runner, model, ("cat", "dog"))
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_features_of_fewer_classes_than_the_detector_tells_apart(
+    make_config, minilvis, tmp_path, named
+):
+    heads = {"mask_head": None, "mask_roi_extractor": None, "bbox_head.reg_class_agnostic": True}
+    cfg = make_config(**{f"model.roi_head.{key}": value for key, value in heads.items()})
+    classes = build_dataset(minilvis).metainfo["classes"]
+    cfg.load_from = str(tmp_path / "detector.pth")
+    meta = dict(dataset_meta=dict(classes=classes)) if named else {}
+    torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict(), meta=meta), cfg.load_from)
+    cfg.num_classes = C  # that of the detector, as its checkpoint has it
+    cfg.train_dataloader.dataset.metainfo = dict(classes=classes[:5])
+    cfg.train_dataloader.dataset.indices = cfg.val_dataloader.dataset.indices = 6
+    cache_features(cfg, tmp_path / "features")
+    features = open_features(tmp_path / "features")
+    labels = np.concatenate([features.rows(item)["labels_0"] for item in range(len(features))])
+    assert features.description.classes == list(classes[:5])
+    assert labels.max() == 5  # background
+    assert np.median(labels) == 5
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused(make_config, tmp_path):
