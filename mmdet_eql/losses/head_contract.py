@@ -6,6 +6,8 @@ knows nothing else of it. A loss that does not fit is an error here; some would 
 scores. C is the number of foreground categories, K that of the logits of a loss.
 """
 
+from typing import Any
+
 from torch import nn
 
 from mmdet_eql.losses.base import ClassificationLoss, SigmoidLoss, SoftmaxLoss
@@ -45,7 +47,8 @@ def connect_losses(model: nn.Module) -> None:
 
     A head that is derived from one of mmdet's counts as that one. This has to happen before a
     checkpoint is loaded; ``ClassFrequencyHook`` and the launchers do it. Heads that are not
-    mmdet's, and losses that are not this package's, are left alone.
+    mmdet's, and losses that are not this package's, are left alone, but for mmdet's on sigmoids in
+    a box head.
 
     Raises:
         UserError: With the dotted key of the head, if a loss does not work there.
@@ -54,6 +57,13 @@ def connect_losses(model: nn.Module) -> None:
         stock = _stock_class(head)
         for attribute in _LOSSES:
             loss = getattr(head, attribute, None)
+            if stock is not None and _scored_otherwise(head, stock, loss):
+                raise UserError(
+                    f"model.{name}.{attribute}: {type(loss).__name__} trains {head.num_classes} "
+                    f"sigmoids and one for background, which {type(head).__name__} scores by a "
+                    "softmax; use dict(_delete_=True, type='EqualizationLoss', lambda_=0) for "
+                    "sigmoid cross-entropy, or SigmoidFocalLoss."
+                )
             if stock is None or not isinstance(loss, ClassificationLoss):
                 continue
             reason = _misfit(head, stock, loss, attribute)
@@ -66,6 +76,12 @@ def connect_losses(model: nn.Module) -> None:
 
 def _stock_class(head: nn.Module) -> type | None:
     return next((kind for kind in type(head).__mro__ if kind.__module__.startswith("mmdet.")), None)
+
+
+def _scored_otherwise(head: nn.Module, stock: type, loss: Any) -> bool:
+    """Whether the loss is one of mmdet's on sigmoids, in a box head that knows softmax alone."""
+    is_box_head = hasattr(head, "custom_activation") and stock.__name__ not in SIGMOID_HEADS
+    return is_box_head and not head.custom_activation and getattr(loss, "use_sigmoid", False)
 
 
 def _misfit(head: nn.Module, stock: type, loss: ClassificationLoss, attribute: str) -> str | None:

@@ -149,6 +149,10 @@ def detector(head: str, delete: bool, **loss):
          ["activated=False"]),
         ("FCOS", True, dict(type="EqualizationLoss", use_sigmoid=True, num_classes=9),
          ["9", "4"]),
+        # MMDetection trains sigmoids by these, and scores a softmax.
+        ("Faster R-CNN", True, dict(type="CrossEntropyLoss", use_sigmoid=True),
+         ["CrossEntropyLoss trains 4 sigmoids", "by a softmax", "lambda_=0"]),
+        ("Faster R-CNN", True, dict(type="FocalLoss"), ["FocalLoss trains 4", "SigmoidFocalLoss"]),
         ("Sparse R-CNN", True, dict(type="EqualizationLossV2"), ["DIIHead", "use_sigmoid=True"]),
         ("DETR", True, dict(type="SoftmaxEqualizationLoss", lambda_=0.1, class_weight=0.5),
          None),
