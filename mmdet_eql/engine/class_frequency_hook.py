@@ -87,7 +87,9 @@ class ClassFrequencyHook(ClassListHook):
         of ``dataset_meta`` with the dataset's.
         """
         super().after_load_checkpoint(runner, checkpoint)
-        remove_counts(checkpoint.get("meta", {}).get("dataset_meta") or {})
+        dataset_meta = checkpoint.get("meta", {}).get("dataset_meta") or {}
+        self._image_count = dataset_meta.get("image_count")
+        remove_counts(dataset_meta)
 
     def before_test(self, runner: Runner) -> None:
         """Count the training set for a loss whose scores need frequencies it was not trained with.
@@ -111,6 +113,12 @@ class ClassFrequencyHook(ClassListHook):
         class_frequency = class_frequency_of(
             DATASETS.build(runner.cfg.train_dataloader.dataset)
         ).select(runner.test_dataloader.dataset.metainfo["classes"])
+        if getattr(self, "_image_count", None) not in (None, class_frequency.image_count.tolist()):
+            runner.logger.warning(
+                f"{runner.cfg.load_from}: was trained on other image counts than those of "
+                f"train_dataloader.dataset, by which {type(modules[0]).__name__} scores; give the "
+                "training set of the checkpoint."
+            )
         for module in modules:
             module.set_class_frequency(torch.from_numpy(class_frequency.frequency))
 

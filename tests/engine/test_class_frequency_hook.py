@@ -159,6 +159,12 @@ def test_logit_adjustment_takes_a_plain_softmax_checkpoint(tiny_config, tmp_path
     frequency = loss_of(runner).class_frequency
     assert frequency.shape == (12,)
     assert not torch.isnan(frequency).any()
+    (hook,) = (hook for hook in runner.hooks if isinstance(hook, ClassFrequencyHook))
+    for counts in (hook._image_count, [1] * 12):
+        loss_of(runner).class_frequency.fill_(torch.nan)
+        hook._image_count = counts
+        said = log_of(lambda: hook.before_test(runner))
+        assert ("was trained on other image counts" in said) == (counts == [1] * 12)
 
     for key in ("train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler"):
         cfg.pop(key)
