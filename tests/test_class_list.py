@@ -27,6 +27,7 @@ from mmdet_eql.engine.launch import build_runner, enable_tta, read_config
 from mmdet_eql.engine.num_classes import set_num_classes
 from mmdet_eql.evaluation import evaluate_files
 from mmdet_eql.utils.errors import UserError
+from tests import conftest
 from tests.conftest import CONFIGS
 
 NUMBERS = itertools.count()
@@ -493,6 +494,13 @@ def test_a_stock_metric_takes_labels_in_the_order_of_its_file(make, tmp_path):
         check({"cat": 1, "dog": 2})
     with pytest.raises(UserError, match=r"LVISMetric takes labels .*: 'dog' would be 'gnu'"):
         check({"cat": 9, "gnu": 1, "dog": 5, "emu": 7}, LVISMetric)
+    content = coco(dict(zip(NAMES, range(3), strict=True)))
+    for image in content["images"]:
+        image["neg_category_ids"] = []
+    (tmp_path / "lvis.json").write_text(json.dumps(content))
+    metric = CocoMetric(ann_file=str(tmp_path / "lvis.json"))
+    said = conftest.log_of(lambda: stock_metrics.prepare_stock_metric(metric, NAMES, "test"))
+    assert "CocoMetric counts each detection in an image where nobody looked" in said
 
 
 def test_a_stock_metric_of_several_processes_writes_no_files(monkeypatch):

@@ -30,6 +30,11 @@ from mmdet_eql.engine.resume.checkpoint_hook import check_save_best
 from mmdet_eql.losses import connect_losses
 from mmdet_eql.utils.errors import UserError
 
+#: Steps of a pipeline that move what is in an image, and leave no trace for a test.
+_MOVING = (
+    *("RandomFlip", "RandomCrop", "RandomCenterCropPad", "MinIoURandomCrop", "RandomAffine"),
+    *("RandomShift", "Expand", "Mosaic", "MixUp"),
+)
 #: Where the types of nested parts are looked up, after the registry of the part that they are in.
 _NESTED = (MODELS, TASK_UTILS, TRANSFORMS, DATASETS, OPTIMIZERS)
 
@@ -46,8 +51,8 @@ def check_config(cfg: Config, splits: Sequence[str] = ("train", "val")) -> None:
 
     Raises:
         UserError: With the dotted key, if a part is missing or cannot be built, a loss does not
-            work in its head, a file does not exist, or the loop does not fit the sampler or the
-            schedules.
+            work in its head, a file does not exist, the images of a test would be moved, or the
+            loop does not fit the sampler or the schedules.
     """
     cfg = Config(cfg.to_dict())
     if cfg.get("custom_imports"):
@@ -60,6 +65,8 @@ def check_config(cfg: Config, splits: Sequence[str] = ("train", "val")) -> None:
         dataset = _dict(cfg, f"{split}_dataloader").get("dataset")
         if isinstance(dataset, dict):
             _check_dataset(dataset, f"{split}_dataloader.dataset")
+            if split != "train":
+                _check_test_pipeline(dataset, f"{split}_dataloader.dataset")
     set_num_classes(cfg, splits)
     trains = "train" in splits
     try:
@@ -117,6 +124,19 @@ def _check_dataset(dataset: dict, key: str) -> None:
         return
     built = _build(DATASETS, dict(dataset, lazy_init=True), key)
     _check_file(built.ann_file, f"{key}.ann_file")
+
+
+def _check_test_pipeline(dataset: dict, key: str) -> None:
+    """Raise a UserError if a step moves objects: boxes would be compared where they are not."""
+    for index, step in enumerate(dataset.get("pipeline") or ()):
+        kind = step.get("type") if isinstance(step, dict) else None
+        name = kind.rpartition(".")[2] if isinstance(kind, str) else ""
+        always = None if name == "RandomFlip" else 1.0
+        if name in _MOVING and step.get("prob", always) not in (None, 0):
+            raise UserError(
+                f"{key}.pipeline.{index}: {name} moves what is in an image, and detections are not "
+                "moved back; remove it, or use --tta for flipped images."
+            )
 
 
 def _check_training(cfg: Config, optimizer: Any) -> None:

@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from mmdet.registry import DATA_SAMPLERS, HOOKS, MODELS, TASK_UTILS
 from mmengine.config import Config
 from mmengine.runner import Runner
 
@@ -23,6 +24,8 @@ TOP_LEVEL_KEYS = frozenset(
         *("decoupled", "features", "num_classes"),
     )
 ) - {"self", "cfg"}
+#: Where types are looked up that take any argument, as samplers of RoIs.
+_REGISTRIES = (HOOKS, TASK_UTILS, MODELS, DATA_SAMPLERS)
 #: Names that are as similar are taken for the same one, misspelt: ``max_per_image``, but not
 #: ``nms_pre`` beside ``nms``.
 _SIMILAR = 0.8
@@ -33,9 +36,10 @@ _SHOWN = 3
 def check_options(cfg: Config, options: Iterable[str]) -> None:
     """Check options before they are merged into a config.
 
-    Parts with a type are built, and refuse unknown arguments then. Here it is about the others: the
-    top of the config, where variables have been copied to where they are used, and dicts without a
-    type, such as ``model.test_cfg.rcnn``, which take any key.
+    Parts with a type are built, and most refuse unknown arguments then. Here it is about others:
+    the top of the config, where variables have been copied to where they are used, and dicts that
+    take any key: without a type, such as ``model.test_cfg.rcnn``, or of one that swallows unknown
+    arguments, such as ``model.train_cfg.rcnn.sampler``.
 
     Args:
         cfg (Config): The config, without the options.
@@ -54,7 +58,7 @@ def check_options(cfg: Config, options: Iterable[str]) -> None:
         for name in names[1:]:
             if isinstance(part, dict) and name not in part:
                 similar = difflib.get_close_matches(name, part, 1, _SIMILAR)
-                if similar and "type" not in part:
+                if similar and ("type" not in part or _swallows(part, name)):
                     raise UserError(
                         f"{option}: {place} has no {name!r}, but {similar[0]!r}; correct the key."
                     )
@@ -64,6 +68,15 @@ def check_options(cfg: Config, options: Iterable[str]) -> None:
             except (KeyError, IndexError, TypeError, ValueError):
                 break  # merging the option says what is wrong
             place = f"{place}.{name}"
+
+
+def _swallows(part: dict, name: str) -> bool:
+    """Whether the type of a part takes any argument, and knows none of this name."""
+    kinds = (registry.get(part["type"]) for registry in _REGISTRIES)
+    kind = next((kind for kind in kinds if isinstance(kind, type)), object)
+    if all(p.kind != p.VAR_KEYWORD for p in inspect.signature(kind).parameters.values()):
+        return False  # it refuses the argument itself
+    return not any(name in inspect.signature(base.__init__).parameters for base in kind.__mro__)
 
 
 def _hint(cfg: Config, name: str) -> str:

@@ -12,6 +12,8 @@ from mmdet_eql.utils.errors import UserError
 from tests.config_checks import read
 from tests.conftest import CONFIGS
 
+MOVED = dict(type="RandomFlip")
+
 
 @pytest.mark.parametrize(
     ("options", "words"),
@@ -47,6 +49,15 @@ from tests.conftest import CONFIGS
         ),
         ({"train_dataloader.sampler.threshold": 1}, ["sampler (type 'InfiniteSampler')"]),
         ({"train_dataloader.sampler.type": "Some"}, ["sampler: Some is not in the"]),
+        (
+            {
+                "val_dataloader.dataset.pipeline": [
+                    dict(type="LoadImageFromFile"),
+                    dict(type="RandomFlip", prob=0.5),
+                ]
+            },
+            ["val_dataloader.dataset.pipeline.1: RandomFlip moves what is in an image", "--tta"],
+        ),
         ({"val_evaluator.ann_file": "gone.json"}, ["val_evaluator.ann_file: gone.json does not"]),
         ({"val_evaluator.figures": 3}, ["val_evaluator (type 'LVISFastMetric')", "figures"]),
         (

@@ -29,6 +29,8 @@ CONFIG = CONFIGS / "eql" / "mask-rcnn_r50_fpn_eql_8xb2-1x_lvis-v1.py"
         ("train_pipeline.0.type", "nothing reads 'train_pipeline'; see the keys with"),
         ("model.test_cfg.rcnn.max_per_image", "model.test_cfg.rcnn has no 'max_per_image', but 'm"),
         ("model.test_cfg.rcn.score_thr", "model.test_cfg has no 'rcn', but 'rcnn'; correct the"),
+        ("model.train_cfg.rcnn.sampler.nums", "rcnn.sampler has no 'nums', but 'num'; correct"),
+        ("default_hooks.checkpoint.intervals", "checkpoint has no 'intervals', but 'interval'"),
         ("train_dataloader.batchsize", "train_dataloader has no 'batchsize', but 'batch_size'"),
     ],
 )
@@ -43,6 +45,7 @@ def test_an_option_without_effect(option, words):
     [
         *("num_classes", "features", "sync_bn", "randomness.seed", "custom_hooks"),
         *("model.test_cfg.rpn.min_bbox_size", "default_hooks.partial_load.type"),
+        *("default_hooks.checkpoint.save_last", "model.rpn_head.num_classes"),
         *("param_scheduler.0.verbose", "model.roi_head.bbox_head.loss_cls.gamma"),
         *("optim_wrapper.paramwise_cfg.norm_decay_mult", "train_dataloader.sampler._delete_"),
     ],
