@@ -188,7 +188,8 @@ def test_unmatched_detections_are_excused_where_annotation_is_not_exhaustive(tmp
 
 def test_limit_of_300_counts_detections_nobody_judges(tmp_path):
     data = one_image([{"bbox": BOX}])
-    unjudged = [detection(0.9, AWAY, category_id=2)] * 300
+    boxes = [[AWAY[0] + 0.01 * index, *AWAY[1:]] for index in range(300)]  # no two are the same
+    unjudged = [detection(0.9, box, category_id=2) for box in boxes]
     assert evaluate(tmp_path, data, [detection(0.5, BOX), *unjudged])["AP"] == 0
     assert evaluate(tmp_path, data, [detection(0.5, BOX), *unjudged[1:]])["AP"] == pytest.approx(1)
     # Of equal scores the one that comes first in the file takes the place.

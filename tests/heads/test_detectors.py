@@ -8,6 +8,7 @@ import torch
 from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
+from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 
 from mmdet_eql.engine import ClassFrequencyHook
@@ -71,7 +72,7 @@ def build(cfg: Config):
         train_dataloader=SimpleNamespace(dataset=dataset),
         optim_wrapper=None,
         iter=0,
-        logger=None,
+        logger=MMLogger.get_current_instance(),
     )
     connect_losses(model)
     ClassFrequencyHook().before_train(runner)
