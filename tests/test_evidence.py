@@ -21,6 +21,7 @@ STUDIES = {
     "classifiers": ["classifiers", "classifiers-ablations"],
     "minilvis-crops": ["minilvis-crops"],
     "minilvis": ["minilvis", "minilvis-ablations"],
+    "minilvis-dense": ["minilvis-dense"],
 }
 #: Of each published table: its folder, the labels of its rows, the baseline's first, and its bins.
 TABLES = {
@@ -88,6 +89,8 @@ TABLES = {
         ["softmax", "softmax_type=NormedLinear", "Seesaw"],
         BINS,
     ),
+    "minilvis-dense": ("minilvis-dense", ["focal", "EFL", "EFL+RFS", "sigmoid", "EQL"], BINS),
+    "minilvis-dense-sigmoid": ("minilvis-dense", ["sigmoid", "EQL"], BINS),
 }
 
 

@@ -40,7 +40,7 @@ case $study in
   minilvis) core_hours="5 to 7" ;;
   minilvis-ablations) core_hours="6 to 8.5 (3 to 4.5 after minilvis)" ;;
   minilvis-crops) core_hours=1.5 ;;
-  minilvis-dense) core_hours= ;; # not measured
+  minilvis-dense) core_hours=4 ;;
   -h | --help)
     usage
     exit
@@ -229,7 +229,8 @@ case $study in
       "$work_dir"/{softmax,softmax_type=NormedLinear,Seesaw}_seed=*
     ;;
   minilvis-dense)
-    compare "$study" focal "${bins[@]}" "$work_dir"/{focal,EFL,EQL,EFL+RFS}_seed=*
+    compare "$study" focal "${bins[@]}" "$work_dir"/{focal,EFL,EFL+RFS,sigmoid,EQL}_seed=*
+    compare "$study-sigmoid" sigmoid "${bins[@]}" "$work_dir"/{sigmoid,EQL}_seed=*
     ;;
   minilvis-crops)
     compare "$study" softmax "$work_dir"
