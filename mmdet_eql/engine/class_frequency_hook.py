@@ -28,6 +28,9 @@ class ClassFrequencyHook(ClassListHook):
     gradients, are added after each iteration, over all ranks.
     """
 
+    #: Counts that a loaded checkpoint was trained with, None if it has none.
+    _image_count: list[int] | None = None
+
     def before_run(self, runner: Runner) -> None:
         """Tell each loss its head's number of categories; a UserError if it does not work there."""
         super().before_run(runner)
@@ -113,7 +116,7 @@ class ClassFrequencyHook(ClassListHook):
         class_frequency = class_frequency_of(
             DATASETS.build(runner.cfg.train_dataloader.dataset)
         ).select(runner.test_dataloader.dataset.metainfo["classes"])
-        if getattr(self, "_image_count", None) not in (None, class_frequency.image_count.tolist()):
+        if self._image_count not in (None, class_frequency.image_count.tolist()):
             runner.logger.warning(
                 f"{runner.cfg.load_from}: was trained on other image counts than those of "
                 f"train_dataloader.dataset, by which {type(modules[0]).__name__} scores; give the "
