@@ -96,17 +96,20 @@ def _runs_at(path: Path) -> list[Path]:
 def group_runs(records: Sequence[RunRecord]) -> list[RunGroup]:
     """Group runs that differ in their seed alone, in the order of their first runs.
 
-    Warnings name runs that were evaluated on different files, and those of a group that have the
-    same seed, or differ in what no config shows. Raises a UserError if there are none.
+    Warnings name runs that were evaluated otherwise, groups whose training sets have other counts,
+    and runs of a group that have the same seed, or differ in what no config shows. Raises a
+    UserError if there are none.
     """
     if not records:
         raise UserError("no runs to compare; give their work_dirs.")
-    files = {record.evaluated_on: record.name for record in records if record.evaluated_on}
-    if len(files) > 1:
-        named = ", ".join(f"{name} on {file}" for file, name in files.items())
+    # Records of earlier versions have no digest.
+    key = "evaluation" if all(record.evaluation for record in records) else "evaluated_on"
+    evaluated = {getattr(record, key): record for record in records if getattr(record, key)}
+    if len(evaluated) > 1:
+        named = (f"{record.name} on {record.evaluated_on}" for record in evaluated.values())
         warnings.warn(
-            f"not all runs were evaluated on the same file, without which metrics cannot be "
-            f"compared: {named}.",
+            "not all runs were evaluated on the same annotations with the same iou_thrs and "
+            f"max_detections, without which metrics cannot be compared: {', '.join(named)}.",
             stacklevel=2,
         )
     by_experiment: dict[str, list[RunRecord]] = {}
@@ -133,6 +136,14 @@ def group_runs(records: Sequence[RunRecord]) -> list[RunGroup]:
                     stacklevel=2,
                 )
         groups.append(RunGroup(label, tuple(members)))
+    counts = {frozenset(group.records[0].image_count.items()): group.label for group in groups}
+    counts.pop(frozenset(), None)  # unknown
+    if len(counts) > 1:
+        warnings.warn(
+            f"{' and '.join(counts.values())} have training sets of other image counts, so that "
+            "bins and plots by training images are of other categories.",
+            stacklevel=2,
+        )
     return groups
 
 

@@ -20,6 +20,7 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from mmdet_eql.decoupled.feature_cache import sha256_of
 from mmdet_eql.engine.launch import read_config
 from mmdet_eql.frequency import class_frequency_of
 from mmdet_eql.runs.planning import RESULT_NAME, digest_of, read_marker, without_seed
@@ -53,6 +54,7 @@ class RunRecord:
             ``"tested"`` the checkpoint of the last evaluation, if that was a test of another one
             than the last.
         evaluated_on (str, optional): Annotation file of the last evaluation, as the config has it.
+        evaluation (str, optional): Digest of its content and of the options that set metrics.
     """
 
     name: str
@@ -69,6 +71,7 @@ class RunRecord:
     training: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     evaluated_on: str | None = None
+    evaluation: str | None = None
 
 
 def make_record(work_dir: str | os.PathLike) -> RunRecord:
@@ -118,7 +121,7 @@ def make_record(work_dir: str | os.PathLike) -> RunRecord:
         learning_curve=[(step, _rounded(metrics)) for step, metrics in curve],
         training=training,
         versions=_versions(),
-        evaluated_on=_ann_file(cfg.get(f"{result.split}_evaluator")),
+        **_evaluation(cfg.get(f"{result.split}_evaluator")),
     )
 
 
@@ -153,9 +156,18 @@ def load_record(path: str | os.PathLike) -> RunRecord:
         ) from None
 
 
-def _ann_file(evaluators: Any) -> str | None:
+def _evaluation(evaluators: Any) -> dict[str, str]:
+    """``evaluated_on`` and ``evaluation`` of a record, as far as they are known."""
     evaluators = [evaluators] if isinstance(evaluators, dict) else evaluators or []
-    return next(filter(None, (each.get("ann_file") for each in evaluators)), None)
+    chosen = next((each for each in evaluators if each.get("ann_file")), None)
+    if chosen is None:
+        return {}
+    known = {"evaluated_on": chosen["ann_file"]}
+    with contextlib.suppress(OSError):  # the files may be gone
+        files = [chosen[key] for key in ("ann_file", "train_ann_file") if chosen.get(key)]
+        options = [chosen.get(key) for key in ("iou_thrs", "max_detections")]
+        known["evaluation"] = digest_of([*map(sha256_of, files), *options])
+    return known
 
 
 def _begun_from(work_dir: Path) -> str | None:

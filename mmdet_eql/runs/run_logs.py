@@ -74,16 +74,16 @@ def load_run(work_dir: str | os.PathLike) -> RunResult:
 def learning_curve(work_dir: str | os.PathLike) -> list[tuple[int, dict]]:
     """Read step (iterations or epochs, as logged) and metrics of all validations of a training.
 
-    By increasing step, over all starts since it began; of each step the last one. The folder need
-    not exist.
+    By increasing step, over all starts since it began. What came later in a start than where the
+    next one goes on is left out. The folder need not exist.
     """
-    curve = {}
+    curve = []
     for start in reversed(list(starts(work_dir))):
         for record in _read_records(start / "vis_data" / "scalars.json"):
-            figures = _parse_metrics(record).figures
-            if figures and isinstance(record.get("step"), int):
-                curve[record["step"]] = figures
-    return sorted(curve.items())
+            figures, step = _parse_metrics(record).figures, record.get("step")
+            if figures and isinstance(step, int):
+                curve = [*(point for point in curve if point[0] < step), (step, figures)]
+    return curve
 
 
 def number_of_processes(work_dir: str | os.PathLike) -> int | None:
@@ -135,7 +135,8 @@ def _parse_metrics(record: dict) -> RunResult:
         for pattern, found in ((_CATEGORY, result.category_ap), (_METRIC, result.figures)):
             if match := pattern.fullmatch(key):
                 kind, name = (group for group in match.groups() if group is not None)
-                # Accuracies are logged in percent.
-                found.setdefault(kind, {})[name] = value / 100 if kind == "accuracy" else value
+                # Accuracies are logged in percent. Of several evaluators the first one counts.
+                value = value / 100 if kind == "accuracy" else value
+                found.setdefault(kind, {}).setdefault(name, value)
                 break
     return result

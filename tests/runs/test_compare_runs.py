@@ -319,6 +319,35 @@ def test_runs_that_were_evaluated_on_different_files(tmp_path):
         group_runs(load_records([a, b]))
 
 
+def test_runs_that_were_evaluated_otherwise_by_the_same_path(tmp_path, recwarn):
+    ann_file = tmp_path / "val.json"
+    ann_file.write_text("{}")
+    evaluator = dict(type="LVISFastMetric", ann_file=str(ann_file))
+    a, b = (write_logs(tmp_path / name, 0, name=name, val_evaluator=evaluator) for name in "ab")
+    c = write_logs(tmp_path / "c", 0, val_evaluator=[dict(evaluator, max_detections=100)])
+    record_run(a)
+    group_runs(load_records([a, b]))
+    assert not recwarn
+    with pytest.warns(UserWarning, match="same annotations with the same .*: a on .*, c on "):
+        group_runs(load_records([a, c]))
+    # The content alone counts.
+    moved = dataclasses.replace(load_record(a), evaluated_on="elsewhere.json")
+    recwarn.clear()
+    group_runs([moved, load_record(b)])
+    assert not recwarn
+    ann_file.write_text("{ }")
+    with pytest.warns(UserWarning, match="same annotations with the same .*: a on .*, b on "):
+        group_runs(load_records([a, b]))
+
+
+def test_groups_with_training_sets_of_other_counts(recwarn):
+    runs = [run(name, 0, 0.1, image_count={"cat": 3, "dog": 1}) for name in "ab"]
+    group_runs([*runs, run("c", 0, 0.1)])
+    assert not recwarn
+    with pytest.warns(UserWarning, match="a and b have training sets of other image counts"):
+        group_runs([runs[0], dataclasses.replace(runs[1], image_count={"cat": 3, "dog": 9})])
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [

@@ -149,6 +149,20 @@ def test_a_learning_curve_spans_all_starts(tmp_path):
     assert [(step, found["bbox"]["AP"]) for step, found in curve] == [(20, 0.1), (40, 0.3)]
 
 
+def test_what_came_after_the_place_of_a_resumed_start_is_left_out(tmp_path):
+    first = [figures(ap) | {"step": step} for step, ap in ((20, 0.1), (40, 0.2), (60, 0.3))]
+    write_scalars(tmp_path, "20250101_000000", first)
+    write_scalars(tmp_path, "20250102_000000", [figures(0.4) | {"step": 40}])
+    curve = learning_curve(tmp_path)
+    assert [(step, found["bbox"]["AP"]) for step, found in curve] == [(20, 0.1), (40, 0.4)]
+
+
+def test_of_several_evaluators_the_first_counts(tmp_path):
+    write_test(tmp_path, "20250101_000000", figures(0.4) | figures(0.9, "other/"))
+    result = load_run(tmp_path)
+    assert (result.figures["bbox"]["AP"], result.category_ap["bbox"]["red fox"]) == (0.4, 0.4)
+
+
 def test_accuracies_become_fractions(tmp_path):
     record = {
         "accuracy/top1": 50.0,
