@@ -14,7 +14,6 @@ logger_hook           the log of a test of several processes
 mixed_precision       training in bfloat16
 num_classes           has num_classes, at the top of a config, count for all heads
 partial_load_hook     begins from another model's weights but for some parts
-private_names         private names of mmengine and mmdet that are used, and why
 resume                whole checkpoints, interruptions, resuming bit for bit
 startup               the summary of a run that starts, what its terminal shows
 stock_metrics         metrics of other packages: results as messages, order of labels
