@@ -25,10 +25,10 @@ from yapf.yapflib import yapf_api
 from mmdet_eql.engine import stock_metrics
 from mmdet_eql.engine.launch import build_runner, enable_tta, read_config
 from mmdet_eql.engine.num_classes import set_num_classes
-from mmdet_eql.evaluation import evaluate_files
 from mmdet_eql.utils.errors import UserError
 from tests import conftest
 from tests.conftest import CONFIGS
+from tests.evaluation.federated_sets import evaluate_files
 
 NUMBERS = itertools.count()
 NAMES = ("cat", "dog", "emu")

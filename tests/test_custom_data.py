@@ -20,11 +20,11 @@ from mmdet_eql.datasets import LVISFormatDataset
 from mmdet_eql.engine.config_check import check_config
 from mmdet_eql.engine.launch import read_config
 from mmdet_eql.engine.num_classes import set_num_classes
-from mmdet_eql.evaluation import evaluate_files
 from mmdet_eql.evaluation.lvis_metric import LVISFastMetric
 from mmdet_eql.utils.errors import UserError
 from tests.config_checks import unread_keys
 from tests.conftest import CONFIGS, build_dataset, log_of, tiny_options
+from tests.evaluation.federated_sets import evaluate_files
 
 
 def new_id(category_id: int) -> int:

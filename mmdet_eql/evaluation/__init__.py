@@ -27,7 +27,7 @@ Needs neither PyTorch nor MMDetection but in the metrics of a config, ``*_metric
 """
 
 from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth, read_ground_truth
-from mmdet_eql.evaluation.file_evaluation import FileEvaluation, compare_files, evaluate_files
+from mmdet_eql.evaluation.file_evaluation import FileEvaluation, compare_files
 from mmdet_eql.evaluation.lvis_evaluation import LVISEvaluation, evaluate_detections
 from mmdet_eql.evaluation.lvis_results import read_results, write_results
 from mmdet_eql.evaluation.proposal_recall import proposal_recall

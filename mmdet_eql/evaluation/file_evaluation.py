@@ -20,7 +20,6 @@ from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth, read_g
 from mmdet_eql.evaluation.error_kinds import error_costs
 from mmdet_eql.evaluation.fixed_ap import best_of_category_metrics
 from mmdet_eql.evaluation.lvis_evaluation import (
-    IOU_THRESHOLDS,
     MAX_DETECTIONS,
     LVISEvaluation,
     check_iou_type,
@@ -78,45 +77,6 @@ class FileGain:
     intervals: dict[str, tuple[float, float]]
     wins: int
     losses: int
-
-
-def evaluate_files(
-    ann_file: str,
-    results_file: str,
-    iou_type: str = "bbox",
-    iou_thresholds: Sequence[float] = IOU_THRESHOLDS,
-    max_detections: int = MAX_DETECTIONS,
-    backend_args: dict | None = None,
-) -> LVISEvaluation:
-    """Evaluate a result file of any project, as the metric does during testing.
-
-    Args:
-        ann_file (str): Annotation file in LVIS or COCO format.
-        results_file (str): Result file.
-        iou_type (str): 'bbox', 'segm' or 'boundary'.
-        iou_thresholds (Sequence[float]): T numbers.
-        max_detections (int): Detections per image that count.
-        backend_args (dict, optional): mmengine's file backend for ``ann_file``.
-
-    Raises:
-        UserError: If one of the files cannot be used, or they do not belong together.
-
-    Example:
-        >>> result = evaluate_files("lvis_v1_val.json", "x.segm.json", "segm")  # doctest: +SKIP
-        >>> result.metrics()["APr"], result.category_ap()  # doctest: +SKIP
-    """
-    check_iou_type(iou_type)
-    ground_truth = read_ground_truth(ann_file, iou_type != "bbox", backend_args)
-    detections = read_results(results_file, ground_truth, iou_type, ann_file)
-    check_detections(results_file, ground_truth, detections, ann_file)
-    try:
-        evaluation = evaluate_detections(
-            ground_truth, detections, iou_type, iou_thresholds, max_detections
-        )
-    except UserError as error:
-        raise UserError(f"{results_file}: {error}") from None
-    check_classes(results_file, ground_truth, detections, ann_file)
-    return evaluation
 
 
 def compare_files(

@@ -5,10 +5,10 @@ import json
 import pytest
 
 from mmdet_eql.datasets import LVISFormatDataset
-from mmdet_eql.evaluation import evaluate_files
 from mmdet_eql.utils.errors import UserError
 from tests.annotations import own_files
 from tests.annotations.own_files import NAMES, OBJECTS
+from tests.evaluation.federated_sets import evaluate_files
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,12 @@ from pycocotools.cocoeval import COCOeval
 
 from mmdet_eql.annotations import read_annotations
 from mmdet_eql.datasets import DataReportHook, LVISFormatDataset
-from mmdet_eql.evaluation import evaluate_files
 from mmdet_eql.evaluation.columns import read_ground_truth
 from mmdet_eql.evaluation.lvis_metric import LVISFastMetric
 from mmdet_eql.utils.errors import UserError
 from tests.annotations.own_files import HEIGHT, NAMES, OBJECTS, WIDTH, by_script, write_images
 from tests.conftest import log_of
+from tests.evaluation.federated_sets import evaluate_files
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,8 @@ from unittest import mock
 import numpy as np
 import pycocotools.mask as mask_utils
 
+from mmdet_eql.evaluation import evaluate_detections, read_ground_truth, read_results
+
 
 def judge(ann_file, results, iou_type, max_dets=300):
     """Run lvis-api on files; returns its ``LVISEval`` with ``results`` and ``eval`` filled in."""
@@ -22,6 +24,13 @@ def judge(ann_file, results, iou_type, max_dets=300):
         evaluation.params.max_dets = max_dets
         evaluation.run()
     return evaluation
+
+
+def evaluate_files(ann_file, results, iou_type="bbox", *limits):
+    """Evaluate a result file, with the thresholds and limits of ``evaluate_detections``."""
+    truth = read_ground_truth(ann_file, iou_type != "bbox")
+    detections = read_results(results, truth, iou_type, ann_file)
+    return evaluate_detections(truth, detections, iou_type, *limits)
 
 
 def make_federated_set(seed, num_images=12, num_categories=9, masks=False, first_id=1):

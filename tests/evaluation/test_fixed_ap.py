@@ -8,8 +8,8 @@ import numpy as np
 import pycocotools.mask as mask_utils
 import pytest
 
-from mmdet_eql.evaluation import compare_files, evaluate_files
-from tests.evaluation.federated_sets import make_federated_set, save
+from mmdet_eql.evaluation import compare_files
+from tests.evaluation.federated_sets import evaluate_files, make_federated_set, save
 
 
 def best_records(results, number):

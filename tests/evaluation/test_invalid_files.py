@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from mmdet_eql.evaluation import evaluate_files
+from mmdet_eql.evaluation import compare_files
 from mmdet_eql.utils.errors import UserError
 from tests.evaluation.federated_sets import make_federated_set, save
 
@@ -90,7 +90,7 @@ def test_a_mistake_is_one_sentence(spoil, sentence, tmp_path):
     spoil(data, results)
     truth, found = save(tmp_path, data, results)
     with pytest.raises(UserError) as error:
-        evaluate_files(truth, found, "segm")
+        compare_files(truth, [found], "segm")
     pattern = sentence.format(truth=re.escape(truth), results=re.escape(found))
     assert re.match(pattern, str(error.value))
     assert "\n" not in str(error.value)

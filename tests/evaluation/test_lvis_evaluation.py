@@ -6,12 +6,11 @@ import pytest
 from mmdet_eql.evaluation import (
     LVISDetections,
     evaluate_detections,
-    evaluate_files,
     read_ground_truth,
     read_results,
 )
 from mmdet_eql.utils.errors import UserError
-from tests.evaluation.federated_sets import judge, make_federated_set, save
+from tests.evaluation.federated_sets import evaluate_files, judge, make_federated_set, save
 
 
 def assert_agrees(ours, theirs):

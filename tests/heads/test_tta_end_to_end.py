@@ -5,9 +5,8 @@ import json
 import pytest
 from mmengine.runner import Runner
 
-from mmdet_eql.evaluation import evaluate_files
 from tests.conftest import TINY
-from tests.evaluation.federated_sets import judge
+from tests.evaluation.federated_sets import evaluate_files, judge
 from tests.evaluation.test_on_minilvis import assert_same_figures
 from tests.heads.test_detectors import make_config
 

@@ -78,9 +78,9 @@ def evaluate(*arguments: str) -> Run:
 
 
 def load_ours() -> Callable:
-    from mmdet_eql.evaluation import evaluate_files
+    from mmdet_eql.evaluation import compare_files
 
-    return lambda iou_type, *files: evaluate_files(*files, iou_type).metrics()
+    return lambda iou_type, ann_file, path: compare_files(ann_file, [path], iou_type)
 
 
 def load_peer(name: str) -> Callable:
