@@ -128,9 +128,16 @@ def build_runner(cfg: Config, *loops: str) -> Runner:
     if cfg.get("resume") and cfg.get("load_from") is None:
         cfg.load_from = find_last_checkpoint(cfg)
         cfg.resume = cfg.load_from is not None
+    given = seed = (cfg.get("randomness") or {}).get("seed")
     if cfg.get("resume") and "://" not in cfg.load_from:
+        checkpoint = load_checkpoint_file(cfg.load_from, "cpu")
+        if missing := _missing_parts(checkpoint):
+            raise UserError(
+                f"{cfg.load_from}: cannot be resumed from, since it has no {', '.join(missing)}; "
+                "begin anew from its weights by load_from without --resume."
+            )
         # mmengine reads the seed of the checkpoint when the samplers have theirs already.
-        seed = load_checkpoint_file(cfg.load_from, "cpu").get("meta", {}).get("seed")
+        seed = checkpoint["meta"].get("seed")
         if seed is not None:
             cfg.randomness = dict(cfg.get("randomness") or {}, seed=seed)
     set_num_classes(cfg, loops or ["train"])
@@ -154,6 +161,11 @@ def build_runner(cfg: Config, *loops: str) -> Runner:
             f"{cfg.filename or 'the config'}: the runner cannot be built ({reason}); correct the "
             "values that it is built from."
         ) from error
+    if given is not None and seed not in (None, given):
+        runner.logger.warning(
+            f"{cfg.load_from}: was trained with the seed {seed}, which stays in force, not "
+            f"{given}; to train with another seed, give another --work-dir."
+        )
     return runner
 
 
@@ -179,7 +191,8 @@ def _init_cpu_processes(cfg: Config) -> None:
 
 
 def enable_amp(cfg: Config, dtype: str | None = None) -> None:
-    """Train with automatic mixed precision in ``"float16"`` (default on a GPU) or ``"bfloat16"``.
+    """Train with automatic mixed precision in ``"float16"`` or ``"bfloat16"``, by default that of the
+    config or, if it names none, float16 on a GPU.
 
     A UserError if it is float16 and there is no GPU, or the config has a wrapper of its own.
     """
@@ -194,7 +207,9 @@ def enable_amp(cfg: Config, dtype: str | None = None) -> None:
             f"--amp: optim_wrapper.type is {wrapper!r}, which has no mixed-precision twin; set it "
             "to 'AmpOptimWrapper' or 'BFloat16OptimWrapper' in the config."
         )
-    if (dtype or ("float16" if gpu else "bfloat16")) == "bfloat16":
+    if wrapper == "BFloat16OptimWrapper" or cfg.optim_wrapper.get("dtype") == "bfloat16" or not gpu:
+        dtype = dtype or "bfloat16"
+    if dtype == "bfloat16":
         cfg.optim_wrapper.type = "BFloat16OptimWrapper"
         for key in ("loss_scale", "dtype"):  # of an AmpOptimWrapper
             cfg.optim_wrapper.pop(key, None)
@@ -261,8 +276,9 @@ def find_last_checkpoint(cfg: Config) -> str | None:
         named = ""
     if "://" in named:
         return named
-    # Paths are relative to the folder that the run was started in, and folders get moved.
-    candidates = [named, *(osp.join(folder, osp.basename(named)) for folder in folders)]
+    # Paths are relative to the folder that the run was started in, and folders get moved; where one
+    # was copied, that of the original is another run's.
+    candidates = [*(osp.join(folder, osp.basename(named)) for folder in folders), named]
     candidates = [path for path in candidates if osp.isfile(path)][:1]
     others = []
     for path in (path for folder in folders for path in glob.glob(f"{glob.escape(folder)}/*.pth")):
@@ -277,13 +293,7 @@ def find_last_checkpoint(cfg: Config) -> str | None:
         except UserError as error:
             reasons.append(str(error).rstrip("."))
             continue
-        parts = ("meta", "state_dict", "message_hub", "optimizer")
-        missing = [key for key in parts if not isinstance(checkpoint.get(key), dict)] or [
-            f"meta.{key}"
-            for key in ("iter", "epoch")
-            if type(checkpoint["meta"].get(key)) is not int
-        ]
-        if missing:
+        if missing := _missing_parts(checkpoint):
             reasons.append(f"{path}: holds weights alone (no {', '.join(missing)})")
             continue
         if reasons and os.environ.get("RANK", "0") == "0":
@@ -296,6 +306,14 @@ def find_last_checkpoint(cfg: Config) -> str | None:
             "start anew in another --work-dir, or without --resume."
         )
     return None
+
+
+def _missing_parts(checkpoint: dict) -> list[str]:
+    """What a checkpoint lacks that a training needs to go on from it."""
+    parts = ("meta", "state_dict", "message_hub", "optimizer")
+    return [key for key in parts if not isinstance(checkpoint.get(key), dict)] or [
+        f"meta.{key}" for key in ("iter", "epoch") if type(checkpoint["meta"].get(key)) is not int
+    ]
 
 
 def set_visualization(cfg: Config, show: bool, show_dir: str | None, wait_time: float) -> None:

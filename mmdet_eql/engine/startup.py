@@ -11,6 +11,7 @@ from mmengine.device import get_device
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
+from mmengine.optim import OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mmdet_eql.engine.checkpoint import address_of, cache_path
@@ -46,6 +47,18 @@ class QuietRunner(Runner):
         for handler in set(logger.handlers) - set(python_warnings.handlers):
             handler.addFilter(_is_wanted)
         return logger
+
+    def scale_lr(self, optim_wrapper: OptimWrapper, auto_scale_lr: dict | None = None) -> None:
+        """See the base class; the images of a step are those of all iterations that it adds up."""
+        if auto_scale_lr and "base_batch_size" in auto_scale_lr:
+            base = auto_scale_lr["base_batch_size"] / _accumulated(self)
+            auto_scale_lr = dict(auto_scale_lr, base_batch_size=base)
+        super().scale_lr(optim_wrapper, auto_scale_lr)
+
+
+def _accumulated(runner: Runner) -> int:
+    """How many iterations make a step of the optimizer."""
+    return (runner.cfg.get("optim_wrapper") or {}).get("accumulative_counts", 1)
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:
@@ -103,10 +116,12 @@ def training_summary(runner: Runner) -> Iterator[tuple[str, str]]:
     if by_epoch:
         length = f"{loop.max_epochs} epochs of {len(loader):,} iterations"
     batch = getattr(loader.batch_sampler, "batch_size", None)
-    yield "schedule", f"{length} of {batch} images x {get_world_size()} ranks"
+    accumulated = _accumulated(runner)
+    added = f", {accumulated} of them to a step" if accumulated > 1 else ""
+    yield "schedule", f"{length} of {batch} images x {get_world_size()} ranks{added}"
     scale = cfg.get("auto_scale_lr") or {}
-    meant = scale.get("base_batch_size")
-    if batch and meant and not scale.get("enable") and batch * get_world_size() != meant:
+    meant, step = scale.get("base_batch_size"), (batch or 0) * get_world_size() * accumulated
+    if step and meant and not scale.get("enable") and step != meant:
         yield "", f"the learning rate is meant for {meant} images a step; --auto-scale-lr scales it"
     yield "", f"{_calls(cfg.train_dataloader.get('sampler'))}"
     yield "", f"{_calls(cfg.optim_wrapper.get('optimizer'))}"

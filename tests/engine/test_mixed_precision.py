@@ -127,6 +127,18 @@ def test_the_type_follows_the_device(monkeypatch):
         assert cfg.optim_wrapper.type == wrapper
 
 
+@pytest.mark.parametrize(
+    "wrapper", [dict(type="BFloat16OptimWrapper"), dict(type="AmpOptimWrapper", dtype="bfloat16")]
+)
+def test_the_type_of_the_config_stays(wrapper, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    cfg = Config(dict(optim_wrapper=wrapper))
+    enable_amp(cfg)
+    assert cfg.optim_wrapper == dict(type="BFloat16OptimWrapper")
+    enable_amp(cfg, "float16")
+    assert cfg.optim_wrapper.dtype == "float16"
+
+
 def test_another_wrapper_is_refused():
     init_default_scope("mmdet")
     cfg = Config(dict(optim_wrapper=dict(type="ApexOptimWrapper")))

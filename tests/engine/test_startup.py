@@ -87,6 +87,21 @@ def test_a_schedule_of_iterations_that_ends_in_the_first_epoch(tiny_config):
     assert "MultiStepLR(by_epoch=False, milestones=[5])" in told
 
 
+@pytest.mark.parametrize(("accumulated", "rate"), [(1, 0.01), (2, 0.02)])
+def test_a_step_has_the_images_of_all_iterations_that_it_adds_up(tiny_config, accumulated, rate):
+    cfg = tiny_config("softmax")
+    cfg.launcher = "none"
+    cfg.optim_wrapper.accumulative_counts = accumulated
+    # Batches of 2 images; the rate of 0.02 is for 4.
+    runner = build_runner(cfg, "train", "val")
+    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    runner.scale_lr(runner.optim_wrapper, dict(enable=True, base_batch_size=4))
+    assert runner.optim_wrapper.get_lr()["lr"] == [rate]
+    text = "\n".join(text for _, text in training_summary(runner))
+    assert ("x 1 ranks, 2 of them to a step" in text) == (accumulated == 2)
+    assert ("meant for 4 images a step" in text) == (accumulated == 1)
+
+
 def test_checkpoints_of_an_earlier_training_are_named(tmp_path):
     runner = SimpleNamespace(work_dir=str(tmp_path), logger=MMLogger.get_current_instance())
     assert log_of(lambda: _warn_of_earlier_checkpoints(runner)) == ""

@@ -42,7 +42,8 @@ class ResumeRandomnessHook(Hook):
     operators are deterministic. Iteration-based loops need a sampler without end. A UserError if
     the resumed run had batches of another size, another number of training images or categories
     that occur in them otherwise, or a node lacks its checkpoint; a warning if the config has other
-    schedules than those of the checkpoint, which stay in force, or another model or sampler.
+    schedules than those of the checkpoint, which stay in force, or another model, sampler or
+    ``optim_wrapper`` (mixed precision, accumulation).
     """
 
     priority = "VERY_HIGH"
@@ -95,7 +96,8 @@ def _compare_with_resumed(runner: Runner) -> None:
         )
     loader = runner.train_dataloader
     size = getattr(loader.batch_sampler, "batch_size", None)
-    optimizer = (runner.cfg.get("optim_wrapper") or {}).get("optimizer")
+    wrapper = dict(runner.cfg.get("optim_wrapper") or {})
+    optimizer = wrapper.pop("optimizer", None)
     now = {
         "train_dataloader.batch_size x ranks": size and size * get_world_size(),
         "the number of images of train_dataloader.dataset": len(loader.dataset),
@@ -106,18 +108,19 @@ def _compare_with_resumed(runner: Runner) -> None:
         "optim_wrapper.optimizer": _as_text(optimizer),
         "model": _as_text(runner.cfg.get("model")),
         "train_dataloader.sampler": _as_text(runner.cfg.train_dataloader.get("sampler")),
+        "optim_wrapper": _as_text(wrapper),
     }
     before = runner.message_hub.runtime_info.get("trained_with", {}) if runner.iter > 0 else {}
     for key, value in now.items():
         if None in (value, before.get(key)) or value == before[key]:
             continue
-        if key in ("model", "train_dataloader.sampler"):
+        if key in ("model", "train_dataloader.sampler", "optim_wrapper"):
             difference = first_difference(json.loads(before[key]), json.loads(value), key)
             if difference is not None:
                 runner.logger.warning(
                     f"{difference[0]} is {difference[2]!r:.100}, but was {difference[1]!r:.100} in "
                     "the run of the checkpoint, which goes on with what the config says now; to "
-                    "train another model, give another --work-dir."
+                    "train something else, give another --work-dir."
                 )
         elif isinstance(value, str):
             runner.logger.warning(

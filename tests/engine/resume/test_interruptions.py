@@ -11,9 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.hooks import Hook
 
-from mmdet_eql.engine.launch import build_runner, enable_determinism, set_resume
+from mmdet_eql.engine.launch import (
+    build_runner,
+    enable_determinism,
+    find_last_checkpoint,
+    set_resume,
+)
 from mmdet_eql.engine.resume.checkpoint_hook import AtomicLocalBackend
 from mmdet_eql.engine.resume.interruption_hook import STOPPED_AND_SAVED, InterruptionHook
 from mmdet_eql.utils.errors import UserError
@@ -207,6 +213,17 @@ def test_a_cut_off_checkpoint_is_passed_over(make_config, capfd):
         (path.parent / name).write_bytes(b"no checkpoint")
     with pytest.raises(UserError, match="none of its checkpoints can be resumed from"):
         resumed(cfg)
+
+
+def test_a_copied_folder_goes_on_from_its_own_checkpoint(tmp_path):
+    checkpoint = dict(meta=dict(iter=1, epoch=0), state_dict={}, message_hub={}, optimizer={})
+    paths = [tmp_path / name / "iter_1.pth" for name in ("run", "copy")]
+    for path in paths:
+        path.parent.mkdir()
+        torch.save(checkpoint, path)
+    (paths[1].parent / "last_checkpoint").write_text(str(paths[0]))
+    cfg = Config(dict(work_dir=str(paths[1].parent)))
+    assert find_last_checkpoint(cfg) == str(paths[1])
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(make_config):

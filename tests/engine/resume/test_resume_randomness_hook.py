@@ -291,6 +291,8 @@ def test_schedules_that_the_checkpoint_overrules(tiny_config, tmp_path, quick_st
         # These are not in the checkpoint.
         cfg.model.roi_head.bbox_head.loss_cls.loss_weight = 0.5
         cfg.train_dataloader.sampler.shuffle = False
+        cfg.optim_wrapper.accumulative_counts = 2
+        cfg.randomness.seed = 7
 
     resume(cfg, edit)
     text = max((tmp_path / "work_dir").glob("*/*.log"), key=os.path.getmtime).read_text()
@@ -299,8 +301,10 @@ def test_schedules_that_the_checkpoint_overrules(tiny_config, tmp_path, quick_st
     changed = (
         "WARNING - model.roi_head.bbox_head.loss_cls.loss_weight is 0.5, but was None in the run",
         "WARNING - train_dataloader.sampler.shuffle is False, but was True in the run",
+        "WARNING - optim_wrapper.accumulative_counts is 2, but was None in the run",
     )
     assert all(sentence in text for sentence in changed)
+    assert "was trained with the seed 0, which stays in force, not 7" in text
     # The rate of the checkpoint, after its milestone.
     assert "learning rate 0.002 in the next iteration, 0.02 at its height" in text
     resume(cfg, edit)
@@ -308,4 +312,12 @@ def test_schedules_that_the_checkpoint_overrules(tiny_config, tmp_path, quick_st
     assert "iter_3.pth, after iteration 3 (epoch 0): nothing is left to train" in text
     # The same model as before; logs of the same second are one file.
     logs = "".join(path.read_text() for path in (tmp_path / "work_dir").glob("*/*.log"))
-    assert [logs.count(sentence) for sentence in changed] == [1, 1]
+    assert [logs.count(sentence) for sentence in changed] == [1, 1, 1]
+    # Without the optimizer, the learning rate would begin anew.
+    path = tmp_path / "work_dir" / "iter_2.pth"
+    checkpoint = torch.load(path, weights_only=False)
+    del checkpoint["optimizer"]
+    torch.save(checkpoint, path)
+    cfg.update(resume=True, load_from=str(path))
+    with pytest.raises(UserError, match=r"iter_2\.pth: cannot be resumed from, .* no optimizer;"):
+        build_runner(cfg)
