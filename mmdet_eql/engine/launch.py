@@ -191,8 +191,9 @@ def _init_cpu_processes(cfg: Config) -> None:
 
 
 def enable_amp(cfg: Config, dtype: str | None = None) -> None:
-    """Train with automatic mixed precision in ``"float16"`` or ``"bfloat16"``, by default that of the
-    config or, if it names none, float16 on a GPU.
+    """Train with automatic mixed precision in ``"float16"`` or ``"bfloat16"``.
+
+    The default is that of the config or, if it names none, float16 on a GPU.
 
     A UserError if it is float16 and there is no GPU, or the config has a wrapper of its own.
     """
