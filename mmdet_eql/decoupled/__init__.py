@@ -14,5 +14,5 @@ training_config     from the config of a detector to that of its classifier's tr
 
 from mmdet_eql.decoupled.class_means import ClassMeanHook
 from mmdet_eql.decoupled.classifier_model import FrozenDetectorHook, FrozenFeatureDetector
-from mmdet_eql.decoupled.feature_cache import FeatureSplit, open_features
+from mmdet_eql.decoupled.feature_cache import FeatureSplit
 from mmdet_eql.decoupled.feature_dataset import FeatureDataset

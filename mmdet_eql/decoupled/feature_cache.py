@@ -230,17 +230,27 @@ def write_shard(
 
 
 class FeatureSplit:
-    """One split of a feature cache, mapped into memory; see :func:`open_features`.
+    """One split of a feature cache, mapped into memory; its length is the number of its images.
 
-    ``len(split)`` is the number of its images.
+    Args:
+        folder (str | os.PathLike): What ``tools/cache_features.py`` has made.
+        split (str): ``"train"``, ``"train_flipped"`` or ``"val"``.
 
     Attributes:
         description (CacheDescription): What the features are made of.
         image_ids (np.ndarray): Ids of the images, int64 or text of shape (I,).
         counts (list[np.ndarray]): Rows of each image in each stage, int64 of shape (I,).
+
+    Raises:
+        UserError: If there is no such split, or not all of it.
+
+    Example:
+        >>> features = FeatureSplit("work_dirs/features", "train")  # doctest: +SKIP
+        >>> features.batch([3, 7])["features_0"].shape  # doctest: +SKIP
+        (1024, 1024)
     """
 
-    def __init__(self, folder: str | os.PathLike, split: str) -> None:
+    def __init__(self, folder: str | os.PathLike, split: str = "train") -> None:
         self.folder, self.split = Path(folder), split
         self.description = read_description(folder)
         if split not in self.description.splits:
@@ -313,24 +323,6 @@ class FeatureSplit:
                 f"{path}: cannot be read ({error}); remove its folder and run "
                 "`python tools/cache_features.py` again, which makes it anew."
             ) from None
-
-
-def open_features(folder: str | os.PathLike, split: str = "train") -> FeatureSplit:
-    """Open a split of a feature cache.
-
-    Args:
-        folder (str | os.PathLike): What ``tools/cache_features.py`` has made.
-        split (str): ``"train"``, ``"train_flipped"`` or ``"val"``.
-
-    Raises:
-        UserError: If there is no such split, or not all of it.
-
-    Example:
-        >>> features = open_features("work_dirs/features", "train")  # doctest: +SKIP
-        >>> features.batch([3, 7])["features_0"].shape  # doctest: +SKIP
-        (1024, 1024)
-    """
-    return FeatureSplit(folder, split)
 
 
 def _has_shards(folder: str | os.PathLike, splits: Iterable[str]) -> bool:

@@ -18,7 +18,7 @@ from mmdet.registry import DATASETS
 from mmengine.registry import FUNCTIONS
 from torch.utils.data import Dataset
 
-from mmdet_eql.decoupled.feature_cache import FeatureSplit, open_features
+from mmdet_eql.decoupled.feature_cache import FeatureSplit
 from mmdet_eql.frequency import class_frequency_of
 from mmdet_eql.utils.errors import UserError
 
@@ -54,9 +54,9 @@ class FeatureDataset(Dataset):
         self.split = split
         self.image_level_labels = image_level_labels
         #: As they are and, where there are any, mirrored.
-        self.features = [open_features(features, split)]
+        self.features = [FeatureSplit(features, split)]
         if f"{split}_flipped" in self.features[0].description.splits:
-            self.features.append(open_features(features, f"{split}_flipped"))
+            self.features.append(FeatureSplit(features, f"{split}_flipped"))
         if split == "train":
             self._check_annotations()
         self._position = [self._find_images(part) for part in self.features]

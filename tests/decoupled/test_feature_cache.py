@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from mmdet_eql.decoupled import open_features
+from mmdet_eql.decoupled import FeatureSplit
 from mmdet_eql.decoupled.feature_cache import (
     CacheDescription,
     ImageFeatures,
@@ -62,7 +62,7 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_rows_come_back(folder, split):
-    features, images = open_features(folder, split), make_images(split == "train")
+    features, images = FeatureSplit(folder, split), make_images(split == "train")
     assert len(features) == len(COUNTS)
     assert features.image_ids.tolist() == [0, 10, 20, 30, 40]
     assert [counts.tolist() for counts in features.counts] == [[3, 0, 5, 2, 4], [2, 0, 4, 1, 3]]
@@ -79,7 +79,7 @@ def test_rows_come_back(folder, split):
 
 
 def test_a_batch_is_its_images_in_their_order(folder):
-    features = open_features(folder)
+    features = FeatureSplit(folder)
     batch = features.batch(np.array([4, 1, 2, 4]))
     assert batch["counts_0"].tolist() == [4, 0, 5, 4]
     assert batch["counts_1"].tolist() == [3, 0, 4, 3]
@@ -89,7 +89,7 @@ def test_a_batch_is_its_images_in_their_order(folder):
 
 
 def test_rows_are_not_copied(folder):
-    rows = open_features(folder).rows(2)["features_0"]
+    rows = FeatureSplit(folder).rows(2)["features_0"]
     assert not rows.flags.owndata
     with pytest.raises(ValueError, match="read-only"):
         rows[0] = 0
@@ -146,26 +146,26 @@ def test_a_request_without_a_shard_can_be_changed(tmp_path):
 
 def test_what_is_missing_is_named(folder):
     with pytest.raises(UserError, match="has no split 'train_flipped', but train, val"):
-        open_features(folder, "train_flipped")
+        FeatureSplit(folder, "train_flipped")
     with pytest.raises(UserError, match=r"no such file; make the features by"):
-        open_features(folder / "train")
+        FeatureSplit(folder / "train")
     (folder / "val" / "00001" / "rois_0.npy").write_bytes(b"")
     with pytest.raises(UserError, match=r"rois_0.npy: cannot be read"):
-        open_features(folder, "val").rows(2)
+        FeatureSplit(folder, "val").rows(2)
     (folder / "train" / "00001").rename(folder / "train" / ".00001.tmp")
     assert describe().missing_shards(folder, "train") == [1]
     with pytest.raises(UserError, match="1 of 3 shards of train are missing"):
-        open_features(folder)
+        FeatureSplit(folder)
     # Left by a process that was killed.
     write_shard(folder, "train", 1, make_images(True)[2:4])
-    assert len(open_features(folder).rows(2)["labels_0"]) == 5
+    assert len(FeatureSplit(folder).rows(2)["labels_0"]) == 5
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", json.dumps(dict(format=2))])
 def test_another_file_is_no_description(tmp_path, content):
     (tmp_path / "features.json").write_text(content)
     with pytest.raises(UserError, match="is not the description of a feature cache"):
-        open_features(tmp_path)
+        FeatureSplit(tmp_path)
 
 
 @pytest.mark.parametrize(("value", "dtype"), [(1e5, "float16"), (np.nan, "float32")])
@@ -182,6 +182,6 @@ def test_float32(tmp_path):
     begin_cache(tmp_path, description)
     for number in range(3):
         write_shard(tmp_path, "train", number, images[2 * number : 2 * number + 2], "float32")
-    rows = open_features(tmp_path).rows(4)["features_1"]
+    rows = FeatureSplit(tmp_path).rows(4)["features_1"]
     np.testing.assert_array_equal(rows, images[4].features[1], strict=True)
     assert describe().image_bytes("train") == 6 * 2 * (2 * DIM + 16 + 4)

@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.logging import MMLogger
 
-from mmdet_eql.decoupled import feature_extraction, open_features
+from mmdet_eql.decoupled import FeatureSplit, feature_extraction
 from mmdet_eql.decoupled.feature_extraction import cache_features, check_classes, split_configs
 from mmdet_eql.engine import ClassListHook
 from mmdet_eql.utils.errors import UserError
@@ -72,7 +72,7 @@ def whole(minilvis, checkpoint, tmp_path_factory):
 
 
 def test_items_are_those_of_the_datasets(whole, minilvis):
-    features, dataset = open_features(whole), DATASETS.build(split_of(minilvis, "train"))
+    features, dataset = FeatureSplit(whole), DATASETS.build(split_of(minilvis, "train"))
     assert len(features) == len(dataset) == TRAIN
     assert features.description.classes == list(dataset.metainfo["classes"])
     counts = features.description.splits["train"].instance_count
@@ -96,7 +96,7 @@ def split_of(minilvis, split, flips=False):
 
 def test_validation_gives_the_scores_of_the_detector(whole, checkpoint, minilvis):
     """In the order of the data set, though images go through the detector by their size."""
-    features, cfg = open_features(whole, "val"), read(minilvis)
+    features, cfg = FeatureSplit(whole, "val"), read(minilvis)
     assert len(features) == VAL
     model = MODELS.build(cfg.model).eval()
     model.load_state_dict(torch.load(checkpoint)["state_dict"], strict=False)
@@ -215,7 +215,7 @@ def test_features_of_fewer_classes_than_the_detector_tells_apart(
     cfg.train_dataloader.dataset.metainfo = dict(classes=classes[:5])
     cfg.train_dataloader.dataset.indices = cfg.val_dataloader.dataset.indices = 6
     cache_features(cfg, tmp_path / "features")
-    features = open_features(tmp_path / "features")
+    features = FeatureSplit(tmp_path / "features")
     labels = np.concatenate([features.rows(item)["labels_0"] for item in range(len(features))])
     assert features.description.classes == list(classes[:5])
     assert labels.max() == 5  # background
@@ -258,8 +258,8 @@ def test_images_that_the_pipeline_drops_have_no_rois(make_config, tmp_path):
     cfg.train_dataloader.dataset.pipeline.insert(2, drop)
     cache_features(cfg, tmp_path, flips=True)
     for split in ("train", "train_flipped"):
-        features = open_features(tmp_path, split)
+        features = FeatureSplit(tmp_path, split)
         assert features.counts[0].tolist() == [0, 0, 0]
         assert features.batch([0, 2])["features_0"].shape == (0, 32)
         assert features.image_ids.tolist() == [features.metainfo[i]["img_id"] for i in range(3)]
-    assert open_features(tmp_path, "val").counts[0].min() > 0
+    assert FeatureSplit(tmp_path, "val").counts[0].min() > 0
