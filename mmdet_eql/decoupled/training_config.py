@@ -11,18 +11,15 @@ place is that of the dict ``decoupled``, for which :data:`SCHEDULE` has the defa
 import copy
 import inspect
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mmdet.registry import DATA_SAMPLERS
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 
-from mmdet_eql.decoupled.feature_cache import (
-    CacheDescription,
-    read_description,
-    sha256_of,
-)
+from mmdet_eql.decoupled.feature_cache import CacheDescription, read_description, sha256_of
+from mmdet_eql.engine.config_check import listed
 from mmdet_eql.utils.differences import first_difference
 from mmdet_eql.utils.errors import UserError
 
@@ -53,11 +50,14 @@ _KINDS = {
 }
 #: Of which variable each launcher's processes learn how many they are.
 _WORLD_SIZE = {"pytorch": "WORLD_SIZE", "slurm": "SLURM_NTASKS", "mpi": "OMPI_COMM_WORLD_SIZE"}
-#: Keys of a model that features do not depend on, wherever they are.
+#: Keys of a model that features do not depend on, wherever they are or in one part. Heads of other
+#: types have the same features, unless they have methods of their own; a detector that is built
+#: puts its test_cfg.rcnn into the roi_head.
 _WITHOUT_EFFECT = (
     *("cls_predictor_cfg", "loss_cls", "loss_bbox", "loss_mask"),
     *("train_cfg", "rcnn", "stage_loss_weights", "frozen_stages", "norm_eval", "with_cp"),
     *("mask_head", "mask_roi_extractor", "pad_mask", "mask_pad_value", "num_classes", "init_cfg"),
+    *("roi_head.type", "roi_head.test_cfg", "bbox_head.type"),
 )
 #: Keys of a config that ``decoupled`` replaces.
 _REPLACED = (
@@ -66,9 +66,6 @@ _REPLACED = (
 )
 #: Keys of models and data sets that have no effect on a classifier, wherever they are.
 _NOT_TRAINED = ("loss_bbox", "loss_mask", "train_cfg", "pipeline", "init_cfg")
-#: Likewise in one place. Heads of other types have the same features, unless they have methods of
-#: their own; a detector that is built puts its test_cfg.rcnn into the roi_head.
-_WITHOUT_EFFECT_IN = {"roi_head": ("type", "test_cfg"), "bbox_head": ("type",)}
 
 
 def train_on_features(cfg: Config) -> None:
@@ -96,7 +93,7 @@ def train_on_features(cfg: Config) -> None:
     cfg.load_from = _checkpoint(cfg.get("load_from"), cached, folder)
     # A checkpoint has the weights of a backbone.
     cfg.model.get("backbone", {}).pop("init_cfg", None)
-    heads = _items(cfg.model.get("roi_head", {}).get("bbox_head"))
+    heads = listed(cfg.model.get("roi_head", {}).get("bbox_head"))
     image_level_labels = any(head.get("loss_cls", {}).get("image_level_labels") for head in heads)
     cfg.model = ConfigDict(type="FrozenFeatureDetector", detector=cfg.model)
 
@@ -115,7 +112,7 @@ def train_on_features(cfg: Config) -> None:
     # All batches are alike, whatever the shape of their images.
     loader.update(batch_size=schedule["batch_size"], batch_sampler=None)
     loader.sampler = _endless(loader.sampler)
-    for evaluator in _items(cfg.get("val_evaluator")):
+    for evaluator in listed(cfg.get("val_evaluator")):
         if evaluator.get("metric") is not None:
             evaluator.metric = "bbox"
     _set_schedule(cfg, schedule, cached.splits["train"].images)
@@ -239,7 +236,8 @@ def _check_detector(cfg: Config, cached: CacheDescription, folder: str) -> None:
         pipelines = cached.splits["val"].pipeline, loader.dataset.get("pipeline")
         pairs.append(("val_dataloader.dataset.pipeline", *map(_image_steps, pipelines)))
     for key, there, now in pairs:
-        difference = first_difference(_relevant(there), _relevant(now), key)
+        there, now = (_without(_WITHOUT_EFFECT, part) for part in (there, now))
+        difference = first_difference(there, now, key)
         if difference is not None:
             raise UserError(
                 f"{difference[0]} is {difference[2]!r}, but {difference[1]!r} in the config that "
@@ -267,14 +265,14 @@ def _image_steps(pipeline: list[dict] | None) -> list[dict]:
     return [step for step in steps if not any(word in step["type"] for word in ("Load", "Pack"))]
 
 
-def _relevant(part: Any, key: str = "") -> Any:
-    """What features depend on, as JSON has it."""
+def _without(left_out: Sequence[str], part: Any, key: str = "") -> Any:
+    """A part as JSON has it, without some keys, given alone or after the key that they are in."""
     if isinstance(part, dict):
-        left_out = (*_WITHOUT_EFFECT, *_WITHOUT_EFFECT_IN.get(key, ()))
-        names = [name for name in part if name not in left_out and part[name] is not None]
-        return {name: _relevant(part[name], name) for name in names}
+        names = [name for name in part if not {name, f"{key}.{name}"}.intersection(left_out)]
+        kept = {name: _without(left_out, part[name], name) for name in names}
+        return {name: value for name, value in kept.items() if value is not None}
     if isinstance(part, (list, tuple)):
-        return [_relevant(item, key) for item in part]
+        return [_without(left_out, item, key) for item in part]
     return part
 
 
@@ -290,18 +288,10 @@ def check_options_on_features(options: Iterable[str]) -> None:
 
 def effective_part(cfg: Config) -> dict[str, Any]:
     """Return what of a config that :func:`train_on_features` has changed sets the result."""
-
-    def effective(part: Any) -> Any:
-        if isinstance(part, (list, tuple)):
-            return [effective(item) for item in part]
-        if not isinstance(part, dict):
-            return part
-        return {name: effective(part[name]) for name in part if name not in _NOT_TRAINED}
-
     content = cfg.to_dict()
     loaders = [content.get(f"{split}_dataloader") or {} for split in ("train", "val")]
     for part, key in ((content, "model"), *((loader, "dataset") for loader in loaders)):
-        part[key] = effective(part.get(key))
+        part[key] = _without(_NOT_TRAINED, part.get(key))
     return content
 
 
@@ -319,7 +309,3 @@ def _checkpoint(given: str | None, cached: CacheDescription, folder: str) -> str
             f"{cached.checkpoint}; give that one by --cfg-options load_from=CHECKPOINT."
         )
     return path
-
-
-def _items(value: Any) -> list[dict]:
-    return [value] if isinstance(value, dict) else list(value or [])

@@ -254,6 +254,11 @@ def typed_parts(part: Any, key: str) -> Iterator[tuple[str, dict]]:
         yield from typed_parts(inner, f"{key}.{name}")
 
 
+def listed(value: Any) -> list[dict]:
+    """Return the dicts of a key that holds one, a list of them or nothing."""
+    return [value] if isinstance(value, dict) else list(value or [])
+
+
 def _dict(cfg: Any, key: str) -> dict:
     value = cfg.get(key) or {}
     if not isinstance(value, dict):

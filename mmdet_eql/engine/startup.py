@@ -16,7 +16,7 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mmdet_eql.engine.checkpoint import address_of, cache_path
 from mmdet_eql.engine.class_list_hook import bare_model
-from mmdet_eql.engine.config_check import typed_parts
+from mmdet_eql.engine.config_check import listed, typed_parts
 from mmdet_eql.frequency import GROUP_NAMES, UncountedDatasetError, class_frequency_of
 
 _PACKAGE = Path(__file__).parents[1]
@@ -125,7 +125,7 @@ def training_summary(runner: Runner) -> Iterator[tuple[str, str]]:
         yield "", f"the learning rate is meant for {meant} images a step; --auto-scale-lr scales it"
     yield "", f"{_calls(cfg.train_dataloader.get('sampler'))}"
     yield "", f"{_calls(cfg.optim_wrapper.get('optimizer'))}"
-    for schedule in _items(cfg.get("param_scheduler")):
+    for schedule in listed(cfg.get("param_scheduler")):
         last = loop.max_epochs if schedule.get("by_epoch", True) else loop.max_iters
         steps, note = sorted(schedule.get("milestones", [])), ""
         if steps and steps[-1] >= last:
@@ -192,14 +192,10 @@ def _place(runner: Runner) -> Iterator[tuple[str, str]]:
     yield "log", f"{runner.logger.log_file} (environment, config, warnings of packages)"
 
 
-def _items(value: Any) -> list[dict]:
-    return [value] if isinstance(value, dict) else list(value or [])
-
-
 def _calls(value: Any) -> str:
     """Parts of a config as they would be called."""
     calls = []
-    for part in _items(value):
+    for part in listed(value):
         shown = {k: v for k, v in part.items() if k not in ("type", "_scope_") and v is not None}
         arguments = [f"{key}={value}" for key, value in shown.items()]
         calls.append(f"{part.get('type')}({', '.join(arguments)})")
