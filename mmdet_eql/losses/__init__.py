@@ -41,8 +41,8 @@ from mmdet_eql.losses.rivals.class_balanced import (
 from mmdet_eql.losses.rivals.drop import DropLoss
 from mmdet_eql.losses.rivals.effective_class_margin import EffectiveClassMarginLoss
 from mmdet_eql.losses.rivals.equilibrium import EquilibriumLoss
-from mmdet_eql.losses.rivals.federated import FederatedLoss, federated_loss
-from mmdet_eql.losses.rivals.focal import SigmoidFocalLoss, sigmoid_focal_loss
+from mmdet_eql.losses.rivals.federated import FederatedLoss
+from mmdet_eql.losses.rivals.focal import SigmoidFocalLoss
 from mmdet_eql.losses.rivals.gumbel import GumbelOptimizedLoss
 from mmdet_eql.losses.rivals.logit_adjustment import LogitAdjustedSoftmaxLoss
 from mmdet_eql.losses.softmax_equalization import SoftmaxEqualizationLoss, softmax_equalization_loss

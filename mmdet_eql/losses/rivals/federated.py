@@ -16,33 +16,6 @@ from mmdet_eql.losses.class_statistics import FrequencyAware
 from mmdet_eql.losses.focal_rows import cross_entropy_rows
 
 
-def federated_loss(
-    logits: Tensor,
-    labels: Tensor,
-    chosen: Tensor,
-    verified: Tensor | None = None,
-    image: Tensor | None = None,
-    quality: Tensor | None = None,
-) -> Tensor:
-    """Return the loss of each proposal, shape (N,), summed over its label, the chosen categories
-    and those that are verified in its image.
-
-    Args:
-        logits, labels (Tensor): Shapes (N, C), float32 or float64, and (N,).
-        chosen (Tensor): Boolean of shape (C,), true for the labels.
-        verified, image, quality (Tensor, optional): As in
-            :func:`~mmdet_eql.losses.equalization.equalization_loss`.
-    """
-    if verified is None:
-        weights = chosen.to(logits.dtype)
-    else:
-
-        def weights(rows: slice) -> Tensor:
-            return (chosen | verified[image[rows]]).to(logits.dtype)
-
-    return cross_entropy_rows(logits, labels, weights, quality)
-
-
 @MODELS.register_module()
 class FederatedLoss(FrequencyAware, SigmoidLoss):
     """Federated loss on C sigmoids without a background output.
@@ -111,4 +84,9 @@ class FederatedLoss(FrequencyAware, SigmoidLoss):
         :mod:`mmdet_eql.losses.equalization`."""
         verified = wanted_labels(self, verified)
         chosen = self.choose_categories(labels)
-        return federated_loss(logits, labels, chosen, verified, image, quality)
+
+        def weights(rows: slice) -> Tensor:
+            taught = chosen if verified is None else chosen | verified[image[rows]]
+            return taught.to(logits.dtype)
+
+        return cross_entropy_rows(logits, labels, weights, quality)

@@ -16,27 +16,6 @@ from mmdet_eql.losses.base import SigmoidLoss, check_number
 from mmdet_eql.losses.focal_rows import WithGradient, focal_negatives, focal_rows
 
 
-def sigmoid_focal_loss(logits: Tensor, labels: Tensor, gamma: float, alpha: float | None) -> Tensor:
-    """Return the focal loss of each sample, shape (N,), summed over the categories.
-
-    Logits are float32 or float64 of shape (N, C), labels of shape (N,). Without alpha, positives
-    and negatives weigh 1.
-    """
-    of_positive, of_negative = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
-    focusing = logits.new_full(logits.shape[1:], gamma)
-
-    def positives(at_label: Tensor, row: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        loss, derivative = focal_negatives(-at_label, focusing[label])
-        return of_positive * loss, -of_positive * derivative
-
-    factor = torch.full_like(focusing, of_negative)
-    losses, gradient, (row, label, derivative) = focal_rows(
-        logits.detach(), labels, lambda z: focal_negatives(z, focusing), factor, positives
-    )
-    gradient[row, label] = derivative
-    return WithGradient.apply(logits, losses, gradient)
-
-
 @MODELS.register_module()
 class SigmoidFocalLoss(SigmoidLoss):
     """Focal loss on C sigmoids without a background output.
@@ -66,4 +45,17 @@ class SigmoidFocalLoss(SigmoidLoss):
 
     def row_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """See the base class."""
-        return sigmoid_focal_loss(logits, labels, self.gamma, self.alpha)
+        of_positive = 1.0 if self.alpha is None else self.alpha
+        of_negative = 1.0 if self.alpha is None else 1 - self.alpha
+        focusing = logits.new_full(logits.shape[1:], self.gamma)
+
+        def positives(at_label: Tensor, row: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+            loss, derivative = focal_negatives(-at_label, focusing[label])
+            return of_positive * loss, -of_positive * derivative
+
+        factor = torch.full_like(focusing, of_negative)
+        losses, gradient, (row, label, derivative) = focal_rows(
+            logits.detach(), labels, lambda z: focal_negatives(z, focusing), factor, positives
+        )
+        gradient[row, label] = derivative
+        return WithGradient.apply(logits, losses, gradient)
