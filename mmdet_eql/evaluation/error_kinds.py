@@ -32,7 +32,7 @@ import numpy as np
 
 from mmdet_eql.evaluation.bootstrap import frequency_means
 from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth
-from mmdet_eql.evaluation.lvis_evaluation import MAX_DETECTIONS, iou_function, match
+from mmdet_eql.evaluation.lvis_evaluation import iou_function, match
 from mmdet_eql.evaluation.matches import Matches, accumulate
 
 KINDS = ("Cls", "Loc", "Both", "Dupe", "Bkg", "Miss")
@@ -116,10 +116,7 @@ def find_errors(
 
 
 def error_costs(
-    ground_truth: LVISGroundTruth,
-    detections: LVISDetections,
-    iou_type: str,
-    max_detections: int | None = MAX_DETECTIONS,
+    ground_truth: LVISGroundTruth, detections: LVISDetections, iou_type: str
 ) -> dict[str, dict[str, float]]:
     """Return what each kind of error costs.
 
@@ -127,7 +124,6 @@ def error_costs(
         ground_truth (LVISGroundTruth): Annotations; with masks for 'segm' and 'boundary'.
         detections (LVISDetections): Boxes for 'bbox', masks for 'segm' and 'boundary'.
         iou_type (str): 'bbox', 'segm' or 'boundary'.
-        max_detections (int, optional): Detections per image that count. None for all.
 
     Returns:
         dict[str, dict[str, float]]: By ``AP50`` and by kind, ``AP`` of all categories and, if the
@@ -136,7 +132,7 @@ def error_costs(
         Besides the kinds there are ``FP`` and ``FN``: all wrong detections, ranked below all right
         ones, and all objects that are not found, not asked for.
     """
-    matches = match(ground_truth, detections, iou_type, np.array([FOUND]), max_detections)
+    matches = match(ground_truth, detections, iou_type, np.array([FOUND]))
     iou = iou_function(ground_truth, detections, iou_type, NEAR)
     errors = find_errors(ground_truth, matches, iou)
     right, wrong = matches.right[0, 0], errors.kind >= 0

@@ -6,7 +6,7 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from mmdet_eql.utils.errors import UserError
 
 #: Exit status of a run that was stopped and has saved: EX_TEMPFAIL of sysexits.h, "try again".
 STOPPED_AND_SAVED = 75
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 @HOOKS.register_module()
@@ -33,23 +34,15 @@ class InterruptionHook(Hook):
     ranks, up to ``interval`` of them), saves and ends; ``--resume`` goes on from there. A second
     signal ends it at once. A validation that was broken off is repeated by the resumed run.
 
-    ``signals`` are names; a UserError if one is unknown, or the checkpoint hook of the config is
-    not ``AtomicCheckpointHook``.
+    A UserError if the checkpoint hook of the config is not ``AtomicCheckpointHook``.
     """
 
     # After all that changes the state in an iteration, and after the checkpoint hook.
     priority = "LOWEST"
 
-    def __init__(self, signals: Sequence[str] = ("SIGTERM", "SIGUSR1"), interval: int = 10) -> None:
-        unknown = [name for name in signals if not hasattr(signal, name)]
-        if unknown:
-            raise UserError(
-                f"InterruptionHook.signals: {unknown[0]!r} is no signal; give names such as "
-                "'SIGTERM'."
-            )
+    def __init__(self, interval: int = 10) -> None:
         if not isinstance(interval, int) or interval < 1:
             raise UserError(f"InterruptionHook.interval is {interval!r}; give a number from 1 on.")
-        self.signals = [getattr(signal, name) for name in signals]
         self.interval = interval
         self._received = 0
         self._previous: dict[int, Any] = {}
@@ -66,7 +59,7 @@ class InterruptionHook(Hook):
         for loop in filter(None, (runner.train_loop, runner.val_loop)):
             dataloader = loop.dataloader
             dataloader.worker_init_fn = functools.partial(
-                _start_shielded, dataloader.worker_init_fn, self.signals
+                _start_shielded, dataloader.worker_init_fn
             )
         self._listen()
         if _validation_is_due(runner):
@@ -110,7 +103,7 @@ class InterruptionHook(Hook):
     def _listen(self) -> None:
         self._listener = os.getpid()
         if threading.current_thread() is threading.main_thread():
-            for number in self.signals:
+            for number in _SIGNALS:
                 self._previous[number] = signal.signal(number, self._note)
 
     def _note(self, number: int, frame: Any) -> None:
@@ -148,7 +141,7 @@ def _validation_is_due(runner: Runner) -> bool:
     return count >= loop.val_begin and (count % interval == 0 or count == last)
 
 
-def _start_shielded(inner: Callable | None, signals: Sequence[int], worker: int) -> None:
+def _start_shielded(inner: Callable | None, worker: int) -> None:
     """A ``worker_init_fn`` after which a worker is ended by its parent alone.
 
     A scheduler signals all processes of a job. A worker that ends makes PyTorch raise an error in
@@ -156,9 +149,7 @@ def _start_shielded(inner: Callable | None, signals: Sequence[int], worker: int)
     """
     if inner is not None:
         inner(worker)
-    for number in signals:
-        if number != signal.SIGTERM:
-            signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
