@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmdet_eql.evaluation import compare_files, evaluate_files, read_ground_truth, read_results
+from mmdet_eql.evaluation import compare_files, read_ground_truth, read_results
 from mmdet_eql.evaluation.error_kinds import KINDS, error_costs
 from tests.analysis.test_category_errors import (
     AWAY,
@@ -15,7 +15,7 @@ from tests.analysis.test_category_errors import (
     make_detections,
     make_truth,
 )
-from tests.evaluation.federated_sets import make_federated_set, save
+from tests.evaluation.federated_sets import evaluate_files, make_federated_set, save
 
 
 def costs(truth, *rows):

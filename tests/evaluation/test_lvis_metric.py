@@ -13,10 +13,10 @@ from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 
-from mmdet_eql.evaluation import compare_files, evaluate_files, lvis_metric
+from mmdet_eql.evaluation import compare_files, lvis_metric
 from mmdet_eql.evaluation.lvis_metric import LVISFastMetric
 from mmdet_eql.utils.errors import UserError
-from tests.evaluation.federated_sets import judge, make_federated_set, save
+from tests.evaluation.federated_sets import evaluate_files, judge, make_federated_set, save
 
 # A set with a crowded image.
 SEED = 11

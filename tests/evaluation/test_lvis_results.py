@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mmdet_eql.evaluation import evaluate_files, lvis_results, read_ground_truth, read_results
+from mmdet_eql.evaluation import compare_files, lvis_results, read_ground_truth, read_results
 from mmdet_eql.evaluation.columns import LVISDetections
 from mmdet_eql.evaluation.lvis_results import (
     _read_carefully,
@@ -17,7 +17,7 @@ from mmdet_eql.evaluation.lvis_results import (
 )
 from mmdet_eql.utils import json_pieces
 from mmdet_eql.utils.errors import UserError
-from tests.evaluation.federated_sets import judge, make_federated_set, save
+from tests.evaluation.federated_sets import evaluate_files, judge, make_federated_set, save
 from tests.fuzz.mutations import spoilt_json
 
 
@@ -313,7 +313,7 @@ def test_masks_that_do_not_fill_their_image(counts, tmp_path):
     results[0]["segmentation"] = {"size": size, "counts": counts}
     files = save(tmp_path, data, results)
     with pytest.raises(UserError, match=rf"{files[1]}: image {image['id']}: a detected mask of"):
-        evaluate_files(*files, "segm")
+        compare_files(files[0], [files[1]], "segm")
 
 
 @pytest.mark.parametrize("record", [5, None, "text", [], {}])
@@ -362,4 +362,4 @@ def test_no_records(example, files, iou_type):
 
 def test_unknown_iou_type(files):
     with pytest.raises(UserError, match="'keypoints'"):
-        evaluate_files(*files, "keypoints")
+        compare_files(files[0], [files[1]], "keypoints")
