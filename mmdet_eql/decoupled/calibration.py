@@ -117,8 +117,15 @@ def methods_of(heads: Sequence[nn.Module]) -> list[str]:
     scale of its weights has no effect.
 
     Raises:
-        UserError: If a classifier is neither linear nor normalised, or has no bias.
+        UserError: If a classifier is neither linear nor normalised, or has no bias, or if it sets
+            the boxes of the next stage.
     """
+    if not all(head.reg_class_agnostic for head in heads[:-1]):
+        raise UserError(
+            "bbox_head.reg_class_agnostic is False in a cascade: the boxes of a stage depend on "
+            "the classifier of the one before, which calibration changes; it is for detectors that "
+            "are trained with True."
+        )
     methods = list(GRID)
     for head in heads:
         classifier = getattr(head, "fc_cls", None)

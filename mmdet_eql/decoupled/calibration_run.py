@@ -154,7 +154,7 @@ def write_calibrated(
 
     Args:
         source (str): The checkpoint, which ``detector`` holds and which is changed with it.
-        target (str | Path): Where to write its weights and ``meta``.
+        target (str | Path): Where to write its weights, ``meta`` and ``message_hub``.
         calibration (Calibration): One of :data:`~mmdet_eql.decoupled.calibration.AFFINE`.
         detector (nn.Module): The two-stage detector.
         image_count (Tensor): N_j, float64 of shape (C,).
@@ -167,8 +167,10 @@ def write_calibrated(
         if name.endswith(("fc_cls.weight", "fc_cls.bias")):
             weights[name] = parameter.detach().cpu()
     meta = dict(checkpoint.get("meta") or {}, calibration=str(calibration))
+    # By which a test knows the model.
+    kept = {key: checkpoint[key] for key in ("message_hub",) if key in checkpoint}
     with atomic_write(target, "choose another --work-dir") as unfinished:
-        torch.save({"meta": meta, "state_dict": weights}, unfinished)
+        torch.save({"meta": meta, "state_dict": weights, **kept}, unfinished)
 
 
 def _usable(grid: Sequence[Calibration] | None, methods: list[str]) -> list[Calibration]:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
+from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 
 from mmdet_eql.decoupled.calibration import (
@@ -22,7 +23,7 @@ from mmdet_eql.decoupled.calibration import (
 from mmdet_eql.decoupled.calibration_run import _check_checkpoint, read_grid, write_calibrated
 from mmdet_eql.decoupled.calibration_search import best_of, box_heads, predict, training_images
 from mmdet_eql.engine.checkpoint import load_checkpoint_file
-from mmdet_eql.engine.checkpoint_fit import check_weights
+from mmdet_eql.engine.checkpoint_fit import check_weights, warn_of_other_model
 from mmdet_eql.frequency import ClassFrequency
 from mmdet_eql.utils.errors import UserError
 from tests.conftest import TINY, as_arguments, log_of, minilvis_config, tiny_options
@@ -145,6 +146,10 @@ def test_what_does_not_apply():
     assert "logit-adjustment" not in methods_of([adjusted]), "it is applied already"
     with pytest.raises(UserError, match="linear and normalised layers with a bias"):
         methods_of([make_head(SOFTMAX, cls_predictor_cfg=dict(type="Linear", bias=False))])
+    cascade = [make_head(SOFTMAX, reg_class_agnostic=agnostic) for agnostic in (True, False)]
+    assert "norcal" in methods_of(cascade)
+    with pytest.raises(UserError, match="reg_class_agnostic is False in a cascade"):
+        methods_of(cascade[::-1])
     with pytest.raises(UserError, match="two-stage"):
         box_heads(torch.nn.Linear(1, 1))
     with pytest.raises(UserError, match="cannot be written into a classifier"):
@@ -215,7 +220,8 @@ def test_one_command(minilvis, tmp_path, call_tool):
     model = MODELS.build(cfg.model)
     model.init_weights()
     weights = {name: value.clone() for name, value in model.state_dict().items()}
-    checkpoint = dict(state_dict=weights, meta=dict(epoch=1))
+    trained_with = {"runtime_info": {"trained_with": {"model": json.dumps({"type": "A"})}}}
+    checkpoint = dict(state_dict=weights, meta=dict(epoch=1), message_hub=trained_with)
     torch.save(checkpoint, tmp_path / "model.pth")
 
     grid = ["--grid", "norcal=0.5", "tau-norm=1", "--images", 3, "--by", "fixed_AP"]
@@ -236,6 +242,9 @@ def test_one_command(minilvis, tmp_path, call_tool):
     loaded = load_checkpoint_file(str(written))
     assert loaded["meta"] == dict(epoch=1, calibration="norcal 0.5")
     check_weights(model, loaded, "calibrated.pth")
+    logger = MMLogger.get_current_instance()
+    said = log_of(lambda: warn_of_other_model({"type": "B"}, loaded, "calibrated.pth", logger))
+    assert "calibrated.pth: was trained with model.type = 'A', which is 'B'" in said
     after = loaded["state_dict"]
     assert weights.keys() == after.keys()
     key = "roi_head.bbox_head.fc_cls.bias"
