@@ -77,7 +77,7 @@ class ClassificationHead(BaseModule):
         init_cfg (dict, optional): As in mmengine.
 
     Raises:
-        UserError: If the loss wants another number of logits than C.
+        UserError: If the loss wants another number of logits than C, or cosines of another scale.
     """
 
     def __init__(
@@ -104,6 +104,13 @@ class ClassificationHead(BaseModule):
         self.classifier = MODELS.build(
             dict(classifier, in_features=in_channels, out_features=num_classes)
         )
+        scale = getattr(self.loss_cls, "scale", None)
+        if scale is not None and getattr(self.classifier, "scale", None) != scale:
+            raise UserError(
+                f"model.head.loss_cls: {type(self.loss_cls).__name__} takes logits for cosines "
+                f"times its scale {scale}, which {type(self.classifier).__name__} does not give; "
+                f"set classifier=dict(type='CosineClassifier', scale={scale})."
+            )
         #: For the accuracy of many, medium and few shots.
         self.training_counts = TrainingCounts(num_classes)
 

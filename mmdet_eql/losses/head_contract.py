@@ -54,6 +54,8 @@ def connect_losses(model: nn.Module) -> None:
         UserError: With the dotted key of the head, if a loss does not work there.
     """
     for name, head in model.named_modules():
+        if name.endswith("roi_head.bbox_head") and isinstance(head, nn.ModuleList):
+            _check_stages(f"model.{name}", head)
         stock = _stock_class(head)
         for attribute in _LOSSES:
             loss = getattr(head, attribute, None)
@@ -72,6 +74,26 @@ def connect_losses(model: nn.Module) -> None:
                     f"model.{name}.{attribute}: {type(loss).__name__} does not work in "
                     f"{stock.__name__}: {reason}"
                 )
+
+
+def _check_stages(name: str, heads: nn.ModuleList) -> None:
+    """Raise a UserError if a cascade, which averages the logits of its stages, would average such
+    of different scores."""
+
+    def scores(head: nn.Module) -> tuple:
+        activation = getattr(type(head.loss_cls), "get_activation", SoftmaxLoss.get_activation)
+        return activation, getattr(head.loss_cls, "extra_logits", 1)
+
+    for stage, head in enumerate(heads):
+        stock = _stock_class(head)
+        if stock is None or stock.__name__ in SIGMOID_HEADS:  # as in Sparse R-CNN
+            return
+        if scores(head) != scores(heads[-1]):
+            raise UserError(
+                f"{name}.{stage}.loss_cls: {type(head.loss_cls).__name__} scores otherwise than "
+                f"{type(heads[-1].loss_cls).__name__} of the last stage, and a cascade averages "
+                "the logits of all; set loss_cls of each stage."
+            )
 
 
 def _stock_class(head: nn.Module) -> type | None:

@@ -182,7 +182,6 @@ def head(loss: dict, **kwargs):
         dict(type="SigmoidFocalLoss"),
         dict(type="EqualizationLoss"),
         dict(type="BalancedSoftmaxLoss"),
-        dict(type="LDAMLoss"),
     ],
     ids=lambda loss: loss["type"],
 )
@@ -202,6 +201,13 @@ def test_a_head_trains_and_scores_with_each_loss(loss):
     assert scores.shape == (6, 4)
     if loss["type"] != "LogitAdjustedSoftmaxLoss":
         assert torch.equal(scores.argmax(1), logits.argmax(1))
+
+
+def test_margins_are_those_of_the_cosines():
+    for classifier in (None, dict(type="CosineClassifier")):
+        with pytest.raises(UserError, match=r"cosines times its scale 30\.0, which .*Cl"):
+            head(dict(type="LDAMLoss"), classifier=classifier)
+    head(dict(type="LDAMLoss", scale=16), classifier=dict(type="CosineClassifier"))
 
 
 def test_a_loss_with_a_background_output_is_refused():

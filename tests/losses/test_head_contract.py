@@ -182,6 +182,26 @@ def test_a_stock_config_with_another_type_alone(head, kind):
     assert [m.num_classes for m in model.modules() if type(m).__name__ == kind] == [C]
 
 
+@pytest.mark.parametrize(
+    ("kinds", "words"),
+    [
+        (["EqualizationLossV2", "CrossEntropyLoss"], ["bbox_head.0.loss_cls: Equ", "CrossEntropy"]),
+        # One output less.
+        (["SigmoidFocalLoss", "EqualizationLossV2"], ["bbox_head.0.loss_cls: SigmoidFocalLoss"]),
+        (["EquilibriumLoss", "CrossEntropyLoss"], None),
+    ],
+)
+def test_stages_of_a_cascade_that_score_otherwise(kinds, words):
+    head = head_table.stock_model("Faster R-CNN").roi_head.bbox_head
+    heads = [dict(head, loss_cls=dict(type=kind), num_classes=C) for kind in kinds]
+    stages = torch.nn.ModuleList(map(MODELS.build, heads))
+    model = torch.nn.ModuleDict({"roi_head": torch.nn.ModuleDict({"bbox_head": stages})})
+    if words is None:
+        connect_losses(model)
+    else:
+        check_sentence(lambda: connect_losses(model), words)
+
+
 def test_an_encoder_that_labels_all_objects_alike_is_refused():
     def connect(kind):
         cfg = Config(dict(model=head_table.stock_model("Deformable DETR").to_dict()))
