@@ -10,6 +10,7 @@ place is that of the dict ``decoupled``, for which :data:`SCHEDULE` has the defa
 
 import copy
 import inspect
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 from mmdet.registry import DATA_SAMPLERS
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmengine.logging import print_log
 
 from mmdet_eql.decoupled.feature_cache import CacheDescription, read_description, sha256_of
 from mmdet_eql.engine.config_check import listed
@@ -115,7 +117,8 @@ def train_on_features(cfg: Config) -> None:
     for evaluator in listed(cfg.get("val_evaluator")):
         if evaluator.get("metric") is not None:
             evaluator.metric = "bbox"
-    _set_schedule(cfg, schedule, cached.splits["train"].images)
+    num_images = _count_images(cfg.train_dataloader.dataset, cached.splits["train"].images)
+    _set_schedule(cfg, schedule, num_images)
     _set_hooks(cfg, schedule["keep_classifier"], cached.checkpoint_sha256)
     if schedule["class_means"]:
         cfg.custom_hooks.append(dict(type="ClassMeanHook"))
@@ -166,6 +169,16 @@ def _schedule(given: Any) -> dict[str, Any]:
             "(0.7, 0.9)."
         )
     return schedule
+
+
+def _count_images(dataset: dict, cached: int) -> int:
+    """The images of the training set: those that are cached, or fewer by ``indices``."""
+    while "dataset" in dataset:
+        dataset = dataset["dataset"]
+    chosen = dataset.get("indices")
+    if chosen is None:
+        return cached
+    return min(abs(chosen) if isinstance(chosen, int) else len(chosen), cached)
 
 
 def _set_schedule(cfg: Config, schedule: dict[str, Any], num_images: int) -> None:
@@ -307,5 +320,13 @@ def _checkpoint(given: str | None, cached: CacheDescription, folder: str) -> str
         raise UserError(
             f"{path}: is not the checkpoint that made the features in {folder}, which was "
             f"{cached.checkpoint}; give that one by --cfg-options load_from=CHECKPOINT."
+        )
+    same = given and os.path.isfile(given) and sha256_of(given) == cached.checkpoint_sha256
+    if given is not None and not same:
+        print_log(
+            f"load_from: {given} is not used, since the features in {folder} are those of {path}, "
+            "whose weights the training begins from.",
+            "current",
+            logging.WARNING,
         )
     return path

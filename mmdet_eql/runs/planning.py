@@ -146,6 +146,11 @@ class _Planner:
     def add(self, entry: Entry) -> None:
         first = self._first_stage(entry)
         cfg = self.merged_config(entry)
+        if first is not None and cfg.get("features"):
+            raise UserError(
+                "load_from has no effect on features, whose detector is what a training begins "
+                "from; leave it out"
+            )
         experiment = self._digest(without_seed(cfg), first and first.experiment)
         self._check(cfg, experiment, self.names(entry)[0])
         identity = self._digest(cfg, first and first.identity)

@@ -34,7 +34,7 @@ from mmdet_eql.runs import planning
 from mmdet_eql.runs.planning import features_digest, plan_runs, read_marker, write_run_files
 from mmdet_eql.runs.sweep_file import entries_of
 from mmdet_eql.utils.errors import UserError
-from tests.conftest import build_dataset, minilvis_config, tiny_options
+from tests.conftest import build_dataset, log_of, minilvis_config, tiny_options
 
 D, ROIS = 4, 3
 
@@ -128,6 +128,12 @@ def test_the_schedule_counts_images_whatever_the_sampler(lab, written, monkeypat
     assert "partial" not in cfg.default_hooks
 
 
+@pytest.mark.parametrize(("indices", "images"), [(16, 16), (-8, 8), (range(4), 4), (999, 60)])
+def test_epochs_are_those_of_the_images_that_are_trained_on(lab, indices, images):
+    cfg = lab({"train_dataloader.dataset.indices": indices, "decoupled.epochs": 4})
+    assert cfg.train_cfg.max_iters == 4 * images / 16
+
+
 def test_an_epoch_based_config_counts_iterations(lab):
     cfg = lab(
         {
@@ -216,12 +222,16 @@ def test_the_checkpoint_is_that_of_the_features(lab, written, tmp_path):
     try:
         with pytest.raises(UserError, match="is not there; say where it is by"):
             lab()
+        assert log_of(lambda: lab({"load_from": str(moved)})) == ""
         assert lab({"load_from": str(moved)}).load_from == str(moved)
         (written / "detector.pth").write_bytes(b"other weights")
         with pytest.raises(UserError, match="is not the checkpoint that made the features"):
             lab()
     finally:
         moved.rename(written / "detector.pth")
+    (tmp_path / "other.pth").write_bytes(b"other weights")
+    said = log_of(lambda: lab({"load_from": str(tmp_path / "other.pth")}))
+    assert "other.pth is not used, since the features in" in said
 
 
 def test_the_dataset_gives_the_features_of_its_images(lab):
@@ -335,6 +345,7 @@ def test_a_sweep_finds_invalid_entries_before_it_runs(minilvis, written, tmp_pat
         {"config": config, "name": "none", "options": {"features": None, "decoupled.epochs": 3}},
         {"config": config, "name": "rate", "options": {"optim_wrapper.optimizer.lr": 0.5}},
         {"config": config, "name": "rois", "options": {"model.train_cfg.rcnn.sampler.num": 7}},
+        {"config": config, "name": "second", "load_from": "same"},
         {
             "config": config,
             "name": "boxes",
@@ -350,6 +361,7 @@ def test_a_sweep_finds_invalid_entries_before_it_runs(minilvis, written, tmp_pat
     assert "none" in reasons["nowhere"]
     assert "so that the whole detector would be trained" in reasons["none"]
     assert "model.test_cfg.rpn.max_per_img is 7" in reasons["other"]
+    assert "load_from has no effect on features" in reasons["second"]
     for name in ("rate", "rois", "boxes"):
         assert "trains the same classifier as same" in reasons[name]
 
