@@ -89,7 +89,8 @@ class SoftmaxEqualizationLoss(TailAware, CountAware, SoftmaxLoss):
         if lambda_count is not None:
             check_number("lambda_count", lambda_count)
         check_number("gamma", gamma, high=1)
-        super().__init__(num_classes, 0 if lambda_ is None else lambda_, tail_weighting, **kwargs)
+        of_frequency = lambda_ if lambda_count is None else 0
+        super().__init__(num_classes, of_frequency, tail_weighting, **kwargs)
         self.lambda_ = lambda_
         self.lambda_count = lambda_count
         self.gamma = gamma

@@ -221,8 +221,8 @@ class TailAware(FrequencyAware):
     Args:
         lambda_ (float, optional): Frequency below which a category belongs to the tail. 0 makes
             a loss without a tail, which needs no frequencies.
-        tail_weighting (dict, optional): Another T(f) than the threshold at ``lambda_``, which it
-            replaces, built from the registry ``TASK_UTILS``.
+        tail_weighting (dict, optional): Another T(f) than the threshold at ``lambda_``, which is
+            None or its default then, built from the registry ``TASK_UTILS``.
     """
 
     def __init__(
@@ -236,8 +236,13 @@ class TailAware(FrequencyAware):
         if tail_weighting is None:
             check_lambda(lambda_)
             tail_weighting = ThresholdTail(lambda_)
-        else:
+        elif lambda_ in (None, DEFAULT_LAMBDA):
             lambda_ = None
+        else:
+            raise UserError(
+                f"loss_cls has lambda_={lambda_} and tail_weighting, which would replace it; set "
+                "one of them to None."
+            )
         self.lambda_ = lambda_
         self.tail_weighting = build_tail_weighting(tail_weighting)
 

@@ -163,13 +163,15 @@ def test_users_can_register_a_class_or_a_function():
     assert linear.tail_weights().tolist() == [0.5, 0]
 
 
-def test_tail_weighting_replaces_lambda():
-    """A config that inherits lambda_ from EQL's adds tail_weighting, and nothing else."""
-    loss = EqualizationLoss(
-        num_classes=2, lambda_=1.0, tail_weighting=dict(type="ThresholdTail", lambda_=0.1)
-    )
+def test_tail_weighting_replaces_the_default_of_lambda_alone():
+    """Where a config has one of them and an option sets the other, one would have no effect."""
+    options = dict(num_classes=2, tail_weighting=dict(type="ThresholdTail", lambda_=0.1))
+    loss = EqualizationLoss(**options)
     loss.set_class_frequency(torch.tensor([0.05, 0.5]))
     assert loss.tail_weights().tolist() == [1, 0]
+    for lambda_ in (0, 0.2):
+        with pytest.raises(UserError, match="and tail_weighting, which would replace it; set one"):
+            EqualizationLoss(lambda_=lambda_, **options)
 
 
 def test_weights_are_checked_again_for_other_frequencies():
