@@ -128,8 +128,11 @@ def training_summary(runner: Runner) -> Iterator[tuple[str, str]]:
     for schedule in listed(cfg.get("param_scheduler")):
         last = loop.max_epochs if schedule.get("by_epoch", True) else loop.max_iters
         steps, note = sorted(schedule.get("milestones", [])), ""
+        end = schedule.get("end") or 0
         if steps and steps[-1] >= last:
             note = f": the training ends before {steps[-1]:,}"
+        elif not steps and end > last:
+            note = f": the training ends before {end:,}"
         elif steps and by_epoch and not schedule.get("by_epoch", True) and steps[-1] < len(loader):
             note = ": all within the first epoch, since it counts iterations"
         yield "", _calls(schedule) + note

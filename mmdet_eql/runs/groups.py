@@ -96,9 +96,9 @@ def _runs_at(path: Path) -> list[Path]:
 def group_runs(records: Sequence[RunRecord]) -> list[RunGroup]:
     """Group runs that differ in their seed alone, in the order of their first runs.
 
-    Warnings name runs that were evaluated otherwise, groups whose training sets have other counts,
-    and runs of a group that have the same seed, or differ in what no config shows. Raises a
-    UserError if there are none.
+    Warnings name runs that were evaluated otherwise or began from weights that have changed, groups
+    whose training sets have other counts, and runs of a group that have the same seed, or differ in
+    what no config shows. Raises a UserError if there are none.
     """
     if not records:
         raise UserError("no runs to compare; give their work_dirs.")
@@ -113,7 +113,10 @@ def group_runs(records: Sequence[RunRecord]) -> list[RunGroup]:
             stacklevel=2,
         )
     by_experiment: dict[str, list[RunRecord]] = {}
+    weights: dict[str, dict[str, str]] = {}
     for record in records:
+        if path_and_digest := record.training.get("begun_from"):
+            weights.setdefault(path_and_digest[0], {})[path_and_digest[1]] = record.name
         by_experiment.setdefault(record.experiment, []).append(record)
     groups: list[RunGroup] = []
     for experiment, members in by_experiment.items():
@@ -136,6 +139,13 @@ def group_runs(records: Sequence[RunRecord]) -> list[RunGroup]:
                     stacklevel=2,
                 )
         groups.append(RunGroup(label, tuple(members)))
+    for path, names in weights.items():
+        if len(names) > 1:
+            warnings.warn(
+                f"{path}, which {' and '.join(names.values())} began from, has changed between "
+                "them.",
+                stacklevel=2,
+            )
     counts = {frozenset(group.records[0].image_count.items()): group.label for group in groups}
     counts.pop(frozenset(), None)  # unknown
     if len(counts) > 1:

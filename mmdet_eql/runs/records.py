@@ -52,7 +52,7 @@ class RunRecord:
         training (dict[str, Any]): How it was trained: number of GPUs, flags, first stage; under
             ``"unfinished"`` the last validation, if the training was to go on after it, and under
             ``"tested"`` the checkpoint of the last evaluation, if that was a test of another one
-            than the last.
+            than the last; under ``"begun_from"`` the weights that it began from, and their SHA-256.
         evaluated_on (str, optional): Annotation file of the last evaluation, as the config has it.
         evaluation (str, optional): Digest of its content and of the options that set metrics.
     """
@@ -105,6 +105,8 @@ def make_record(work_dir: str | os.PathLike) -> RunRecord:
         training["gpus"] = processes
     if result.split == "test" and (tested := _other_checkpoint(cfg, work_dir)):
         training["tested"] = tested
+    if begun_from and Path(begun_from).is_file():
+        training["begun_from"] = [begun_from, sha256_of(begun_from)]
     if unfinished := _unfinished(cfg, curve):
         training["unfinished"] = unfinished
     return RunRecord(

@@ -81,10 +81,14 @@ def test_a_schedule_of_iterations_that_ends_in_the_first_epoch(tiny_config):
     cfg.train_dataloader.dataset.indices = 8
     schedule = dict(type="MultiStepLR", by_epoch=False)
     cfg.param_scheduler = [dict(schedule, milestones=[steps]) for steps in (3, 5)]
+    # For more epochs than there are; or as many.
+    cfg.param_scheduler += [dict(type="CosineAnnealingLR", T_max=n, end=n) for n in (3, 2)]
     told = dict.fromkeys(text for _, text in training_summary(build_runner(cfg, "train", "val")))
     note = "all within the first epoch, since it counts iterations"
     assert f"MultiStepLR(by_epoch=False, milestones=[3]): {note}" in told
     assert "MultiStepLR(by_epoch=False, milestones=[5])" in told
+    assert "CosineAnnealingLR(T_max=3, end=3): the training ends before 3" in told
+    assert "CosineAnnealingLR(T_max=2, end=2)" in told
 
 
 @pytest.mark.parametrize(("accumulated", "rate"), [(1, 0.01), (2, 0.02)])

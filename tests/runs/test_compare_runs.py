@@ -340,6 +340,18 @@ def test_runs_that_were_evaluated_otherwise_by_the_same_path(tmp_path, recwarn):
         group_runs(load_records([a, b]))
 
 
+def test_weights_that_have_changed_between_runs_that_began_from_them(tmp_path, recwarn):
+    weights = tmp_path / "pretrained.pth"
+    weights.write_bytes(b"1")
+    a, b = (write_logs(tmp_path / name, 0, name=name, load_from=str(weights)) for name in "ab")
+    record_run(a)
+    group_runs(load_records([a, b]))
+    assert not recwarn
+    weights.write_bytes(b"2")
+    with pytest.warns(UserWarning, match=r"pretrained\.pth, which a and b began from, has changed"):
+        group_runs(load_records([a, b]))
+
+
 def test_groups_with_training_sets_of_other_counts(recwarn):
     runs = [run(name, 0, 0.1, image_count={"cat": 3, "dog": 1}) for name in "ab"]
     group_runs([*runs, run("c", 0, 0.1)])
