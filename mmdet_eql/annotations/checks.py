@@ -16,15 +16,13 @@ What other programs write is taken where its meaning is clear: whole numbers suc
 ``area`` missing, ``iscrowd`` as text, Windows' paths, a byte order mark.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterator
 from typing import Any
 
 from mmdet_eql.utils.errors import UserError
-from mmdet_eql.utils.files import local_copy
-from mmdet_eql.utils.json_pieces import read_file
+from mmdet_eql.utils.json_pieces import load_json
 
 _REQUIRED_FIELDS = {
     "images": ("id", "height", "width"),
@@ -55,7 +53,10 @@ def load_lvis_json(
     Raises:
         UserError: If the file cannot be read, is not JSON, or is not in LVIS format.
     """
-    data = _parse_json(path, backend_args)
+    hint = (
+        "correct 'ann_file' (or 'data_root') in the config, or prepare the dataset as the README "
+    )
+    data = load_json(path, "annotation file", hint + "describes", backend_args)
     if not annotated and isinstance(data, dict):
         data.setdefault("annotations", [])
     _make_integers(data)
@@ -85,47 +86,6 @@ def image_paths(
                 "give a path below data_prefix['img']."
             )
     return paths[0], "" if paths[-1] == paths[0] else paths[-1]
-
-
-def _parse_json(path: str, backend_args: dict | None) -> Any:
-    try:
-        with local_copy(path, backend_args) as local_path:
-            content = read_file(local_path)
-        # Windows programs write byte order marks, and UTF-16.
-        return json.loads(content.decode(json.detect_encoding(content)))
-    except FileNotFoundError:
-        raise UserError(
-            f"{path}: no such annotation file; correct 'ann_file' (or 'data_root') in the config, "
-            "or prepare the dataset as the README describes."
-        ) from None
-    except IsADirectoryError:
-        raise UserError(f"{path}: is a folder; 'ann_file' must name a JSON file in it.") from None
-    except PermissionError:
-        raise UserError(f"{path}: may not be read by this user; change its permissions.") from None
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror or error}); download or make the file again."
-        ) from None
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path}: is not a JSON text file (byte {error.start} is not UTF-8); give the unpacked "
-            ".json file."
-        ) from None
-    except json.JSONDecodeError as error:
-        # A broken-off download ends inside a value: the parser then stops at the end of the text.
-        if not error.doc.strip():
-            raise UserError(f"{path}: is empty; download or make the file again.") from None
-        if len(error.doc) - error.pos <= 1 or error.msg.startswith("Unterminated string"):
-            raise UserError(
-                f"{path}: is cut off (the JSON ends in the middle, after {len(error.doc):,} "
-                "characters); download or make the file again."
-            ) from None
-        raise UserError(
-            f"{path}: is not JSON (line {error.lineno}, column {error.colno}: {error.msg}); give "
-            "an annotation file in LVIS format."
-        ) from None
-    except RecursionError:
-        raise UserError(f"{path}: is nested too deeply to be an LVIS annotation file.") from None
 
 
 def _make_integers(data: Any) -> None:
@@ -242,12 +202,12 @@ def _problems_of_annotations(
                 "remove one or add the other."
             )
         box, area = annotation["bbox"], annotation.get("area")
-        if not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, box)):
+        if not isinstance(box, list) or len(box) != 4 or not all(map(is_finite, box)):
             yield (
                 f"{where} has bbox {_shorten(box)}; it must be [x, y, width, height] with four "
                 "finite numbers in pixels."
             )
-        if area is not None and not _is_finite(area):
+        if area is not None and not is_finite(area):
             yield f"{where} has area {_shorten(area)}; it must be a finite number of square pixels."
         for field in ("iscrowd", "ignore"):
             value = annotation.get(field)
@@ -259,7 +219,8 @@ def _is_int(value: Any) -> bool:
     return type(value) is int
 
 
-def _is_finite(value: Any) -> bool:
+def is_finite(value: Any) -> bool:
+    """Return whether a JSON value is a finite number."""
     # A whole number beyond the range of a float is finite, yet of no use as a coordinate.
     try:
         return type(value) in (int, float) and math.isfinite(value)

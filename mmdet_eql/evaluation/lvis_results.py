@@ -8,7 +8,6 @@ which changes the metrics of small, medium and large objects.
 """
 
 import json
-import math
 import warnings
 from collections.abc import Container, Iterable, Sequence
 from typing import Any
@@ -16,11 +15,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from mmdet_eql.annotations.checks import is_finite
 from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth
 from mmdet_eql.evaluation.result_mistakes import explain_unknown_categories, explain_unknown_images
 from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.files import atomic_write, write_text
-from mmdet_eql.utils.json_pieces import pause_garbage_collection, read_file, read_pieces
+from mmdet_eql.utils.json_pieces import load_json, pause_garbage_collection, read_pieces
 
 _HINT = "choose another 'outfile_prefix'"
 
@@ -228,7 +228,13 @@ def _positions(values: np.ndarray, known: np.ndarray) -> np.ndarray:
 def _read_carefully(
     path: str, ground_truth: LVISGroundTruth, iou_type: str, ann_file: str
 ) -> LVISDetections:
-    records = _load_list(path)
+    hint = "correct the path, or test with 'outfile_prefix' set in the evaluator to write one"
+    records = load_json(path, "result file", hint)
+    if not isinstance(records, list):
+        raise UserError(
+            f"{path}: is not a JSON list; a result file is a list of records with 'image_id', "
+            "'category_id', 'score' and 'bbox' or 'segmentation'."
+        )
     boxed = iou_type == "bbox" or _has_boxes(records)
     fields = ["image_id", "category_id", "score", *["bbox"] * boxed]
     if iou_type == "segm":
@@ -289,57 +295,12 @@ def _explain(record: Any, field: str, records: list, ground_truth: LVISGroundTru
 def _is_valid(record: dict, field: str, size_of: dict, category_ids: Container[int]) -> bool:
     value = record[field]
     if field == "score":
-        return _is_finite(value)
+        return is_finite(value)
     if field == "bbox":
-        return isinstance(value, list) and len(value) == 4 and all(map(_is_finite, value))
+        return isinstance(value, list) and len(value) == 4 and all(map(is_finite, value))
     if field == "segmentation":
         if not isinstance(value, dict) or value.get("size") != size_of[record["image_id"]]:
             return False
         return isinstance(value.get("counts"), str) and value["counts"].isascii()
     is_number = type(value) in (int, float)
     return is_number and value in (size_of if field == "image_id" else category_ids)
-
-
-def _is_finite(value: Any) -> bool:
-    try:
-        return type(value) in (int, float) and math.isfinite(value)
-    except OverflowError:  # a whole number beyond the range of a float
-        return False
-
-
-def read_beginning(path: str, limit: int = -1, errors: str = "strict") -> str:
-    """Return the first bytes of a result file as text, or all; UserError if it cannot be read."""
-    try:
-        return read_file(path, limit).decode("utf-8", errors)
-    except FileNotFoundError:
-        raise UserError(
-            f"{path}: no such result file; correct the path, or test with 'outfile_prefix' set in "
-            "the evaluator to write one."
-        ) from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
-
-
-def _load_list(path: str) -> list:
-    try:
-        text = read_beginning(path)
-    except UnicodeDecodeError:
-        raise UserError(
-            f"{path}: is not a JSON text file; give the .json file itself, which MMDetection "
-            "writes with 'outfile_prefix', and detectron2 as lvis_instances_results.json."
-        ) from None
-    if not text.lstrip().startswith("["):
-        raise UserError(
-            f"{path}: is not a JSON list; a result file is a list of records with 'image_id', "
-            "'category_id', 'score' and 'bbox' or 'segmentation'."
-        )
-    try:
-        return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        position = getattr(error, "pos", 0)
-        line = text.count("\n", 0, position) + 1
-        problem = "is not JSON" if text[position:].strip() else "is cut off"
-        raise UserError(
-            f"{path}: {problem} (line {line}, character {position:,} of {len(text):,}); write the "
-            "result file again."
-        ) from None

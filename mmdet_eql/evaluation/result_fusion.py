@@ -6,6 +6,7 @@ are missing. Masks follow the boxes that they are in. M is the number of models,
 result file.
 """
 
+import contextlib
 import functools
 import math
 import multiprocessing
@@ -19,19 +20,14 @@ import pycocotools.mask as mask_utils
 from mmdet_eql.annotations import read_annotations
 from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth
 from mmdet_eql.evaluation.lvis_evaluation import detection_areas
-from mmdet_eql.evaluation.lvis_results import (
-    image_records,
-    read_beginning,
-    read_results,
-    write_results,
-)
+from mmdet_eql.evaluation.lvis_results import image_records, read_results, write_results
 from mmdet_eql.evaluation.result_mistakes import (
     check_classes,
     check_detections,
     warn_of_missing_images,
 )
 from mmdet_eql.utils.errors import UserError
-from mmdet_eql.utils.json_pieces import pause_garbage_collection
+from mmdet_eql.utils.json_pieces import pause_garbage_collection, read_file
 
 #: ensemble-boxes computes fused boxes in single precision, and divides by scores.
 _LOWEST_SCORE = float(np.finfo(np.float32).tiny)
@@ -203,8 +199,10 @@ def _common_kind(paths: Sequence[str]) -> str:
     """'bbox' or 'segm': what all files hold but those that are empty lists."""
     path_of = {}
     for path in paths:
-        head = read_beginning(path, _HEAD, "replace")
-        if not re.fullmatch(r"\s*\[\s*\]\s*", head):
+        head = ""
+        with contextlib.suppress(OSError):  # whoever reads all of it says why
+            head = read_file(path, _HEAD).decode("utf-8", "replace")
+        if head and not re.fullmatch(r"\s*\[\s*\]\s*", head):
             path_of["segm" if '"segmentation"' in head else "bbox"] = path
     if len(path_of) > 1:
         raise UserError(

@@ -5,7 +5,7 @@ errors              errors that the user can correct, and how tools print them a
 figure_file         saves a plot whole or not at all
 files               writes files whole or not at all; locks folders; fetches remote files
 gathered_metric     metrics whose results travel between processes as messages
-json_pieces         reads large JSON files in pieces
+json_pieces         reads JSON files, large ones in pieces
 markdown            Markdown tables
 processes           a pool of processes that ends with the one that started it
 rle                 masks as RLE

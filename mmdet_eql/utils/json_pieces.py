@@ -1,4 +1,5 @@
-"""Long JSON lists of objects, piece by piece: never more than a piece exists as Python objects.
+"""JSON files: long lists of objects, of which never more than a piece exists as Python objects, and
+whole files, with a sentence on what is wrong.
 
 Files may be compressed by gzip, whatever their name.
 """
@@ -7,13 +8,17 @@ import contextlib
 import errno
 import gc
 import gzip
+import json
 import mmap
 import re
 import zlib
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import msgspec
+
+from mmdet_eql.utils.errors import UserError
+from mmdet_eql.utils.files import local_copy
 
 _BYTES_AT_ONCE = 1 << 22
 #: Where a piece of the file is searched for a place to cut it: its end.
@@ -54,6 +59,49 @@ def _open(path: str) -> Iterator[BinaryIO]:
             yield gzip.GzipFile(fileobj=file) if compressed else file
         except (EOFError, zlib.error, gzip.BadGzipFile):
             raise OSError(errno.EIO, "its gzip data is cut off or damaged") from None
+
+
+def load_json(path: str, what: str, hint: str, backend_args: dict | None = None) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path (str): File to read.
+        what (str): What it is, such as ``"annotation file"``.
+        hint (str): What to do if it does not exist.
+        backend_args (dict, optional): mmengine's file backend, for files that are not local.
+
+    Raises:
+        UserError: If it cannot be read, or is not JSON.
+    """
+    try:
+        with local_copy(path, backend_args) as local_path:
+            content = read_file(local_path)
+        # Windows programs write byte order marks, and UTF-16.
+        return json.loads(content.decode(json.detect_encoding(content)))
+    except FileNotFoundError:
+        problem = f"no such {what}; {hint}"
+    except IsADirectoryError:
+        problem = f"is a folder; give the {what} in it"
+    except PermissionError:
+        problem = "may not be read by this user; change its permissions"
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror or error}); download or make the file again"
+    except UnicodeDecodeError as error:
+        problem = (
+            f"is not a JSON text file (byte {error.start} is not UTF-8); give the unpacked file"
+        )
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno} of {len(error.doc):,} characters"
+        if not error.doc.strip():
+            problem = "is empty; download or make the file again"
+        # A broken-off download ends inside a value: the parser stops at the end of the text.
+        elif not error.doc[error.pos :].strip() or error.msg.startswith("Unterminated string"):
+            problem = f"is cut off ({where}); download or make the file again"
+        else:
+            problem = f"is not JSON ({where}: {error.msg}); correct it, or give the {what}"
+    except RecursionError:
+        problem = f"is nested too deeply to be the {what}"
+    raise UserError(f"{path}: {problem}.")
 
 
 def forget_pages(content: mmap.mmap | bytes) -> None:

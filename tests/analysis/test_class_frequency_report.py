@@ -57,7 +57,7 @@ def test_report_and_figure(minilvis, call_tool, tmp_path):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("{", "the JSON ends in the middle"),
+        ("{", "is cut off"),
         ("[]", "holds a JSON list"),
         (json.dumps({"images": [{"id": 1, "height": 1, "width": 1}]}), "'annotations' is missing"),
         (
