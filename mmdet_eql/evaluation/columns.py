@@ -11,7 +11,7 @@ positions rather than ids.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -212,6 +212,18 @@ def rank_in_groups(group: np.ndarray, score: np.ndarray) -> np.ndarray:
     rank = np.empty(len(group), dtype=np.int64)
     rank[order] = np.arange(len(group)) - (np.cumsum(counts) - counts)[group[order]]
     return rank
+
+
+def common_rows(one: np.ndarray, other: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Yield each value that two columns share, such as an image, and the rows that have it in both,
+    each in their order."""
+    orders = [np.argsort(of, kind="stable") for of in (one, other)]
+    ordered = (of[order] for of, order in zip((one, other), orders, strict=True))
+    both = np.intersect1d(one, other)
+    sides = ((of, side) for of in ordered for side in ("left", "right"))
+    bounds = [np.searchsorted(of, both, side).tolist() for of, side in sides]
+    for value, start, end, first, last in zip(both.tolist(), *bounds, strict=True):
+        yield value, orders[0][start:end], orders[1][first:last]
 
 
 def read_ground_truth(

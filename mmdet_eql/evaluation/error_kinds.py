@@ -31,7 +31,7 @@ from functools import partial
 import numpy as np
 
 from mmdet_eql.evaluation.bootstrap import frequency_means
-from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth
+from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth, common_rows
 from mmdet_eql.evaluation.lvis_evaluation import iou_function, match
 from mmdet_eql.evaluation.matches import Matches, accumulate
 
@@ -81,15 +81,9 @@ def find_errors(
     wrong = np.flatnonzero(~(matches.right | matches.ignored)[0, 0])
     kind[wrong] = _BKG
     objects = np.flatnonzero(counts)
-    wrong, objects = (
-        rows[np.argsort(image[rows], kind="stable")]
-        for rows, image in ((wrong, matches.image), (objects, ground_truth.image))
-    )
-    sides = (matches.image[wrong], ground_truth.image[objects])
-    both = np.intersect1d(*sides)
-    bounds = (np.searchsorted(of, both, side) for of in sides for side in ("left", "right"))
-    for image, start, end, first, last in zip(both, *bounds, strict=True):
-        rows, there = wrong[start:end], objects[first:last]
+    shared = common_rows(matches.image[wrong], ground_truth.image[objects])
+    for image, rows, there in shared:
+        rows, there = wrong[rows], objects[there]
         overlap = iou(image, matches.index[rows], there)
         same = matches.category[rows][:, None] == ground_truth.category[there]
         own, other = np.where(same, overlap, 0), np.where(same, 0, overlap)

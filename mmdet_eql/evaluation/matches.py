@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import pycocotools.mask as mask_utils
 
-from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth
+from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth, common_rows
 from mmdet_eql.evaluation.matching import AREA_RANGES
 
 RECALL_THRESHOLDS = np.linspace(0, 1, 101)
@@ -75,21 +75,15 @@ def match_detections(
     image, category = detections.image[order], detections.category[order]
     group = category * num_images + image
     object_group = ground_truth.category * num_images + ground_truth.image
-    object_order = np.argsort(object_group, kind="stable")
-    object_group = object_group[object_order]
 
     low, high = np.array(area_ranges).T[:, :, None]
     counts = ~(ground_truth.ignore | (ground_truth.area < low) | (ground_truth.area > high))
-    both = np.intersect1d(group, object_group)
-    sides = ((of, side) for of in (group, object_group) for side in ("left", "right"))
-    bounds = [np.searchsorted(of, both, side).tolist() for of, side in sides]
-    rows = tqdm(zip(both.tolist(), *bounds, strict=True), "matching", len(both), disable=None)
+    shared = list(common_rows(group, object_group))
     found = []
-    for one, start, end, first, last in rows:
-        objects = object_order[first:last]
-        overlap = iou(one % num_images, order[start:end], objects)
+    for one, rows, objects in tqdm(shared, "matching", disable=None):
+        overlap = iou(one % num_images, order[rows], objects)
         wanted = counts[:, objects].tolist()
-        found += _match_group(overlap, thresholds.tolist(), wanted, start, objects.tolist())
+        found += _match_group(overlap, thresholds.tolist(), wanted, int(rows[0]), objects.tolist())
     pairs = np.array(found, dtype=np.int64).reshape(-1, 4).T
 
     ranked = np.lexsort((-detections.score[order], category))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pycocotools.mask as mask_utils
 
-from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth
+from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth, common_rows
 from mmdet_eql.evaluation.lvis_evaluation import evaluate_detections
 
 
@@ -32,18 +32,14 @@ def proposal_recall(
         np.ndarray: Recall, float64 of shape (N, T); -1 without any object.
     """
     wanted = np.flatnonzero(~ground_truth.ignore)
-    wanted = wanted[np.argsort(ground_truth.image[wanted], kind="stable")]
-    ordered = np.lexsort((-proposals.score, proposals.image))
-    bounds = np.arange(len(ground_truth.image_ids) + 1)
-    objects_of = np.searchsorted(ground_truth.image[wanted], bounds)
-    proposals_of = np.searchsorted(proposals.image[ordered], bounds)
-
+    best_first = np.argsort(-proposals.score, kind="stable")
     covered = np.zeros((len(proposal_nums), len(iou_thresholds)))
-    for image in np.flatnonzero(np.diff(objects_of) * np.diff(proposals_of)):
-        objects = ground_truth.boxes[wanted[objects_of[image] : objects_of[image + 1]]]
-        candidates = ordered[proposals_of[image] : proposals_of[image + 1]][: max(proposal_nums)]
+    rows = common_rows(ground_truth.image[wanted], proposals.image[best_first])
+    for _, objects, candidates in rows:
+        candidates = best_first[candidates[: max(proposal_nums)]]
         crowd = np.zeros(len(candidates), dtype=np.uint8)
-        iou = mask_utils.iou(objects, proposals.boxes[candidates], crowd)
+        boxes = ground_truth.boxes[wanted[objects]], proposals.boxes[candidates]
+        iou = mask_utils.iou(*boxes, crowd)
         for row, num in enumerate(proposal_nums):
             best = _best_first(iou[:, :num].copy())
             covered[row] += (best[:, None] >= iou_thresholds).sum(axis=0)

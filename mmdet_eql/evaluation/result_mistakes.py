@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 import pycocotools.mask as mask_utils
 
-from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth
+from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth, common_rows
 from mmdet_eql.evaluation.lvis_evaluation import MAX_DETECTIONS
 from mmdet_eql.utils.errors import UserError
 
@@ -220,18 +220,12 @@ def check_classes(
 
 def _objects_and_findings(ground_truth: LVISGroundTruth, detections: LVISDetections) -> np.ndarray:
     """What objects are found as, and what they are: positions of categories, shape (N, 2)."""
-    by_image = np.argsort(ground_truth.image, kind="stable")
     # Images with twice as many objects as are looked at, since some are not found.
-    last = ground_truth.image[by_image[: 2 * _OBJECTS][-1:]]
-    ordered = np.flatnonzero(detections.image <= last.max(initial=-1))
-    ordered = ordered[np.argsort(detections.image[ordered], kind="stable")]
-    bounds = np.arange(len(ground_truth.image_ids) + 1)
-    objects_of = np.searchsorted(ground_truth.image[by_image], bounds)
-    found_in = np.searchsorted(detections.image[ordered], bounds)
+    last = np.sort(ground_truth.image)[: 2 * _OBJECTS].max(initial=-1)
+    some = np.flatnonzero(detections.image <= last)
     pairs, number = [np.zeros((0, 2), dtype=np.int64)], 0
-    for image in np.flatnonzero(np.diff(objects_of) * np.diff(found_in)):
-        objects = by_image[objects_of[image] : objects_of[image + 1]]
-        here = ordered[found_in[image] : found_in[image + 1]]
+    for image, objects, here in common_rows(ground_truth.image, detections.image[some]):
+        here = some[here]
         if detections.boxes is not None:
             boxes = detections.boxes[here]
         else:
