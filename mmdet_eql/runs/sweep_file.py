@@ -196,6 +196,11 @@ def _entries_of_run(
     for key, values in grid.items():
         if not isinstance(values, Sequence) or isinstance(values, str) or not values:
             raise UserError(f"{where}: grid.{key} is {values!r}; give a list of values.")
+        if key in own:
+            raise UserError(
+                f"{where}: its options set {key}, and a grid sets it, too, which would win; leave "
+                "one out."
+            )
     seeds = run.get("seeds", common.get("seeds"))
     if seeds is not None:
         whole = isinstance(seeds, Sequence) and all(type(seed) is int for seed in seeds)
@@ -208,7 +213,7 @@ def _entries_of_run(
             config=config,
             label=name or Path(config).stem,
             options={**shared, **own, **dict(zip(grid, point, strict=True))},
-            differing=(*(key for key in own if key not in grid and not is_named), *grid),
+            differing=(*(key for key in own if not is_named), *grid),
             seed=seed,
             load_from=load_from,
         )

@@ -145,6 +145,10 @@ def test_a_grid_of_the_command_line():
         ({"config": "a.py", "load_from": "a.pth"}, "which is the name of no other run"),
         ({"config": "a.py", "load_from": "a"}, "which is the name of no other run"),
         ({"config": "a.py", "load_from": 3}, "give the name of another run"),
+        (
+            {"runs": [{"config": "a.py", "options": {"a": 0}}], "grid": {"a": [1]}},
+            "run 1: its options set a, and a grid sets it, too",
+        ),
         ({"runs": []}, "runs is no list of runs"),
         ({"runs": "a.py"}, "runs is no list of runs"),
         ({"runs": ["a.py"]}, "run 1 is 'a.py'; give a mapping"),
