@@ -39,8 +39,10 @@ def calibrate(args: argparse.Namespace) -> None:
     from mmdet_eql.decoupled.calibration_run import read_grid, run_calibration
     from mmdet_eql.engine import launch
     from mmdet_eql.engine.config_check import check_config
+    from mmdet_eql.engine.config_keys import check_test_options
 
     cfg = launch.load_config(args)
+    check_test_options(args.cfg_options or {})
     grid = read_grid(args.grid)
     check_config(cfg, ["test"])
     run_calibration(cfg, grid, args.images, args.by, args.max_per_img)

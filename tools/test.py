@@ -21,14 +21,12 @@ def parse_args() -> argparse.Namespace:
 def test(args: argparse.Namespace) -> None:
     from mmdet_eql.engine import launch
     from mmdet_eql.engine.config_check import check_config
+    from mmdet_eql.engine.config_keys import check_test_options
     from mmdet_eql.utils.errors import UserError
     from mmdet_eql.utils.files import check_writable
 
     cfg = launch.load_config(args)
-    for key in args.cfg_options or {}:
-        counts = key.replace("val_", "test_", 1)
-        if key.startswith("val_") and counts not in args.cfg_options:
-            raise UserError(f"{key}: has no effect in a test; set {counts}.")
+    check_test_options(args.cfg_options or {})
     if args.tta:
         launch.enable_tta(cfg)
     launch.set_visualization(cfg, args.show, args.show_dir, args.wait_time)

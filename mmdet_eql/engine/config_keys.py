@@ -70,6 +70,14 @@ def check_options(cfg: Config, options: Iterable[str]) -> None:
             place = f"{place}.{name}"
 
 
+def check_test_options(options: Iterable[str]) -> None:
+    """Raise a UserError if one of the options, dotted keys, is of validation alone."""
+    for option in options:
+        counts = option.replace("val_", "test_", 1)
+        if option.startswith("val_") and counts not in options:
+            raise UserError(f"{option}: has no effect in a test; set {counts}.")
+
+
 def _swallows(part: dict, name: str) -> bool:
     """Whether the type of a part takes any argument, and knows none of this name."""
     kinds = (registry.get(part["type"]) for registry in _REGISTRIES)

@@ -137,7 +137,8 @@ def compare_files(
         warn_of_missing_images(one, truth, detections)
         counts = np.unique(detections.image, return_counts=True)[1]
         lowest, number = detections.score.min(initial=0), len(truth.category_ids)
-        limits = describe_limits(counts, lowest, number, bool(fixed_ap or pooled_ap))
+        limit = np.inf if fixed_ap or pooled_ap else MAX_DETECTIONS
+        limits = describe_limits(counts, lowest, number, limit)
         if limits is not None:
             warnings.warn(f"{one}: {limits}", stacklevel=2)
         try:

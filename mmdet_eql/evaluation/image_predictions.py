@@ -200,6 +200,7 @@ def check_images(
     ground_truth: LVISGroundTruth,
     ann_file: str,
     with_masks: bool,
+    max_detections: int,
     logger: logging.Logger,
 ) -> None:
     """Raise a UserError if an image, or the size of a mask, is not that of the annotation file.
@@ -229,7 +230,7 @@ def check_images(
         )
     counts = np.array([len(result.scores) for result in results if len(result.scores)])
     lowest = min((result.scores.min(initial=np.inf) for result in results), default=0)
-    limits = describe_limits(counts, lowest, len(ground_truth.category_ids))
+    limits = describe_limits(counts, lowest, len(ground_truth.category_ids), max_detections)
     if limits is not None:
         logger.warning(limits)
 

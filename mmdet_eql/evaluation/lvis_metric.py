@@ -270,8 +270,7 @@ class LVISFastMetric(GatheredMetric):
         """
         logger = MMLogger.get_current_instance()
         results = remove_repetitions(results, logger)
-        num_dropped = sum(result.num_dropped for result in results)
-        if num_dropped:
+        if num_dropped := sum(result.num_dropped for result in results):
             logger.warning(
                 f"{num_dropped:,} detections left out: a coordinate or score is not a finite "
                 "number. Has training diverged?"
@@ -285,7 +284,8 @@ class LVISFastMetric(GatheredMetric):
         category_of_label, is_known = self._categories(*categories)
         check_labels(results, len(category_of_label), self.ann_file)
         if not self.format_only:
-            check_images(results, ground_truth, self.ann_file, bool(self._mask_metrics), logger)
+            options = bool(self._mask_metrics), self.max_detections
+            check_images(results, ground_truth, self.ann_file, *options, logger)
         known = [result.of_labels(is_known) for result in results]
         usual, usual_known = results, known
         if self._best is not None:  # what the model gives without being asked for Fixed AP

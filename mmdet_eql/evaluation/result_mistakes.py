@@ -85,28 +85,30 @@ def _share_of_repetitions(detections: LVISDetections) -> float:
 
 
 def describe_limits(
-    counts: np.ndarray, lowest_score: float, num_categories: int, fixed: bool = False
+    counts: np.ndarray, lowest_score: float, num_categories: int, limit: float = MAX_DETECTIONS
 ) -> str | None:
     """Say that a model seems to have given fewer detections than count, as with the settings of
-    COCO; None if not, or if there are too few categories to be compared with LVIS.
+    COCO; None if not, or if there are too few categories to be compared with LVIS, unless more
+    detections than usual are to count.
 
     Args:
         counts (np.ndarray): Number of detections of each image that has some, int64.
         lowest_score (float): Of all detections.
         num_categories (int): Categories that are evaluated.
-        fixed (bool): Whether it is Fixed AP or pooled AP, for which an image has no limit.
+        limit (float): Detections of an image that count; infinite for Fixed AP and pooled AP.
     """
-    if num_categories < _HUNDREDS or len(counts) < _ENOUGH:
+    like_lvis = num_categories >= _HUNDREDS
+    if len(counts) < _ENOUGH or not (like_lvis or MAX_DETECTIONS < limit < np.inf):
         return None
     most = counts.max()
-    cut, limit = (counts == most).mean(), np.inf if fixed else MAX_DETECTIONS
+    cut = (counts == most).mean()
     if most < limit and cut > _MANY / 2:
-        count = "Fixed AP and pooled AP have no limit" if fixed else f"{MAX_DETECTIONS} count"
+        count = f"{limit} count" if limit < np.inf else "Fixed AP and pooled AP have no limit"
         return (
             f"{cut:.0%} of the images have exactly {most} detections and none has more, as if "
             f"max_per_img of the model were {most}; {count}, and with fewer AP is too low."
         )
-    if lowest_score > _LVIS_SCORE:
+    if like_lvis and lowest_score > _LVIS_SCORE:
         return (
             f"no score is below {lowest_score:.2g}, as if score_thr of the model were that; AP on "
             f"LVIS is of all scores from 1e-4 on, and too low without."

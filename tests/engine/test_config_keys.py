@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from mmdet_eql.engine.config_keys import check_test_options
 from mmdet_eql.engine.launch import merge_options
 from mmdet_eql.utils.errors import UserError
 from tests.config_checks import read
@@ -54,6 +55,12 @@ def test_new_keys_are_taken(option):
     cfg = copy.deepcopy(read(CONFIG))
     merge_options(cfg, {option: True})
     assert cfg.to_dict() != read(CONFIG).to_dict()
+
+
+def test_options_of_validation_have_no_effect_in_a_test():
+    check_test_options({"val_evaluator.classwise": True, "test_evaluator.classwise": True})
+    with pytest.raises(UserError, match=r"has no effect in a test; set test_evaluator\.classwise"):
+        check_test_options(["val_evaluator.classwise"])
 
 
 def test_another_runner_may_read_other_keys():

@@ -378,7 +378,10 @@ def test_whole_files_and_small_sets_are_not_suspected():
     whole = np.arange(100), 1e-4, 1203
     assert describe_limits(*whole) is None
     assert describe_limits(np.full(100, 300), 1e-4, 1203) is None
-    assert "have exactly 300" in describe_limits(np.full(100, 300), 1e-4, 1203, fixed=True)
+    assert "have exactly 300" in describe_limits(np.full(100, 300), 1e-4, 1203, np.inf)
+    # More are asked for than the model gives, whatever the categories.
+    assert "300; 1000 count, and" in describe_limits(np.full(100, 300), 0.05, 80, 1000)
+    assert describe_limits(np.full(100, 1000), 0.05, 80, 1000) is None
     assert "have exactly 100" in describe_limits(np.arange(120).clip(max=100), 1e-4, 1203)
     assert "no score is below 0.05" in describe_limits(np.arange(100), 0.05, 1203)
     assert describe_limits(np.full(100, 100), 0.05, 80) is None
