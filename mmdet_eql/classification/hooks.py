@@ -49,11 +49,14 @@ class EpochHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Raise a UserError if a loss waits for an epoch that never begins."""
-        waits = any(getattr(m, "reweight_from", None) for m in bare_model(runner).modules())
-        if waits and not isinstance(runner.train_loop, EpochBasedTrainLoop):
+        loop, modules = runner.train_loop, bare_model(runner).modules()
+        first = max(getattr(module, "reweight_from", None) or 0 for module in modules)
+        epochs = loop.max_epochs if isinstance(loop, EpochBasedTrainLoop) else 0
+        if first and first >= epochs:
             raise UserError(
-                "loss_cls.reweight_from counts epochs, but train_cfg iterations, so that the loss "
-                "would never be re-weighted; train by epochs, or set it to None or 0."
+                f"loss_cls.reweight_from is {first}, but train_cfg has {epochs or 'no'} epochs, so "
+                "that the loss would never be re-weighted; train longer, lower it, or set it to "
+                "None."
             )
 
     def before_train_epoch(self, runner: Runner) -> None:

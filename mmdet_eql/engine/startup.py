@@ -123,7 +123,9 @@ def training_summary(runner: Runner) -> Iterator[tuple[str, str]]:
     meant, step = scale.get("base_batch_size"), (batch or 0) * get_world_size() * accumulated
     if step and meant and not scale.get("enable") and step != meant:
         yield "", f"the learning rate is meant for {meant} images a step; --auto-scale-lr scales it"
-    yield "", f"{_calls(cfg.train_dataloader.get('sampler'))}"
+    sampler = cfg.train_dataloader.get("sampler") or {}
+    ends_before = by_epoch and sampler.get("num_epochs", 0) > loop.max_epochs
+    yield "", _calls(sampler) + ": the training ends before" * ends_before
     yield "", f"{_calls(cfg.optim_wrapper.get('optimizer'))}"
     for schedule in listed(cfg.get("param_scheduler")):
         last = loop.max_epochs if schedule.get("by_epoch", True) else loop.max_iters

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmdet.registry import MODELS
 from mmengine.registry import init_default_scope
+from mmengine.runner import EpochBasedTrainLoop
 
 from mmdet_eql.classification.backbones import CIFARResNet, ResNet10
 from mmdet_eql.classification.hooks import EpochHook
@@ -142,11 +143,14 @@ def test_deferred_reweighting_begins_with_its_epoch():
     # F.cross_entropy divides by the sum of the weights, too.
     weight = (1 - 0.99) / (1 - 0.99 ** COUNTS.clamp(min=1).double())
     torch.testing.assert_close(loss(z, labels), F.cross_entropy(z, labels, weight.float()))
-    runner = SimpleNamespace(model=loss, train_loop=object())
-    with pytest.raises(UserError, match="reweight_from counts epochs, but train_cfg iterations"):
-        EpochHook().before_train(runner)
+    short, long = (EpochBasedTrainLoop.__new__(EpochBasedTrainLoop) for _ in range(2))
+    short._max_epochs, long._max_epochs = 2, 3
+    for loop, epochs in ((object(), "no"), (short, "2")):
+        with pytest.raises(UserError, match=f"reweight_from is 2, but train_cfg has {epochs} epo"):
+            EpochHook().before_train(SimpleNamespace(model=loss, train_loop=loop))
+    EpochHook().before_train(SimpleNamespace(model=loss, train_loop=long))
     loss.reweight_from = None
-    EpochHook().before_train(runner)
+    EpochHook().before_train(SimpleNamespace(model=loss, train_loop=object()))
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,10 @@ def test_a_schedule_of_iterations_that_ends_in_the_first_epoch(tiny_config):
     cfg = tiny_config("softmax")
     cfg.launcher = "none"
     cfg.train_cfg = dict(type="EpochBasedTrainLoop", max_epochs=2)
-    cfg.train_dataloader.sampler = dict(type="DefaultSampler")
+    once = dict(type="RepeatFactorSampler", repeat_threshold=0)
+    cfg.train_dataloader.sampler = dict(
+        type="MixedSampler", samplers=[once], final_weights=[1], num_epochs=3
+    )
     cfg.train_dataloader.dataset.indices = 8
     schedule = dict(type="MultiStepLR", by_epoch=False)
     cfg.param_scheduler = [dict(schedule, milestones=[steps]) for steps in (3, 5)]
@@ -89,6 +92,7 @@ def test_a_schedule_of_iterations_that_ends_in_the_first_epoch(tiny_config):
     assert "MultiStepLR(by_epoch=False, milestones=[5])" in told
     assert "CosineAnnealingLR(T_max=3, end=3): the training ends before 3" in told
     assert "CosineAnnealingLR(T_max=2, end=2)" in told
+    assert any("num_epochs=3): the training ends before" in text for text in told)
 
 
 @pytest.mark.parametrize(("accumulated", "rate"), [(1, 0.01), (2, 0.02)])
