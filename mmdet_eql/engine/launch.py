@@ -279,7 +279,8 @@ def find_last_checkpoint(cfg: Config) -> str | None:
         return named
     # Paths are relative to the folder that the run was started in, and folders get moved; where one
     # was copied, that of the original is another run's.
-    candidates = [*(osp.join(folder, osp.basename(named)) for folder in folders), named]
+    own = [osp.abspath(osp.join(folder, osp.basename(named))) for folder in folders]
+    candidates = [*own, named]
     candidates = [path for path in candidates if osp.isfile(path)][:1]
     others = []
     for path in (path for folder in folders for path in glob.glob(f"{glob.escape(folder)}/*.pth")):
