@@ -7,6 +7,7 @@ is scored by every calibration in turn.
 import random
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -74,18 +75,14 @@ def box_outputs(detector: nn.Module, data: dict) -> Iterator[BoxOutputs]:
     if getattr(roi_head, "with_semantic", False):  # HTC
         more["semantic_feat"] = roi_head.semantic_head(features)[1]
     logits: list[Tensor] = []
-    hooks = [
-        head.register_forward_hook(lambda head, given, output: logits.append(output[0]))
-        for head in box_heads(detector)
-    ]
-    try:
+    with ExitStack() as hooks:
+        for head in box_heads(detector):
+            hook = head.register_forward_hook(lambda _, given, output: logits.append(output[0]))
+            hooks.enter_context(hook)
         # Without a test_cfg, it returns the boxes before NMS.
         raw = roi_head.predict_bbox(
             features, [sample.metainfo for sample in samples], proposals, None, rescale=True, **more
         )
-    finally:
-        for hook in hooks:
-            hook.remove()
     sizes = [len(of_image.bboxes) for of_image in proposals]
     stages = [of_stage.split(sizes) for of_stage in logits]
     for index, sample in enumerate(samples):

@@ -6,7 +6,7 @@ computed in float32, as are the losses of the package.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -41,17 +41,15 @@ class BFloat16OptimWrapper(OptimWrapper):
 @contextmanager
 def full_precision_boxes(model: nn.Module) -> Iterator[None]:
     """Have a detector's dense heads (RPN) return float32, and its RoI extractors read it."""
-    handles = []
-    for module in model.modules():
-        if isinstance(module, BaseDenseHead):
-            handles.append(module.register_forward_hook(lambda _, args, output: to_float(output)))
-        elif isinstance(module, BaseRoIExtractor):
-            handles.append(module.register_forward_pre_hook(lambda _, args: to_float(args)))
-    try:
+    with ExitStack() as hooks:
+        for module in model.modules():
+            if isinstance(module, BaseDenseHead):
+                hook = module.register_forward_hook(lambda _, args, output: to_float(output))
+                hooks.enter_context(hook)
+            elif isinstance(module, BaseRoIExtractor):
+                hook = module.register_forward_pre_hook(lambda _, args: to_float(args))
+                hooks.enter_context(hook)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def to_float(value: Any) -> Any:

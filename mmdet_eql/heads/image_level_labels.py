@@ -185,17 +185,12 @@ def passing_labels(
         image = image_of(len(args[0])).to(device)
         return args, dict(kwargs, verified=verified.to(device), image=image)
 
-    # First of all hooks, so that those that look at a call see them too.
-    handles = [
-        loss.register_forward_pre_hook(add, prepend=True, with_kwargs=True)
-        for loss in _losses_with_labels(head)
-        if verified is not None
-    ]
-    try:
+    with contextlib.ExitStack() as hooks:
+        for loss in _losses_with_labels(head) if verified is not None else ():
+            # First of all hooks, so that those that look at a call see them too.
+            hook = loss.register_forward_pre_hook(add, prepend=True, with_kwargs=True)
+            hooks.enter_context(hook)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _images(sizes: Tensor) -> Tensor:

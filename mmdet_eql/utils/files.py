@@ -103,15 +103,12 @@ def hold_folder(folder: str | os.PathLike, hint: str = "choose another folder") 
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock", timeout=0)
-        lock.acquire()
+        lock = FileLock(folder / ".lock", timeout=0).acquire()
     except Timeout:
         raise UserError(
             f"{folder}: another process is at work in this folder; wait for it, or {hint}."
         ) from None
     except OSError as error:
         raise UserError(f"{folder}: cannot be written to ({error.strerror}); {hint}.") from None
-    try:
+    with lock:
         yield
-    finally:
-        lock.release()
