@@ -15,7 +15,7 @@ from mmengine.logging import print_log
 from mmengine.registry import DATA_SAMPLERS
 
 from mmdet_eql.annotations.instance_labels import instance_labels_of
-from mmdet_eql.datasets.samplers.stream import StreamSampler, samples_per_epoch
+from mmdet_eql.datasets.samplers.stream import StreamSampler
 from mmdet_eql.utils.errors import UserError
 
 
@@ -30,9 +30,7 @@ class CategoryAwareSampler(StreamSampler):
 
     Args:
         dataset (Sized): The training dataset, wrapped or not.
-        num_samples (int, optional): Draws in an epoch, on all ranks together. None takes the number
-            of images.
-        seed, infinite: See :class:`StreamSampler`.
+        num_samples, seed, infinite: See :class:`StreamSampler`.
 
     Raises:
         UserError: If ``num_samples`` is not positive, no image is annotated, or the dataset has no
@@ -49,8 +47,7 @@ class CategoryAwareSampler(StreamSampler):
         seed: int | None = None,
         infinite: bool = False,
     ) -> None:
-        super().__init__(dataset, seed, infinite)
-        self.num_samples = samples_per_epoch(num_samples, dataset, "CategoryAwareSampler")
+        super().__init__(dataset, seed, infinite, num_samples)
         image, label = instance_labels_of(dataset).pairs()
         if len(image) == 0:
             raise UserError(
@@ -68,9 +65,6 @@ class CategoryAwareSampler(StreamSampler):
             "of each",
             logger="current",
         )
-
-    def epoch_length(self, epoch: int) -> int:
-        return self.num_samples
 
     def epoch_indices(self, epoch: int) -> np.ndarray:
         categories = self._categories(epoch * self.num_samples, (epoch + 1) * self.num_samples)

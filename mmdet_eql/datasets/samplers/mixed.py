@@ -5,7 +5,7 @@ from collections.abc import Sequence, Sized
 import numpy as np
 from mmengine.registry import DATA_SAMPLERS
 
-from mmdet_eql.datasets.samplers.stream import StreamSampler, samples_per_epoch
+from mmdet_eql.datasets.samplers.stream import StreamSampler
 from mmdet_eql.utils.errors import UserError
 
 
@@ -25,9 +25,7 @@ class MixedSampler(StreamSampler):
         weights (Sequence[float], optional): One for each sampler; equal if None.
         final_weights (Sequence[float], optional): Weights in epoch ``num_epochs`` and later.
         num_epochs (int, optional): Number of epochs until ``final_weights``.
-        num_samples (int, optional): Draws in an epoch, on all ranks together. None takes the number
-            of images.
-        seed, infinite: See :class:`StreamSampler`.
+        num_samples, seed, infinite: See :class:`StreamSampler`.
 
     Raises:
         UserError: If the weights do not fit the samplers, or a sampler is of another kind.
@@ -55,8 +53,7 @@ class MixedSampler(StreamSampler):
         seed: int | None = None,
         infinite: bool = False,
     ) -> None:
-        super().__init__(dataset, seed, infinite)
-        self.num_samples = samples_per_epoch(num_samples, dataset, "MixedSampler")
+        super().__init__(dataset, seed, infinite, num_samples)
         if (final_weights is None) != (num_epochs is None):
             raise UserError(
                 "MixedSampler: 'final_weights' and 'num_epochs' belong together; give both or "
@@ -92,9 +89,6 @@ class MixedSampler(StreamSampler):
         shares = (1 - progress) * self._first + progress * self._last
         bounds = np.rint(np.cumsum(shares) * self.num_samples).astype(np.int64)
         return np.diff(bounds, prepend=0)
-
-    def epoch_length(self, epoch: int) -> int:
-        return self.num_samples
 
     def epoch_indices(self, epoch: int) -> np.ndarray:
         drawn = np.array([self.num_drawn(number) for number in range(epoch + 1)])

@@ -33,24 +33,38 @@ class StreamSampler(Sampler):
         seed (int, optional): The same on all ranks; mmengine's runner gives it. None draws one
             that is shared by all ranks.
         infinite (bool): Whether the indices go on without end.
+        num_samples (int, optional): Indices in an epoch, on all ranks together, unless
+            ``epoch_length`` says otherwise. None takes the number of images.
 
     Raises:
-        UserError: If the dataset is empty.
+        UserError: If the dataset is empty, or ``num_samples`` is not positive.
     """
 
-    def __init__(self, dataset: Sized, seed: int | None = None, infinite: bool = False) -> None:
+    def __init__(
+        self,
+        dataset: Sized,
+        seed: int | None = None,
+        infinite: bool = False,
+        num_samples: int | None = None,
+    ) -> None:
+        name = type(self).__name__
         if len(dataset) == 0:
-            name = type(self).__name__
             raise UserError(f"{name}: the training dataset has no images; check its 'filter_cfg'.")
+        self.num_samples = len(dataset) if num_samples is None else num_samples
+        if not isinstance(self.num_samples, int) or self.num_samples < 1:
+            raise UserError(
+                f"{name}: 'num_samples' is {num_samples!r}; give a whole number of at least 1, or "
+                "None for as many as there are images."
+            )
         self.rank, self.world_size = get_dist_info()
         self.dataset = dataset
         self.seed = sync_random_seed() if seed is None else seed
         self.infinite = infinite
         self.epoch = 0
 
-    @abstractmethod
     def epoch_length(self, epoch: int) -> int:
         """Number of indices in an epoch, on all ranks together; at least 1."""
+        return self.num_samples
 
     @abstractmethod
     def epoch_indices(self, epoch: int) -> np.ndarray:
@@ -95,15 +109,3 @@ class StreamSampler(Sampler):
             if position < length:
                 yield self.epoch_indices(epoch)[position:]
             position = max(position - length, 0)
-
-
-def samples_per_epoch(num_samples: int | None, dataset: Sized, sampler: str) -> int:
-    """Check the option ``num_samples`` of a sampler; None stands for the number of images."""
-    if num_samples is None:
-        return len(dataset)
-    if not isinstance(num_samples, int) or num_samples < 1:
-        raise UserError(
-            f"{sampler}: 'num_samples' is {num_samples!r}; give a whole number of at least 1, or "
-            "None for as many as there are images."
-        )
-    return num_samples
