@@ -26,7 +26,7 @@ from mmdet_eql.losses.class_statistics import (
     GradientSums,
     RunningStatistics,
 )
-from mmdet_eql.losses.equalization import EqualizationLoss, equalization_loss
+from mmdet_eql.losses.equalization import EqualizationLoss
 from mmdet_eql.losses.equalization_v2 import EqualizationLossV2
 from mmdet_eql.losses.equalized_focal import EqualizedFocalLoss, EqualizedQualityFocalLoss
 from mmdet_eql.losses.gradient_softmax_equalization import GradientSoftmaxEqualizationLoss
@@ -45,7 +45,7 @@ from mmdet_eql.losses.rivals.federated import FederatedLoss
 from mmdet_eql.losses.rivals.focal import SigmoidFocalLoss
 from mmdet_eql.losses.rivals.gumbel import GumbelOptimizedLoss
 from mmdet_eql.losses.rivals.logit_adjustment import LogitAdjustedSoftmaxLoss
-from mmdet_eql.losses.softmax_equalization import SoftmaxEqualizationLoss, softmax_equalization_loss
+from mmdet_eql.losses.softmax_equalization import SoftmaxEqualizationLoss
 from mmdet_eql.losses.tail_weighting import (
     ExponentialDecayTail,
     GompertzDecayTail,

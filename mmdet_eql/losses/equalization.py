@@ -32,36 +32,6 @@ from mmdet_eql.losses.focal_rows import cross_entropy_rows
 from mmdet_eql.losses.tail_weighting import DEFAULT_LAMBDA, TailAware
 
 
-def equalization_loss(
-    logits: Tensor,
-    labels: Tensor,
-    tail: Tensor,
-    excluded: Tensor,
-    verified: Tensor | None = None,
-    image: Tensor | None = None,
-    quality: Tensor | None = None,
-) -> Tensor:
-    """Return the loss of each proposal, summed over the categories (equation 3), shape (N,).
-
-    Args:
-        logits, labels (Tensor): Shapes (N, C), float32 or float64, and (N,).
-        tail (Tensor): T(f_j), shape (C,).
-        excluded (Tensor): E(r), boolean of shape (N,).
-        verified, image (Tensor, optional): For which categories of an image the weight is 1
-            nevertheless, and the image of each proposal.
-        quality (Tensor, optional): Target of the positives in [0, 1], shape (N,); 1 by default.
-    """
-    tail = tail.to(logits.dtype)
-
-    def weights(rows: slice) -> Tensor:
-        if not excluded[rows].any():  # most rows of a dense head
-            return torch.ones_like(tail)
-        weights = 1 - excluded[rows, None] * tail
-        return weights if verified is None else weights.masked_fill_(verified[image[rows]], 1)
-
-    return cross_entropy_rows(logits, labels, weights, quality)
-
-
 @MODELS.register_module()
 class EqualizationLoss(TailAware, SigmoidLoss):
     """Equalization Loss for the heads of mmdet.
@@ -114,5 +84,12 @@ class EqualizationLoss(TailAware, SigmoidLoss):
         excluded = labels < self.num_classes
         if not self.exclude_background:
             excluded = torch.ones_like(excluded)
-        tail = self.tail_weights()
-        return equalization_loss(logits, labels, tail, excluded, verified, image, quality)
+        tail = self.tail_weights().to(logits.dtype)
+
+        def weights(rows: slice) -> Tensor:
+            if not excluded[rows].any():  # most rows of a dense head
+                return torch.ones_like(tail)
+            weights = 1 - excluded[rows, None] * tail
+            return weights if verified is None else weights.masked_fill_(verified[image[rows]], 1)
+
+        return cross_entropy_rows(logits, labels, weights, quality)

@@ -21,22 +21,6 @@ from mmdet_eql.losses.tail_weighting import TailAware, threshold_tail
 from mmdet_eql.utils.errors import UserError
 
 
-def softmax_equalization_loss(logits: Tensor, labels: Tensor, tail: Tensor, beta: Tensor) -> Tensor:
-    """Return the loss of each sample, shape (N,).
-
-    Args:
-        logits, labels (Tensor): Shapes (N, K), float32 or float64, and (N,).
-        tail (Tensor): T(f_k) of each logit, shape (K,).
-        beta (Tensor): Whether category k is ignored for sample r, boolean of shape (N, K).
-    """
-    weights = 1 - beta * tail.to(logits.dtype)
-    weights = weights.scatter(1, labels[:, None], 1)  # so that no denominator is empty
-    # A weight of 0 masks the logit, and log 0 never appears: its gradient would be NaN.
-    ignored = weights == 0
-    logits = logits + weights.masked_fill(ignored, 1).log()
-    return F.cross_entropy(logits.masked_fill(ignored, -torch.inf), labels, reduction="none")
-
-
 @MODELS.register_module()
 class SoftmaxEqualizationLoss(TailAware, CountAware, SoftmaxLoss):
     """Softmax Equalization Loss for the box heads of mmdet and for image classifiers.
@@ -113,5 +97,10 @@ class SoftmaxEqualizationLoss(TailAware, CountAware, SoftmaxLoss):
 
     def row_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """See the base class; needs frequencies or counts."""
-        tail = F.pad(self.tail_weights(), (0, self.extra_logits))
-        return softmax_equalization_loss(logits, labels, tail, self.draw_beta(logits, labels))
+        tail = F.pad(self.tail_weights(), (0, self.extra_logits)).to(logits.dtype)
+        weights = 1 - self.draw_beta(logits, labels) * tail
+        weights = weights.scatter(1, labels[:, None], 1)  # so that no denominator is empty
+        # A weight of 0 masks the logit, and log 0 never appears: its gradient would be NaN.
+        ignored = weights == 0
+        logits = logits + weights.masked_fill(ignored, 1).log()
+        return F.cross_entropy(logits.masked_fill(ignored, -torch.inf), labels, reduction="none")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mmdet.registry import MODELS
 
 from mmdet_eql.frequency import ClassFrequency
-from mmdet_eql.losses import EqualizationLoss, equalization_loss
+from mmdet_eql.losses import EqualizationLoss
 from mmdet_eql.utils.errors import UserError
 
 LVIS_COUNTS = Path(__file__).parents[3] / "shared" / "lvis_v0.5_image_counts.json"
@@ -110,9 +110,12 @@ def test_gradcheck():
     labels = torch.tensor([0, 1, 2, 4, 4])
     verified, image = torch.rand(2, 4) < 0.3, torch.tensor([0, 1, 0, 1, 1])
     for known in (None, verified):
+        loss = EqualizationLoss(
+            4, tail_weighting=lambda frequency: tail, image_level_labels=known is not None
+        )
+        loss.set_class_frequency(torch.full((4,), 0.5))
         assert torch.autograd.gradcheck(
-            lambda z, known=known: equalization_loss(z, labels, tail, labels < 4, known, image),
-            (logits,),
+            lambda z, loss=loss, known=known: loss.row_losses(z, labels, known, image), (logits,)
         )
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmdet.registry import MODELS
 
-from mmdet_eql.losses import SoftmaxEqualizationLoss, softmax_equalization_loss
+from mmdet_eql.losses import SoftmaxEqualizationLoss
 from mmdet_eql.utils.errors import UserError
 
 
@@ -53,9 +53,10 @@ def test_value_and_gradient_equal_the_equation(num_rows, num_logits, scale, seed
     tail = np.ceil(tail) if binary else tail
     beta = rng.integers(0, 2, size=(num_rows, num_logits))
     logits = torch.tensor(cls_score, requires_grad=True)
-    value = softmax_equalization_loss(
-        logits, torch.as_tensor(labels), torch.as_tensor(tail), torch.as_tensor(beta).bool()
-    )
+    loss = SoftmaxEqualizationLoss(num_logits, lambda_=0, has_background=False)
+    loss.tail_weights = lambda: torch.as_tensor(tail)
+    loss.draw_beta = lambda *_: torch.as_tensor(beta).bool()
+    value = loss.row_losses(logits, torch.as_tensor(labels))
     value.sum().backward()
 
     losses, gradient = reference(cls_score, labels, tail, beta)

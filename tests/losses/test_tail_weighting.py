@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mmdet.registry import TASK_UTILS
 
 from mmdet_eql.frequency import ClassFrequency
-from mmdet_eql.losses import EqualizationLoss, equalization_loss
+from mmdet_eql.losses import EqualizationLoss
 from mmdet_eql.losses.tail_weighting import (
     ExponentialDecayTail,
     GompertzDecayTail,
@@ -186,7 +186,7 @@ def test_weights_are_checked_again_for_other_frequencies():
 def test_fractional_weights_enter_the_loss_linearly():
     logits = torch.zeros(1, 2, dtype=torch.float64)
     values = [
-        equalization_loss(logits, torch.tensor([0]), torch.tensor([0.0, t]), torch.tensor([True]))
+        loss_with(lambda f, t=t: torch.tensor([0.0, t]), [0.5, 0.5])(logits, torch.tensor([0]))
         for t in (0.0, 0.25, 1.0)
     ]
     log_2 = math.log(2)
