@@ -35,11 +35,9 @@ def multiclass_nms(
     score_thr: float,
     nms_cfg: ConfigType,
     max_num: int = -1,
-    score_factors: Tensor | None = None,
-    return_inds: bool = False,
     box_dim: int = 4,
     category_thr: Tensor | None = None,
-) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """As mmdet's ``multiclass_nms``: the same boxes, scores and labels in the same order.
 
     On the CPU they are the same to the bit, as long as no two candidates have the same score. Equal
@@ -56,14 +54,12 @@ def multiclass_nms(
         score_thr (float): A candidate's score is above it.
         nms_cfg (dict): As ``mmcv.ops.batched_nms`` takes it.
         max_num (int): How many detections are wanted.
-        score_factors (Tensor, optional): Finite factors on the scores above the threshold, (N,).
-        return_inds (bool): Whether to return the candidates' numbers as well.
         category_thr (Tensor, optional): A score of each category, shape (C,): detections above it
             are returned besides the ``max_num`` best.
 
     Returns:
-        tuple[Tensor, ...]: Boxes with scores of shape (K, 5), labels, int64 of shape (K,), and with
-        ``return_inds`` the numbers of the candidates, int64 of shape (K,); highest scores first.
+        tuple[Tensor, Tensor]: Boxes with scores of shape (K, 5) and labels, int64 of shape (K,);
+        highest scores first.
 
     Raises:
         UserError: If ``category_thr`` comes with another NMS than the plain one of each category.
@@ -84,16 +80,13 @@ def multiclass_nms(
         )
     if max_num <= 0 or not is_plain:
         return stock_multiclass_nms(
-            multi_bboxes, multi_scores, score_thr, nms_cfg, max_num, score_factors, return_inds,
-            box_dim,
-        )  # fmt: skip
+            multi_bboxes, multi_scores, score_thr, nms_cfg, max_num, box_dim=box_dim
+        )
 
     scores = multi_scores[:, :-1]
     num_classes = scores.size(1)
     boxes = multi_bboxes.reshape(len(scores), multi_bboxes.size(1) // 4, 4)
     valid = scores > score_thr
-    if score_factors is not None:
-        scores = scores * score_factors.view(-1, 1)
     number = int(valid.count_nonzero())
 
     options = {key: value for key, value in nms_cfg.items() if key != "type"}
@@ -108,8 +101,8 @@ def multiclass_nms(
     few = number < _FEW * valid.numel()
     if few:
         # As with a trained detector: all pairs that are no candidates are left behind at once.
-        numbers, scores = valid.flatten().nonzero().squeeze(1), scores[valid]
-        candidates, candidate_labels = boxes_of(numbers)
+        candidates, candidate_labels = boxes_of(valid.flatten().nonzero().squeeze(1))
+        scores = scores[valid]
     else:
         scores = scores.masked_fill(~valid, -torch.inf).flatten()
     moves = not options.pop("class_agnostic", False) and number
@@ -146,10 +139,7 @@ def multiclass_nms(
         kept = torch.cat([kept[:wanted], kept[wanted:][above[kept[wanted:]]]])
 
     chosen, labels = look_up(kept)
-    dets = torch.cat([chosen, scores[kept, None]], dim=1)
-    if return_inds:
-        return dets, labels, numbers[kept] if few else kept
-    return dets, labels
+    return torch.cat([chosen, scores[kept, None]], dim=1), labels
 
 
 def _is_plain_nms(nms_cfg: ConfigType | None) -> bool:

@@ -46,15 +46,12 @@ def cases(draw):
     }.items():
         if draw(st.booleans()):
             nms_cfg[key] = draw(st.sampled_from(values))
-    factors = torch.rand(number, generator=generator) if draw(st.booleans()) else None
     return dict(
         multi_bboxes=boxes.reshape(number, -1 if number else 4),
         multi_scores=scores,
         score_thr=draw(st.sampled_from([-1.0, 0.0, 0.1, 0.5, 0.99, 1.0])),
         nms_cfg=nms_cfg,
         max_num=draw(st.sampled_from([-1, 1, 2, 5, 300])),
-        score_factors=factors,
-        return_inds=True,
     )
 
 
@@ -64,17 +61,15 @@ def nms_of_mmdet(case: dict) -> tuple:
     Its own order of equal scores is any, so it is given different ones in that order.
     """
     scores, threshold = case["multi_scores"][:, :-1], case["score_thr"]
-    if case.get("score_factors") is not None:
-        scores = scores * case["score_factors"][:, None]
     order = scores.flatten().sort(descending=True, stable=True).indices
     ranks = torch.empty(len(order)).scatter_(0, order, torch.arange(len(order), 0, -1.0))
     valid = case["multi_scores"][:, :-1] > threshold
     ranks = ranks.view_as(scores).where(valid, torch.tensor(-1.0))
     ranks = torch.nn.functional.pad(ranks, (0, 1))
     dets, labels, inds = stock_multiclass_nms(
-        **{**case, "multi_scores": ranks, "score_thr": 0.0, "score_factors": None}
+        **{**case, "multi_scores": ranks, "score_thr": 0.0}, return_inds=True
     )
-    return torch.cat([dets[:, :4], scores.reshape(-1, 1)[inds]], dim=1), labels, inds
+    return torch.cat([dets[:, :4], scores.reshape(-1, 1)[inds]], dim=1), labels
 
 
 def assert_equal(results: tuple, expected: tuple) -> None:
@@ -101,7 +96,6 @@ def random_case(number: int, num_classes: int, boxes: torch.Tensor, **nms_cfg) -
         score_thr=1e-4,
         nms_cfg={"type": "nms", "iou_threshold": 0.5, **nms_cfg},
         max_num=100,
-        return_inds=True,
     )
 
 
@@ -136,18 +130,17 @@ def test_equal_scores_are_taken_in_order():
     boxes = 20.0 * torch.arange(50)[:, None] + torch.tensor([0, 0, 10, 10])
     case = random_case(50, 40, boxes)
     case["multi_scores"].fill_(0.5)
-    assert multiclass_nms(**case)[2].tolist() == list(range(100))
+    dets, labels = multiclass_nms(**case)
+    assert (40 * dets[:, 0] / 20 + labels).tolist() == list(range(100))
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (0, 12), (5, 4), (5, 12)])
 def test_without_candidates(shape):
     scores = torch.full((shape[0], 4), 0.01)
-    dets, labels, inds = multiclass_nms(
-        torch.ones(shape), scores, 0.05, dict(iou_threshold=0.5), 10, return_inds=True
-    )
+    dets, labels = multiclass_nms(torch.ones(shape), scores, 0.05, dict(iou_threshold=0.5), 10)
     assert dets.shape == (0, 5)
-    assert labels.shape == inds.shape == (0,)
-    assert labels.dtype == inds.dtype == torch.int64
+    assert labels.shape == (0,)
+    assert labels.dtype == torch.int64
 
 
 @pytest.mark.parametrize(
@@ -204,12 +197,12 @@ def test_what_is_above_the_threshold_of_its_category_is_kept_besides_the_best(se
     case["max_num"] = 5
     category_thr = torch.rand(num_classes, generator=generator) / 2
     category_thr[:3] = 1e-7
-    dets, labels, inds = nms_of_mmdet({**case, "max_num": -1})
+    dets, labels = nms_of_mmdet({**case, "max_num": -1})
     kept = dets[:, 4] > category_thr[labels]
     kept[:5] = True
     assert 20 < kept.sum() < len(kept)
     results = multiclass_nms(**case, category_thr=category_thr)
-    assert_equal(results, (dets[kept], labels[kept], inds[kept]))
+    assert_equal(results, (dets[kept], labels[kept]))
 
 
 @pytest.mark.parametrize("nms_cfg", [dict(type="soft_nms"), dict(class_agnostic=True)])
