@@ -71,19 +71,16 @@ class CropsConfig:
         )
 
 
-def make_crops(
-    path: str | os.PathLike, config: CropsConfig | None = None, progress: bool = True
-) -> None:
-    """Render the crops, of the default options if None, and write the ``.npz`` file atomically.
+def make_crops(path: str | os.PathLike, config: CropsConfig) -> None:
+    """Render the crops and write the ``.npz`` file atomically.
 
     Raises:
         UserError: If the file cannot be written.
     """
-    config = config or CropsConfig()
     content = {"classes": np.array(class_names(config))}
     with atomic_write(path) as unfinished:
         for split in ("train", "val"):
-            images, labels = render_crops(config, split, progress)
+            images, labels = render_crops(config, split)
             content |= {f"{split}_images": images, f"{split}_labels": labels}
         with open(unfinished, "wb") as file:
             np.savez(file, **content)
@@ -95,18 +92,13 @@ def class_names(config: CropsConfig) -> list[str]:
     return [item.name for item in sorted(categories, key=lambda item: item.rank)]
 
 
-def render_crops(
-    config: CropsConfig, split: str, progress: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
+def render_crops(config: CropsConfig, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Render the images and labels of one split, ``"train"`` or ``"val"``, as in the file."""
     scenes = config.scenes()
     dataset = plan_dataset(scenes)
     wanted = np.full(config.num_classes, getattr(config, f"{split}_per_class"))
     images, labels = [], []
-    plans = dataset.images[split]
-    for plan in tqdm(
-        plans, desc=f"{split} scenes", unit="image", disable=None if progress else True
-    ):
+    for plan in tqdm(dataset.images[split], f"{split} scenes", unit="image", disable=None):
         scene = render_scene(plan, dataset.categories, scenes)
         for number, category_id in enumerate(plan.category_ids, start=1):
             label = dataset.categories[category_id - 1].rank - 1

@@ -15,7 +15,7 @@ TINY = CropsConfig(num_classes=6, train_per_class=24, val_per_class=10, crop_siz
 def crops(tmp_path_factory) -> Path:
     """A folder with crops of 16 px: 6 classes, 24 training and 10 validation images of each."""
     folder = tmp_path_factory.mktemp("crops")
-    make_crops(folder / "minilvis_crops.npz", TINY, progress=False)
+    make_crops(folder / "minilvis_crops.npz", TINY)
     return folder
 
 
