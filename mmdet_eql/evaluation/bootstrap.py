@@ -44,14 +44,11 @@ def resample_metrics(
     """Return AP metrics on draws of images.
 
     Args:
-        ground_truth (LVISGroundTruth): Annotations; with masks for 'segm' and 'boundary'.
-        detections (LVISDetections): Boxes for 'bbox', masks for 'segm' and 'boundary'.
-        iou_type (str): 'bbox', 'segm' or 'boundary'.
+        ground_truth, detections, iou_type, iou_thresholds, max_detections: Those of
+            :func:`~mmdet_eql.evaluation.lvis_evaluation.evaluate_detections`, for AP.
         number (int): Number of draws B.
         fixed (int, optional): Detections of each category that count, for Fixed AP.
         pooled (int, optional): Likewise for pooled AP.
-        iou_thresholds (np.ndarray): T numbers.
-        max_detections (int): Detections per image that count for AP.
         seed (int): Draws are the same for the same seed and number of images.
 
     Returns:

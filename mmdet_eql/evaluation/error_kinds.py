@@ -112,12 +112,8 @@ def find_errors(
 def error_costs(
     ground_truth: LVISGroundTruth, detections: LVISDetections, iou_type: str
 ) -> dict[str, dict[str, float]]:
-    """Return what each kind of error costs.
-
-    Args:
-        ground_truth (LVISGroundTruth): Annotations; with masks for 'segm' and 'boundary'.
-        detections (LVISDetections): Boxes for 'bbox', masks for 'segm' and 'boundary'.
-        iou_type (str): 'bbox', 'segm' or 'boundary'.
+    """Return what each kind of error costs; arguments are those of
+    :func:`~mmdet_eql.evaluation.lvis_evaluation.evaluate_detections`.
 
     Returns:
         dict[str, dict[str, float]]: By ``AP50`` and by kind, ``AP`` of all categories and, if the
