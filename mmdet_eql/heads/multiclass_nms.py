@@ -12,6 +12,8 @@ Glossary:
         (proposal * C + category).
 """
 
+from collections.abc import Iterable
+
 import torch
 from mmcv.ops import nms
 from mmdet.models.layers import multiclass_nms as stock_multiclass_nms
@@ -25,6 +27,8 @@ from mmdet_eql.utils.errors import UserError
 _FIRST, _GROWTH = 4, 4
 #: Share of all pairs below which their candidates are few.
 _FEW = 0.25
+#: Boxes of several categories that are suppressed by one call.
+_BLOCK = 256
 
 _KNOWN_KEYS = {"type", "iou_threshold", "offset", "class_agnostic", "split_thr", "max_num"}
 
@@ -118,7 +122,15 @@ def multiclass_nms(
     def suppress(at: Tensor) -> Tensor:
         chosen, labels = look_up(at)
         moved = chosen + (labels.to(boxes) * distance)[:, None] if moves else chosen
-        return at[_suppress(moved, labels, one_by_one, options)]
+        # A pixel lies between categories, less what corners are rounded by.
+        rounding = torch.finfo(moved.dtype).eps
+        apart = (
+            bool(moves)
+            and one_by_one
+            and not options.get("offset")
+            and bool(chosen.min() >= 0 and rounding * moved.max() < 0.25)
+        )
+        return at[_suppress(moved, labels, one_by_one, apart, options)]
 
     size = _FIRST * wanted
     while True:
@@ -162,12 +174,14 @@ def _highest(scores: Tensor, size: int) -> Tensor:
     return inds[scores[inds].sort(descending=True, stable=True).indices[:size]]
 
 
-def _suppress(boxes: Tensor, labels: Tensor, one_by_one: bool, options: dict) -> Tensor:
+def _suppress(
+    boxes: Tensor, labels: Tensor, one_by_one: bool, apart: bool, options: dict
+) -> Tensor:
     """Suppress as ``mmcv.ops.batched_nms`` would do with all candidates.
 
-    Boxes (K, 4) come highest score first, moved to the place of their category. Where coordinates
-    are negative, those of different categories may touch, unless they are taken ``one_by_one``.
-    Returns the positions of those that are kept, ascending.
+    Boxes (K, 4) come highest score first, moved to the place of their category. Those of different
+    categories may touch where coordinates are negative, unless they are known to be ``apart`` or
+    are taken ``one_by_one``. Returns the positions of those that are kept, ascending.
     """
     # nms() sorts once more: these scores stay in order, whatever it does with equal ones.
     scores = torch.arange(len(boxes), 0, -1, dtype=torch.float32, device=boxes.device)
@@ -176,8 +190,18 @@ def _suppress(boxes: Tensor, labels: Tensor, one_by_one: bool, options: dict) ->
     kept = torch.ones_like(labels, dtype=torch.bool)
     by_label = labels.sort(stable=True)
     sizes = by_label.values.unique_consecutive(return_counts=True)[1].tolist()
-    for group in by_label.indices.split(sizes):
+    for group in by_label.indices.split(_joined(sizes) if apart else sizes):
         if len(group) > 1:
             kept[group] = False
             kept[group[nms(boxes[group], scores[group], **options)[1]]] = True
     return kept.nonzero().squeeze(1)
+
+
+def _joined(sizes: Iterable[int]) -> list[int]:
+    """Sizes of blocks of whole groups, one after the other."""
+    blocks = [0]
+    for size in sizes:
+        if blocks[-1] and blocks[-1] + size > _BLOCK:
+            blocks.append(0)
+        blocks[-1] += size
+    return blocks
