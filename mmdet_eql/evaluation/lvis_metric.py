@@ -110,8 +110,8 @@ class LVISFastMetric(GatheredMetric):
         fixed_ap (bool | int): Whether to add Fixed AP, of the best 10,000 detections of each
             category or another number, as ``lvis/bbox_fixed_AP``, ``lvis/bbox_fixed_APr`` and so on
             (:mod:`mmdet_eql.evaluation.fixed_ap`). A test asks a two-stage model for these
-            detections (``FixedAPTestHook``); others, and validation, give what ``model.test_cfg``
-            lets through.
+            detections (``FixedAPTestHook``); others, and validation if not asked to, give what
+            ``model.test_cfg`` lets through.
         pooled_ap (bool | int): Likewise pooled AP, as ``lvis/bbox_pooled_AP`` and so on.
         bootstrap (bool | int): Whether to add the 95 % interval of AP, APr, APc and APf from 1,000
             draws of images or another number, as ``lvis/bbox_APr_low`` and ``lvis/bbox_APr_high``

@@ -37,17 +37,30 @@ class FixedAPTestHook(Hook):
 
     For another kind of model a warning says why it is tested as it is: the metrics are then of what
     its ``test_cfg`` lets through.
+
+    Args:
+        validation (bool): Whether to do so in the validations of a training, too, which otherwise
+            keep the model's ``test_cfg``.
     """
 
     # After ClassListHook, which gives the evaluator its classes.
     priority = "HIGH"
 
-    def __init__(self) -> None:
+    def __init__(self, validation: bool = False) -> None:
+        self.validation = validation
         self._roi_head: nn.Module | None = None
 
     def before_test(self, runner: Runner) -> None:
         """Prepare the model, if a metric asks for it."""
-        every = getattr(getattr(runner.test_loop, "evaluator", None), "metrics", ())
+        self._prepare(runner, runner.test_loop)
+
+    def before_val(self, runner: Runner) -> None:
+        """With ``validation``, prepare the model as for a test."""
+        if self.validation:
+            self._prepare(runner, runner.val_loop)
+
+    def _prepare(self, runner: Runner, loop: Any) -> None:
+        every = getattr(getattr(loop, "evaluator", None), "metrics", ())
         metrics = [
             metric
             for metric in every
@@ -79,6 +92,8 @@ class FixedAPTestHook(Hook):
             del _box_head(self._roi_head).predict_by_feat
             vars(self._roi_head).pop("predict_mask", None)
             self._roi_head = None
+
+    after_val = after_test
 
 
 def _box_head(roi_head: nn.Module) -> nn.Module:

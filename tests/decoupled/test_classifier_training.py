@@ -37,10 +37,18 @@ class Metrics(Hook):
 )
 def test_weights_and_detections_are_those_of_the_detector(detector, method, minilvis, tmp_path):
     cfg = make_config(detector, method, minilvis)
+    cfg.model.test_cfg.rcnn.max_per_img = 10
+    for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
+        evaluator.fixed_ap = 20
     expected = train_and_record(cfg, tmp_path)
     before = torch.load(tmp_path / "detector.pth")["state_dict"]
 
     lab = lab_config(cfg, tmp_path)
+    # As in a test, what counts for Fixed AP is kept beside the best of each image.
+    lab.custom_hooks = [
+        *(lab.get("custom_hooks") or []),
+        dict(type="FixedAPTestHook", validation=True),
+    ]
     train_on_features(lab)
     runner = build_runner(lab, "train", "val")
     runner.register_hook(Metrics())
