@@ -123,8 +123,7 @@ _HUE_CENTRES = (38.0, 105.0, 165.0, 255.0, 325.0)
 class Category:
     """A category: a combination of shape, hue and texture, at a rank of the long tail.
 
-    Ids count from 1 in the names' alphabetical order, ranks from 1, the most frequent. Categories
-    of one block are look-alikes.
+    Ids count from 1 in the names' alphabetical order, ranks from 1, the most frequent.
     """
 
     id: int
@@ -132,7 +131,6 @@ class Category:
     hue: str
     texture: str
     rank: int
-    block: int
 
     @property
     def name(self) -> str:
@@ -149,7 +147,7 @@ def make_vocabulary(num_categories: int, rng: np.random.Generator) -> list[Categ
             shape_family, hue_family = divmod(int(block), len(HUE_FAMILIES))
             texture = TEXTURES[(shape_family + hue_family + layer) % len(TEXTURES)]
             in_block = [
-                (shape, hue, texture, layer * _NUM_BLOCKS + int(block))
+                (shape, hue, texture)
                 for shape in SHAPE_FAMILIES[shape_family]
                 for hue in HUE_FAMILIES[hue_family]
             ]
@@ -162,7 +160,7 @@ def make_vocabulary(num_categories: int, rng: np.random.Generator) -> list[Categ
 
     order = sorted(range(num_categories), key=lambda i: (cells[i][1], cells[i][2], cells[i][0]))
     return [
-        Category(identifier, *cells[i][:3], rank=rank_of[i], block=cells[i][3])
+        Category(identifier, *cells[i], rank=rank_of[i])
         for identifier, i in enumerate(order, start=1)
     ]
 

@@ -497,7 +497,9 @@ def test_every_tail_category_has_a_look_alike_in_the_head():
     categories = make_vocabulary(200, np.random.default_rng(0))
     blocks = defaultdict(list)
     for category in categories:
-        blocks[category.block].append(category)
+        (shapes,) = (family for family in SHAPE_FAMILIES if category.shape in family)
+        (hues,) = (family for family in HUE_FAMILIES if category.hue in family)
+        blocks[shapes, hues, category.texture].append(category)
     assert len(blocks) == 50
     for members in blocks.values():
         assert len(members) == 4
@@ -539,7 +541,7 @@ def test_confusability_brings_look_alikes_together():
 def test_parts_of_a_name_are_seen_in_the_picture(part):
     """Pixels of objects that differ in one part differ by more than pixels of equal ones."""
     config = MiniLVISConfig(image_size=64)
-    base = Category(1, "square", "green", "plain", rank=1, block=0)
+    base = Category(1, "square", "green", "plain", rank=1)
     other = dataclasses.replace(
         base, **{part: {"hue": "blue", "shape": "star"}.get(part, "dotted")}
     )
