@@ -19,6 +19,8 @@ BINS = [4, 10, 100]
 STUDIES = {
     "quickstart": ["quickstart"],
     "classifiers": ["classifiers", "classifiers-ablations"],
+    "classifiers-tails/steepness=1.25": ["classifiers-tails"],
+    "classifiers-tails/steepness=2.25": ["classifiers-tails"],
     "minilvis-crops": ["minilvis-crops"],
     "minilvis": ["minilvis", "minilvis-ablations"],
     "minilvis-dense": ["minilvis-dense"],
@@ -63,6 +65,8 @@ TABLES = {
         ["sigmoid", "EQL", "sigmoid-scores-above-1e-3", "EQL-scores-above-1e-3"],
         None,
     ),
+    "classifiers-tails-1.25": ("classifiers-tails/steepness=1.25", ["sigmoid", "EQL"], None),
+    "classifiers-tails-2.25": ("classifiers-tails/steepness=2.25", ["sigmoid", "EQL"], None),
     "minilvis-crops": (
         "minilvis-crops",
         ["softmax", "SEQL", "balanced-softmax", "cRT", "class-balanced_beta=0.9", "class-balanced"],
