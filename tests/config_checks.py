@@ -86,7 +86,7 @@ PLAIN_DICTS = {
     r"custom_imports": {"imports", "allow_failed_imports"},
     r"default_hooks": {
         *("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint"),
-        *("visualization", "gradient_record", "partial_load"),
+        *("visualization", "gradient_record", "partial_load", "fixed_ap"),
     },
     r"env_cfg": {"cudnn_benchmark", "mp_cfg", "dist_cfg", "resource_limit"},
     r"env_cfg\.mp_cfg": {"mp_start_method", "opencv_num_threads"},
