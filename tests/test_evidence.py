@@ -21,6 +21,7 @@ STUDIES = {
     "classifiers": ["classifiers", "classifiers-ablations"],
     "classifiers-tails/steepness=1.25": ["classifiers-tails"],
     "classifiers-tails/steepness=2.25": ["classifiers-tails"],
+    "classifiers-lvis": ["classifiers-lvis"],
     "minilvis-crops": ["minilvis-crops"],
     "minilvis": ["minilvis", "minilvis-ablations"],
     "minilvis-dense": ["minilvis-dense"],
@@ -67,6 +68,12 @@ TABLES = {
     ),
     "classifiers-tails-1.25": ("classifiers-tails/steepness=1.25", ["sigmoid", "EQL"], None),
     "classifiers-tails-2.25": ("classifiers-tails/steepness=2.25", ["sigmoid", "EQL"], None),
+    "classifiers-lvis": (
+        "classifiers-lvis",
+        ["sigmoid", "EQL", "sigmoid+RFS", "EQL+RFS"],
+        None,
+    ),
+    "classifiers-lvis-with-rfs": ("classifiers-lvis", ["sigmoid+RFS", "EQL+RFS"], None),
     "minilvis-crops": (
         "minilvis-crops",
         ["softmax", "SEQL", "balanced-softmax", "cRT", "class-balanced_beta=0.9", "class-balanced"],

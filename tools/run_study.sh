@@ -11,6 +11,7 @@ Stopped at any time, the same command goes on where it was. The environment must
 
   STUDY             classifiers (losses and samplers on the features of one detector),
                     classifiers-ablations (of EQL on them), classifiers-tails (EQL on other sets),
+                    classifiers-lvis (EQL and sampling with the image counts of LVIS),
                     classifiers-end-to-end (EQL without cached features), minilvis (losses and
                     samplers in a detector), minilvis-ablations (of EQL in it), minilvis-dense
                     (losses of a one-stage detector) or minilvis-crops (classification)
@@ -18,6 +19,7 @@ Stopped at any time, the same command goes on where it was. The environment must
                     data are made, and nothing is trained
 
 environment variables:
+  LVIS_ANNOTATIONS  lvis_v0.5_train.json, for classifiers-lvis
   MMDET_EQL_DATA    folder for the data (default: data in the repository)
   PYTHON            Python to run (default: that of the active environment, or of .venv)
 USAGE
@@ -36,7 +38,9 @@ tails=(steepness=1.25 steepness=2.25 label-rate=0.2 label-rate=0.8)
 case $study in
   classifiers) core_hours=4 ;;
   classifiers-ablations) core_hours="3 (1.5 after classifiers)" ;;
-  classifiers-tails | classifiers-end-to-end) core_hours= ;; # not measured
+  classifiers-tails) core_hours="2 (1.5 after classifiers)" ;;
+  classifiers-lvis) core_hours="3 (2.5 after classifiers)" ;;
+  classifiers-end-to-end) core_hours= ;; # not measured
   minilvis) core_hours="5 to 7" ;;
   minilvis-ablations) core_hours="6 to 8.5 (3 to 4.5 after minilvis)" ;;
   minilvis-crops) core_hours=1.5 ;;
@@ -63,6 +67,10 @@ for argument; do
   esac
 done
 
+if [[ $study == classifiers-lvis ]]; then
+  counts=$(realpath -m -- "${LVIS_ANNOTATIONS:?is not set; set it to the path of lvis_v0.5_train.json}")
+  require_file "annotation file" "$counts"
+fi
 cd "$tools/.."
 data=${MMDET_EQL_DATA:-data}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
@@ -140,6 +148,17 @@ case $study in
       sweep "$work_dir/$tail" "$@" ${features[@]+"${features[@]}"}
     done
     ;;
+  classifiers-lvis)
+    export MMDET_EQL_DATA=$data/classifiers-lvis
+    "$PYTHON" tools/datasets/make_minilvis.py "$MMDET_EQL_DATA/minilvis" --num-categories 1000 \
+      --num-train-images 57263 --num-val-images 5000 --image-counts "$counts"
+    if $trains; then
+      train_first_stage
+      cache_features "$work_dir/features"
+      set -- "$@" --cfg-options "features=$work_dir/features"
+    fi
+    sweep "$work_dir" "$@"
+    ;;
   classifiers-end-to-end)
     export MMDET_EQL_DATA=$data/classifiers
     long_tailed "$MMDET_EQL_DATA"
@@ -211,6 +230,10 @@ case $study in
     for tail in "${tails[@]}"; do
       compare "$study-$tail" sigmoid "$work_dir/$tail"/{sigmoid,EQL}_seed=*
     done
+    ;;
+  classifiers-lvis)
+    compare "$study" sigmoid "$work_dir"/{sigmoid,EQL,sigmoid+RFS,EQL+RFS}_seed=*
+    compare "$study-with-rfs" sigmoid+RFS "$work_dir"/{sigmoid,EQL}+RFS_seed=*
     ;;
   classifiers-end-to-end)
     compare "$study" sigmoid "$work_dir"/{sigmoid,EQL}_seed=*
