@@ -15,12 +15,13 @@ from tests.conftest import CONFIGS, REPOSITORY
 
 DOCS = REPOSITORY / "docs"
 BINS = [4, 10, 100]
+#: The sets of classifiers-tails.
+TAILS = ["steepness=1.25", "steepness=2.25", "label-rate=0.2", "label-rate=0.8"]
 #: The studies of each folder of raw results.
 STUDIES = {
     "quickstart": ["quickstart"],
     "classifiers": ["classifiers", "classifiers-ablations"],
-    "classifiers-tails/steepness=1.25": ["classifiers-tails"],
-    "classifiers-tails/steepness=2.25": ["classifiers-tails"],
+    **{f"classifiers-tails/{tail}": ["classifiers-tails"] for tail in TAILS},
     "classifiers-lvis": ["classifiers-lvis"],
     "minilvis-crops": ["minilvis-crops"],
     "minilvis": ["minilvis", "minilvis-ablations"],
@@ -66,8 +67,10 @@ TABLES = {
         ["sigmoid", "EQL", "sigmoid-scores-above-1e-3", "EQL-scores-above-1e-3"],
         None,
     ),
-    "classifiers-tails-1.25": ("classifiers-tails/steepness=1.25", ["sigmoid", "EQL"], None),
-    "classifiers-tails-2.25": ("classifiers-tails/steepness=2.25", ["sigmoid", "EQL"], None),
+    **{
+        f"classifiers-tails-{tail}": (f"classifiers-tails/{tail}", ["sigmoid", "EQL"], None)
+        for tail in TAILS
+    },
     "classifiers-lvis": (
         "classifiers-lvis",
         ["sigmoid", "EQL", "sigmoid+RFS", "EQL+RFS"],
