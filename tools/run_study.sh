@@ -125,9 +125,14 @@ sweep() {
 }
 
 case $study in
-  classifiers | classifiers-ablations)
-    export MMDET_EQL_DATA=$data/classifiers
-    long_tailed "$MMDET_EQL_DATA"
+  classifiers | classifiers-ablations | classifiers-lvis)
+    export MMDET_EQL_DATA=$data/${study%-ablations}
+    if [[ $study == classifiers-lvis ]]; then
+      "$PYTHON" tools/datasets/make_minilvis.py "$MMDET_EQL_DATA/minilvis" --num-categories 1000 \
+        --num-train-images 57263 --num-val-images 5000 --image-counts "$counts"
+    else
+      long_tailed "$MMDET_EQL_DATA"
+    fi
     if $trains; then
       train_first_stage
       cache_features "$work_dir/features"
@@ -147,17 +152,6 @@ case $study in
       fi
       sweep "$work_dir/$tail" "$@" ${features[@]+"${features[@]}"}
     done
-    ;;
-  classifiers-lvis)
-    export MMDET_EQL_DATA=$data/classifiers-lvis
-    "$PYTHON" tools/datasets/make_minilvis.py "$MMDET_EQL_DATA/minilvis" --num-categories 1000 \
-      --num-train-images 57263 --num-val-images 5000 --image-counts "$counts"
-    if $trains; then
-      train_first_stage
-      cache_features "$work_dir/features"
-      set -- "$@" --cfg-options "features=$work_dir/features"
-    fi
-    sweep "$work_dir" "$@"
     ;;
   classifiers-end-to-end)
     export MMDET_EQL_DATA=$data/classifiers
