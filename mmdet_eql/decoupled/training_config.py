@@ -249,7 +249,7 @@ def _check_detector(cfg: Config, cached: CacheDescription, folder: str) -> None:
         pipelines = cached.splits["val"].pipeline, loader.dataset.get("pipeline")
         pairs.append(("val_dataloader.dataset.pipeline", *map(_image_steps, pipelines)))
     for key, there, now in pairs:
-        there, now = (_without(_WITHOUT_EFFECT, part) for part in (there, now))
+        there, now = (_without(_WITHOUT_EFFECT, part, nones=False) for part in (there, now))
         difference = first_difference(there, now, key)
         if difference is not None:
             raise UserError(
@@ -278,14 +278,15 @@ def _image_steps(pipeline: list[dict] | None) -> list[dict]:
     return [step for step in steps if not any(word in step["type"] for word in ("Load", "Pack"))]
 
 
-def _without(left_out: Sequence[str], part: Any, key: str = "") -> Any:
-    """A part as JSON has it, without some keys, given alone or after the key that they are in."""
+def _without(left_out: Sequence[str], part: Any, key: str = "", nones: bool = True) -> Any:
+    """A part as JSON has it, without some keys, given alone or after the key that they are in, and
+    unless ``nones`` without those that are None."""
     if isinstance(part, dict):
         names = [name for name in part if not {name, f"{key}.{name}"}.intersection(left_out)]
-        kept = {name: _without(left_out, part[name], name) for name in names}
-        return {name: value for name, value in kept.items() if value is not None}
+        names = [name for name in names if nones or part[name] is not None]
+        return {name: _without(left_out, part[name], name, nones) for name in names}
     if isinstance(part, (list, tuple)):
-        return [_without(left_out, item, key) for item in part]
+        return [_without(left_out, item, key, nones) for item in part]
     return part
 
 

@@ -27,6 +27,7 @@ from mmdet_eql.decoupled.feature_cache import (
 from mmdet_eql.decoupled.feature_dataset import annotation_checksum, image_ids_of
 from mmdet_eql.decoupled.training_config import (
     check_options_on_features,
+    effective_part,
     train_on_features,
 )
 from mmdet_eql.engine.launch import merge_options, read_config
@@ -190,6 +191,11 @@ def test_an_epoch_based_config_counts_iterations(lab):
 def test_what_does_not_fit_is_named(options, sentence, lab):
     with pytest.raises(UserError, match=sentence):
         lab(options)
+
+
+def test_an_option_of_none_is_not_one_that_is_missing():
+    given, missing = (Config(dict(model=dict(loss_cls=one))) for one in (dict(lambda_=None), {}))
+    assert effective_part(given) != effective_part(missing)
 
 
 def test_options_that_the_schedule_replaces_are_refused():
