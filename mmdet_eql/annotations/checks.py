@@ -55,8 +55,9 @@ def load_lvis_json(
     """
     hint = (
         "correct 'ann_file' (or 'data_root') in the config, or prepare the dataset as the README "
+        "describes"
     )
-    data = load_json(path, "annotation file", hint + "describes", backend_args)
+    data = load_json(path, "annotation file", hint, backend_args)
     if not annotated and isinstance(data, dict):
         data.setdefault("annotations", [])
     _make_integers(data)

@@ -21,6 +21,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmdet_eql.decoupled.feature_cache import sha256_of
+from mmdet_eql.engine.config_check import listed
 from mmdet_eql.engine.launch import read_config
 from mmdet_eql.frequency import class_frequency_of
 from mmdet_eql.runs.planning import RESULT_NAME, digest_of, read_marker, without_seed
@@ -160,8 +161,7 @@ def load_record(path: str | os.PathLike) -> RunRecord:
 
 def _evaluation(evaluators: Any) -> dict[str, str]:
     """``evaluated_on`` and ``evaluation`` of a record, as far as they are known."""
-    evaluators = [evaluators] if isinstance(evaluators, dict) else evaluators or []
-    chosen = next((each for each in evaluators if each.get("ann_file")), None)
+    chosen = next((each for each in listed(evaluators) if each.get("ann_file")), None)
     if chosen is None:
         return {}
     known = {"evaluated_on": chosen["ann_file"]}
