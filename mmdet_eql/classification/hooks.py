@@ -2,6 +2,7 @@
 
 import numpy as np
 from mmdet.registry import DATASETS, HOOKS
+from mmengine.dist import broadcast
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
@@ -89,4 +90,8 @@ class SecondStageHook(Hook):
                 "by --cfg-options load_from=PATH."
             )
         if self.reinitialize:
-            bare_model(runner).head.classifier.init_weights()
+            classifier = bare_model(runner).head.classifier
+            classifier.init_weights()
+            # Ranks may draw different numbers, and DDP has compared their weights before.
+            for values in classifier.state_dict().values():
+                broadcast(values)

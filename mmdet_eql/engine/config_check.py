@@ -51,8 +51,8 @@ def check_config(cfg: Config, splits: Sequence[str] = ("train", "val")) -> None:
 
     Raises:
         UserError: With the dotted key, if a part is missing or cannot be built, a loss does not
-            work in its head, a file does not exist, the images of a test would be moved, or the
-            loop does not fit the sampler or the schedules.
+            work in its head, a file does not exist, the images of a test would be moved or left
+            out, or the loop does not fit the sampler or the schedules.
     """
     cfg = Config(cfg.to_dict())
     if cfg.get("custom_imports"):
@@ -62,7 +62,13 @@ def check_config(cfg: Config, splits: Sequence[str] = ("train", "val")) -> None:
         if not _dict(cfg, key):
             raise UserError(f"{key} is missing in the config; add it, or inherit it from _base_.")
     for split in splits:
-        dataset = _dict(cfg, f"{split}_dataloader").get("dataset")
+        loader = _dict(cfg, f"{split}_dataloader")
+        if split != "train" and loader.get("drop_last"):
+            raise UserError(
+                f"{split}_dataloader.drop_last is True, and the images of the last batch would not "
+                "be evaluated; set it to False."
+            )
+        dataset = loader.get("dataset")
         if isinstance(dataset, dict):
             _check_dataset(dataset, f"{split}_dataloader.dataset")
             if split != "train":

@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 import mmdet_eql.classification  # noqa: F401, for ranks, which get the config as it was read
+from mmdet_eql.engine.class_list_hook import bare_model
 from mmdet_eql.engine.launch import build_runner
 from mmdet_eql.utils.errors import UserError
 from tests.classification.conftest import crops_config, tiny_options
@@ -130,6 +131,22 @@ def test_retraining_starts_from_a_new_classifier(tiny_config, first_stage, tmp_p
     runner = Runner.from_cfg(cfg)
     runner.train()
     assert runner.model.head.classifier.bias.abs().max() < 10
+
+
+def retrain_rank(rank, cfg):
+    runner = build_runner(cfg)
+    runner.train()
+    torch.save(bare_model(runner).head.classifier.state_dict(), f"{cfg.work_dir}/{rank}.pth")
+
+
+def test_ranks_that_draw_different_numbers_retrain_the_same_classifier(tiny_config, first_stage):
+    cfg = tiny_config("crt", epochs=1)
+    cfg.load_from = str(first_stage)
+    cfg.randomness.diff_rank_seed = True
+    cfg.launcher = "pytorch"
+    start_ranks(retrain_rank, cfg)
+    first, second = (torch.load(Path(cfg.work_dir, f"{rank}.pth")) for rank in (0, 1))
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_a_second_stage_without_a_first_is_one_sentence(tiny_config):

@@ -50,6 +50,10 @@ MOVED = dict(type="RandomFlip")
         ({"train_dataloader.sampler.threshold": 1}, ["sampler (type 'InfiniteSampler')"]),
         ({"train_dataloader.sampler.type": "Some"}, ["sampler: Some is not in the"]),
         (
+            {"val_dataloader.drop_last": True},
+            ["val_dataloader.drop_last is True", "set it to False"],
+        ),
+        (
             {
                 "val_dataloader.dataset.pipeline": [
                     dict(type="LoadImageFromFile"),
