@@ -2,7 +2,10 @@
 
 import copy
 import re
+import runpy
+import shlex
 import string
+import sys
 
 import pytest
 from hypothesis import given
@@ -19,9 +22,10 @@ from mmdet_eql.runs.planning import (
     write_run_files,
 )
 from mmdet_eql.runs.slurm import write_jobs
-from mmdet_eql.runs.sweep_file import Entry, entries_of
+from mmdet_eql.runs.sweep_file import Entry, entries_of, read_entries
 from mmdet_eql.utils.errors import UserError
 from tests.classification.conftest import crops, crops_config, tiny_options
+from tests.conftest import REPOSITORY
 
 __all__ = ["crops"]  # the fixture
 
@@ -229,3 +233,27 @@ def test_a_config_without_its_seed_is_a_copy():
     assert cfg.to_dict() == before
     only = Config(dict(randomness=dict(seed=3)))
     assert without_seed(only).to_dict() == without_seed(Config(dict())).to_dict()
+
+
+@pytest.mark.parametrize("document", ["custom-data", "decoupled", "experiments"])
+def test_the_documents_name_runs_as_sweeps_do(document, tmp_path, monkeypatch):
+    """In ``--baseline`` of the comparison, and as the folder of a run."""
+    text = (REPOSITORY / "docs" / f"{document}.md").read_text()
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    (block,) = [block for block in blocks if "tools/sweep.py --" in block]
+    lines = block.replace("\\\n", "").splitlines()
+    variables = dict(re.findall(r"^(\w+)=(configs/\S+)", block, re.MULTILINE))
+    (command,) = [line for line in lines if line.startswith("python tools/sweep.py")]
+    command = shlex.split(string.Template(command).substitute(variables))[1:]
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.syspath_prepend("tools")
+    monkeypatch.setattr(sys, "argv", command)
+    args = runpy.run_path("tools/sweep.py")["parse_args"]()
+    entries = read_entries(None, args.config, args.cfg_options, args.grid, args.seeds)
+    plan = plan_runs(entries, tmp_path)
+    # Without their data they are invalid, and have names all the same.
+    names = {run.name for run in (*plan.runs, *plan.invalid)}
+    baselines = re.findall(r"--baseline (\S+)", block)
+    folders = re.findall(rf"^RUN={args.work_dir}/(\S+)", block, re.MULTILINE)
+    assert baselines or folders
+    assert {*folders, *(f"{baseline}_seed=0" for baseline in baselines)} <= names
