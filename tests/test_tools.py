@@ -186,6 +186,14 @@ def test_a_config_that_is_not_python(call_tool, tmp_path):
     assert_one_sentence(call_tool("train.py", tmp_path / "broken.py"), "gone.py", "'_base_'")
 
 
+def test_a_module_of_a_config_that_python_does_not_find(call_tool, tmp_path):
+    """It may lie beside the config."""
+    (tmp_path / "my_losses.py").touch()
+    (tmp_path / "mine.py").write_text("custom_imports = dict(imports=['my_losses'])\n")
+    result = call_tool("train.py", tmp_path / "mine.py")
+    assert_one_sentence(result, "mine.py", "(No module named 'my_losses')", "PYTHONPATH")
+
+
 def test_missing_annotations_and_images(call_tool, minilvis, tmp_path):
     assert_one_sentence(
         call_tool("train.py", *train_on(tmp_path / "nowhere")),

@@ -64,9 +64,13 @@ def read_config(path: str) -> Config:
         # mmengine parses a filled-in copy of the file, whose name would tell the user nothing.
         raise UserError(f"{path}: line {error.lineno} is not Python ({error.msg}).") from None
     except ImportError as error:
+        first: BaseException = error
+        while first.__context__ is not None:  # mmengine's list all folders of Python
+            first = first.__context__
         raise UserError(
-            f"{path}: cannot import what 'custom_imports' or a base names ({error}); install it, "
-            "e.g. by `bash tools/setup_env.sh`."
+            f"{path}: cannot import what 'custom_imports' or a base names ({first}); install it, "
+            "e.g. by `bash tools/setup_env.sh`, or add the folder of a file of your own to the "
+            "environment variable PYTHONPATH."
         ) from None
     except Exception as error:  # a config is a program and can raise anything
         reason = " ".join(str(error).split())

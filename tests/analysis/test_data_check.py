@@ -202,3 +202,7 @@ def test_nothing_to_read(folder, check):
     status, _, (found,) = check(folder / "train.json", folder / "images")
     assert status == 1
     assert "is cut off" in by_kind(found)["training would stop"][0]
+
+
+def test_a_config_that_is_not_there(folder, check):
+    assert check(folder / "nowhere.py")[0] == 2

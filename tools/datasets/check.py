@@ -31,10 +31,10 @@ def parse_args() -> argparse.Namespace:
 def data_sets_of(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The data sets, as arguments of ``check_data_set``."""
     from mmdet.registry import DATASETS
-    from mmengine.config import Config
     from mmengine.registry import init_default_scope
 
     from mmdet_eql.datasets import LVISFormatDataset
+    from mmdet_eql.engine.launch import read_config
     from mmdet_eql.utils.errors import UserError
 
     if args.images is not None:
@@ -43,7 +43,7 @@ def data_sets_of(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
         return
     if not args.source.endswith(".py"):
         raise UserError(f"{args.source}: is no config; name the image folder as well.")
-    cfg = Config.fromfile(args.source)
+    cfg = read_config(args.source)
     init_default_scope(cfg.get("default_scope", "mmdet"))
     head = cfg.get("model", {}).get("roi_head", {}).get("semantic_head") or {}
     done = []
