@@ -16,7 +16,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("checkpoint", help="checkpoint file")
     add_common_arguments(parser)
     parser.add_argument(
-        "--images", type=int, default=1000, help="training images to choose on (1,000)"
+        "--images", type=int, default=1000, help="training images to choose on (default: 1,000)"
     )
     parser.add_argument(
         "--grid",
@@ -26,7 +26,9 @@ def parse_args() -> argparse.Namespace:
     )
     items = ("AP", "AP50", "AP75", "APr", "APc", "APf")
     metrics = [kind + item for kind in ("", "fixed_", "pooled_") for item in items]
-    parser.add_argument("--by", default="AP", choices=metrics, help="metric to choose by")
+    parser.add_argument(
+        "--by", default="AP", choices=metrics, help="metric to choose by (default: AP)"
+    )
     parser.add_argument(
         "--max-per-img",
         type=int,

@@ -57,7 +57,9 @@ def parse_args() -> argparse.Namespace:
         "--errors", action="store_true", help="add what each kind of error costs, in AP50"
     )
     parser.add_argument(
-        "--images", help="evaluate on these images alone: a list of ids, or an annotation file"
+        "--images",
+        help="evaluate on these images alone: a JSON list of ids, an annotation file, or a text "
+        "file with an id or COCO file name on each line",
     )
     parser.add_argument("--classwise", action="store_true", help="add the AP of each category")
     parser.add_argument("--json", help="write metrics, as fractions, to this JSON file")

@@ -49,8 +49,8 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--dry-run", action="store_true", help="show what would run, and end")
     parser.add_argument("--slurm", metavar="PARTITION", help="write job scripts instead")
-    parser.add_argument("--cpus-per-task", type=int, default=5, help="for --slurm")
-    parser.add_argument("--gpus-per-node", type=int, default=8, help="for --slurm")
+    parser.add_argument("--cpus-per-task", type=int, default=5, help="for --slurm (default: 5)")
+    parser.add_argument("--gpus-per-node", type=int, default=8, help="for --slurm (default: 8)")
     parser.add_argument(
         "--record", type=Path, metavar="WORK_DIR", help="write the result.json of a run, and end"
     )
