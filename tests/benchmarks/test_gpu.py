@@ -1,4 +1,7 @@
-"""What only a GPU shows: tools/dev/gpu_check.py runs these, and on the CPU to check itself."""
+"""What only a GPU shows: python -m pytest -m gpu tests/benchmarks/test_gpu.py
+
+With BENCHMARK_DEVICE=cpu they run without one, which checks the tests alone.
+"""
 
 import os
 
