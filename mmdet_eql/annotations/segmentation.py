@@ -77,7 +77,7 @@ def segmentation_states(text: np.ndarray, starts: np.ndarray, sizes: np.ndarray)
             states[index] = _state(segmentation, height, width)
     if rle_index:
         # One by one, counting takes as long as reading all the rest.
-        fills = _fills(rle_counts, sizes[rle_index].prod(axis=1))
+        fills = count_pixels(rle_counts)[1] == sizes[rle_index].prod(axis=1)
         states[rle_index] = np.where(fills, WHOLE, UNUSABLE)
     return states
 
@@ -153,14 +153,6 @@ def _is_compressed(segmentation: Any, height: int, width: int) -> bool:
     return isinstance(counts, str) and counts.isascii()
 
 
-def _fills(counts: list[bytes], num_pixels: np.ndarray) -> np.ndarray:
-    try:
-        return count_pixels(counts)[1] == num_pixels
-    except Exception:  # whatever a string is that is no RLE: find out which
-        each = [_num_pixels(one.decode("ascii")) for one in counts]
-        return np.array(each, dtype=object) == num_pixels
-
-
 def _are_numbers(values: list) -> bool:
     return bool(values) and all(type(value) in (int, float) for value in values)
 
@@ -187,8 +179,6 @@ def _num_pixels(counts: Any) -> int | None:
     if isinstance(counts, list):
         valid = all(type(run) is int and 0 <= run < 2**32 for run in counts)
         return sum(counts) if valid else None
-    try:
-        _, (num_pixels,) = count_pixels([counts.encode("ascii")])
-    except Exception:  # whatever a string is that is no RLE
+    if not isinstance(counts, str) or not counts.isascii():
         return None
-    return int(num_pixels)
+    return int(count_pixels([counts.encode("ascii")])[1][0])

@@ -197,8 +197,8 @@ def _write_files(
         (folder / name).mkdir(parents=True)
     plans = [plan for split in SPLITS for plan in dataset.images[split]]
     if num_workers is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        num_workers = min(cores or 1, 1 + len(plans) // _MIN_IMAGES_PER_WORKER)
+        cores = len(os.sched_getaffinity(0))
+        num_workers = min(cores, 1 + len(plans) // _MIN_IMAGES_PER_WORKER)
     draw = partial(_write_image, folder=folder, categories=dataset.categories, config=config)
     annotations = {split: [] for split in SPLITS}
     # Closed at once when interrupted: no worker may write on while the folder is removed.

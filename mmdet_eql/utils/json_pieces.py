@@ -106,7 +106,7 @@ def load_json(path: str, what: str, hint: str, backend_args: dict | None = None)
 
 def forget_pages(content: mmap.mmap | bytes) -> None:
     """Take what was read of a mapped file off this process's account; it can be read again."""
-    if isinstance(content, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+    if isinstance(content, mmap.mmap):
         content.madvise(mmap.MADV_DONTNEED)
 
 

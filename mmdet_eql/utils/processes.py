@@ -15,8 +15,8 @@ import cv2
 def process_pool(num_workers: int | None = None) -> Iterator[ProcessPoolExecutor]:
     """Start worker processes; drop what is still to do when the block is left by an exception.
 
-    Workers leave Ctrl-C to this process, and end by themselves if it is killed. They are forked
-    where the system can, since importing the package again takes longer than small work does.
+    Workers leave Ctrl-C to this process, and end by themselves if it is killed. They are forked,
+    since importing the package again takes longer than small work does.
 
     Args:
         num_workers (int, optional): Number of processes; None takes one per core.
@@ -24,8 +24,7 @@ def process_pool(num_workers: int | None = None) -> Iterator[ProcessPoolExecutor
     # One process per core is enough, and a forked one could wait for OpenCV's threads for ever.
     threads = cv2.getNumThreads()
     cv2.setNumThreads(0)
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("fork" if "fork" in methods else "spawn")
+    context = multiprocessing.get_context("fork")
     executor = ProcessPoolExecutor(num_workers, context, initializer=_follow_parent)
     try:
         yield executor

@@ -79,8 +79,7 @@ def describe_machine() -> dict[str, str]:
     """What the results depend on, by name."""
     names = ("mmdet_eql", "torch", "mmdet", "mmcv", "mmengine", "numpy")
     versions = (f"{name} {importlib.import_module(name).__version__}" for name in names)
-    cpuinfo = Path("/proc/cpuinfo")  # Linux only
-    models = re.findall(r"model name\s*: (.+)", cpuinfo.read_text() if cpuinfo.exists() else "")
+    models = re.findall(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
     return {
         "processor": f"{[*models, platform.machine()][0]}, {os.cpu_count()} cores",
         "load": f"{os.getloadavg()[0]:.2f} over the last minute, before the measurements",

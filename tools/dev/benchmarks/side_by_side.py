@@ -14,7 +14,7 @@ calls:
 Time is measured in turns (ours, rival, ours, rival, ...), so that a neighbour who uses the machine
 disturbs both; the ratio is the median over the turns. Wall-clock time is what a user waits for,
 processor time is steadier on a busy machine. Memory is the peak above what was held before, in a
-process of each one's own (Linux with glibc only). The limit is the time that the work needs at
+process of each one's own. The limit is the time that the work needs at
 least: its bytes at the bandwidth of copying a large array, its multiplications at the rate of a
 matrix product, both measured in the same run.
 
@@ -216,24 +216,21 @@ def output_of(command: Sequence[str]) -> str:
 # --- memory ---------------------------------------------------------------------------------------
 
 
-def peak_memory(work: Workload) -> float | None:
+def peak_memory(work: Workload) -> float:
     """Return the most memory in MiB that a workload holds beyond what was held before it.
 
     It runs three times in a forked process, which needs one thread here (:func:`one_thread`): once
-    to load and to allocate what stays, and twice measured, of which the lower value counts. None
-    without Linux and glibc. On a GPU, it is the memory of PyTorch's allocator there.
+    to load and to allocate what stays, and twice measured, of which the lower value counts. On a
+    GPU, it is the memory of PyTorch's allocator there.
 
     Raises:
         RuntimeError: The workload fails.
     """
     if DEVICE != "cpu":
         return _peak_memory_of_gpu(work)
-    libc = ctypes.CDLL(None)
-    if not os.path.exists("/proc/self/clear_refs") or not hasattr(libc, "malloc_trim"):
-        return None
     context = multiprocessing.get_context("fork")
     reader, writer = context.Pipe(duplex=False)
-    child = context.Process(target=lambda: writer.send(_peak_memory_here(work, libc)))
+    child = context.Process(target=lambda: writer.send(_peak_memory_here(work)))
     child.start()
     writer.close()
     try:
@@ -244,10 +241,10 @@ def peak_memory(work: Workload) -> float | None:
         child.join()
 
 
-def _peak_memory_here(work: Workload, libc: ctypes.CDLL) -> float:
+def _peak_memory_here(work: Workload) -> float:
     # Every large block is mapped by itself, and freed memory is handed back in between, so that
     # memory which the C library keeps for later hides nothing.
-    m_mmap_threshold = -3
+    libc, m_mmap_threshold = ctypes.CDLL(None), -3
     libc.mallopt(m_mmap_threshold, 64 * 1024)
     work()
     peaks = []
