@@ -213,12 +213,12 @@ def _build(
     area, area_filled = _fill_areas(area, box)
     _require(np.isfinite(box).all() and np.isfinite(area).all(), "a box or an area")
 
-    image = _positions(parts.take("annotation_image_id", np.int64), image_id)
+    image = positions_of_ids(parts.take("annotation_image_id", np.int64), image_id)
     ids_used = {field: parts.take(field, np.int64) for field in ("category_id", *FEDERATED_FIELDS)}
     categories, left_out = _without_roots(categories, *ids_used.values())
     category_id = np.array([category.id for category in categories], dtype=np.int64)
     category, negative, not_exhaustive = (
-        _positions(ids, category_id).astype(np.int32) for ids in ids_used.values()
+        positions_of_ids(ids, category_id).astype(np.int32) for ids in ids_used.values()
     )
     start = parts.take_starts("segmentation")
     order = np.argsort(image, kind="stable")
@@ -313,8 +313,8 @@ def _starts(lengths: np.ndarray) -> np.ndarray:
     return np.append(0, np.cumsum(lengths, dtype=np.int64))
 
 
-def _positions(values: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """Position of each value among unique ids."""
+def positions_of_ids(values: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Return the position of each value among unique ids; ValueError if one is not among them."""
     order = np.argsort(ids)
     found = order[np.searchsorted(ids, values, sorter=order).clip(max=len(ids) - 1)]
     _require(np.array_equal(ids[found], values), "a reference to nothing")

@@ -163,7 +163,8 @@ def calibrated_scores(
         image_count (Tensor): N_j, float64 of shape (C,).
     """
     if calibration.method in AFFINE:
-        stages = [_affine(calibration, head, image_count) for head in heads]
+        affine = AFFINE[calibration.method]
+        stages = [affine(head, image_count, calibration.value) for head in heads]
         logits = [
             z * scale.to(z) + shift.to(z) for z, (scale, shift) in zip(logits, stages, strict=True)
         ]
@@ -189,13 +190,7 @@ def calibrate_classifier(calibration: Calibration, head: nn.Module, image_count:
             f"calibration: {calibration.method} cannot be written into a classifier; choose one of "
             f"{', '.join(AFFINE)}."
         )
-    scale, shift = _affine(calibration, head, image_count)
+    scale, shift = AFFINE[calibration.method](head, image_count, calibration.value)
     weight, bias = head.fc_cls.weight, head.fc_cls.bias
     weight.copy_(weight * scale[:, None].to(weight))
     bias.copy_(bias * scale.to(bias) + shift.to(bias))
-
-
-def _affine(
-    calibration: Calibration, head: nn.Module, image_count: Tensor
-) -> tuple[Tensor, Tensor]:
-    return AFFINE[calibration.method](head, image_count, calibration.value)

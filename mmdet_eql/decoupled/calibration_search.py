@@ -34,6 +34,7 @@ from mmdet_eql.evaluation.image_predictions import (
 from mmdet_eql.evaluation.lvis_evaluation import MAX_DETECTIONS, evaluate_detections
 from mmdet_eql.frequency import ClassFrequency
 from mmdet_eql.heads import multiclass_nms
+from mmdet_eql.heads.instance_tta import semantic_features
 from mmdet_eql.utils.errors import UserError
 
 
@@ -71,9 +72,8 @@ def box_outputs(detector: nn.Module, data: dict) -> Iterator[BoxOutputs]:
     samples = data["data_samples"]
     features = detector.extract_feat(data["inputs"])
     proposals = detector.rpn_head.predict(features, samples, rescale=False)
-    roi_head, more = detector.roi_head, {}
-    if getattr(roi_head, "with_semantic", False):  # HTC
-        more["semantic_feat"] = roi_head.semantic_head(features)[1]
+    roi_head = detector.roi_head
+    more = semantic_features(roi_head, features)
     logits: list[Tensor] = []
     with ExitStack() as hooks:
         for head in box_heads(detector):
@@ -189,7 +189,7 @@ def compare(
     ]
 
 
-def training_images(cfg: Config, number: int, classes: Sequence[str], seed: int = 0) -> DataLoader:
+def training_images(cfg: Config, number: int, classes: Sequence[str]) -> DataLoader:
     """Return a loader of some images of the training set, drawn at random, as for testing.
 
     Its data set has these classes. A UserError if the training set joins several files, or the
@@ -209,7 +209,7 @@ def training_images(cfg: Config, number: int, classes: Sequence[str], seed: int 
         )
     dataset = dict(dataset, pipeline=tested.pipeline, test_mode=True, filter_cfg=None)
     size = len(DATASETS.build(dataset))
-    chosen = sorted(random.Random(seed).sample(range(size), min(number, size)))
+    chosen = sorted(random.Random(0).sample(range(size), min(number, size)))
     loader = dict(cfg.test_dataloader, dataset=dict(dataset, indices=chosen))
     loader = Runner.build_dataloader(loader)
     follow_classes(loader.dataset, classes, "train_dataloader.dataset")

@@ -26,6 +26,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from mmdet_eql.decoupled.feature_cache import METAINFO, ImageFeatures
+from mmdet_eql.heads.instance_tta import semantic_features
 from mmdet_eql.utils.errors import UserError
 
 _ROI_HEADS = (StandardRoIHead, CascadeRoIHead, HybridTaskCascadeRoIHead)
@@ -79,7 +80,8 @@ class FrozenDetector:
         cfg = self.detector.train_cfg.get("rpn_proposal", self.detector.test_cfg.rpn)
         proposals = self._proposals(x, samples, cfg)
         gt, ignored, metas = unpack_gt_instances(samples)
-        extra, images = self._extra(x), [ImageFeatures(_metainfo(sample)) for sample in samples]
+        extra = semantic_features(self.roi_head, x)
+        images = [ImageFeatures(_metainfo(sample)) for sample in samples]
         for stage, head in enumerate(self._heads):
             images_of_stage = zip(proposals, gt, ignored, metas, strict=True)
             sampled = [self._sample(stage, *image) for image in images_of_stage]
@@ -102,7 +104,8 @@ class FrozenDetector:
         x = self.detector.extract_feat(inputs)
         proposals = self._proposals(x, samples, self.detector.test_cfg.rpn)
         boxes, sizes = [p.bboxes for p in proposals], [len(p) for p in proposals]
-        extra, images = self._extra(x), [ImageFeatures(_metainfo(sample)) for sample in samples]
+        extra = semantic_features(self.roi_head, x)
+        images = [ImageFeatures(_metainfo(sample)) for sample in samples]
         for stage, head in enumerate(self._heads):
             rois = bbox2roi(boxes)
             features = self._features(stage, x, rois, extra)
@@ -121,12 +124,6 @@ class FrozenDetector:
     ) -> list[InstanceData]:
         self.detector.rpn_head.test_cfg = cfg
         return self.detector.rpn_head.predict(x, samples, rescale=False)
-
-    def _extra(self, x: Sequence[Tensor]) -> dict[str, Tensor]:
-        """What the box heads of HTC get besides feature maps."""
-        if not getattr(self.roi_head, "with_semantic", False):
-            return {}
-        return dict(semantic_feat=self.roi_head.semantic_head(x)[1])
 
     def _sample(
         self,

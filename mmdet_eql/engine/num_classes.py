@@ -8,7 +8,6 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader
-from mmengine.utils import import_modules_from_strings
 
 from mmdet_eql.engine.checkpoint_fit import classes_of_checkpoint
 from mmdet_eql.utils.errors import UserError
@@ -77,8 +76,6 @@ def _counting(head: dict) -> Iterator[dict]:
 
 def _classes_of_run(cfg: Config, splits: Sequence[str]) -> tuple[Sequence[str] | None, str]:
     """The classes that the model is trained with, and which file says so."""
-    if cfg.get("custom_imports"):
-        import_modules_from_strings(**cfg.custom_imports)
     init_default_scope(cfg.get("default_scope", "mmdet"))
     split, checkpoint = splits[0], cfg.get("load_from")
     if split != "train" and checkpoint:

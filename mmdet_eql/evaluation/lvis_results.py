@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from mmdet_eql.annotations.checks import is_finite
+from mmdet_eql.annotations.reader import positions_of_ids
 from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth
 from mmdet_eql.evaluation.result_mistakes import explain_unknown_categories, explain_unknown_images
 from mmdet_eql.utils.errors import UserError
@@ -200,8 +201,8 @@ def _columns(
 
     ``masks`` are sizes and counts.
     """
-    image = _positions(image_id, ground_truth.image_ids)
-    category = _positions(category_id, ground_truth.category_ids)
+    image = positions_of_ids(image_id, ground_truth.image_ids)
+    category = positions_of_ids(category_id, ground_truth.category_ids)
     if not np.isfinite(score).all() or not (boxes is None or np.isfinite(boxes).all()):
         raise ValueError("a number that is not finite")
     counts = None
@@ -212,14 +213,6 @@ def _columns(
             raise ValueError("the size of a mask")
         counts = np.fromiter((text.encode("ascii") for text in masks[1]), object, len(image))
     return LVISDetections(image, category, score, boxes, counts)
-
-
-def _positions(values: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Positions of values among sorted ids."""
-    position = np.searchsorted(known, values).clip(max=len(known) - 1)
-    if not np.array_equal(known[position], values):
-        raise ValueError("an unknown id")
-    return position
 
 
 # --- files that are not valid ---------------------------------------------------------------------

@@ -131,12 +131,7 @@ class View:
                 "'flip_direction' to the meta_keys of PackDetInputs."
             )
         self._features = detector.extract_feat(data["inputs"])
-        # HTC's heads read the features of its semantic branch, too.
-        self._semantic = {}
-        if isinstance(self._roi_head, HybridTaskCascadeRoIHead):
-            with_semantic = self._roi_head.with_semantic
-            features = self._roi_head.semantic_head(self._features)[1] if with_semantic else None
-            self._semantic = dict(semantic_feat=features)
+        self._semantic = semantic_features(self._roi_head, self._features)
 
     def predict_boxes(self) -> SampleList:
         """Return B data samples, whose ``pred_instances`` have ``bboxes``, ``scores`` and
@@ -199,6 +194,13 @@ def refuse_unsupported(detector: nn.Module) -> None:
             f"tta_model: InstanceTTAModel knows the RoI heads of Mask R-CNN, Cascade Mask R-CNN "
             f"and HTC, and roi_head.type is {kind.__name__}; test without --tta."
         )
+
+
+def semantic_features(roi_head: nn.Module, x: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return what the heads of HTC read besides feature maps, by the name of their argument."""
+    if not getattr(roi_head, "with_semantic", False):
+        return {}
+    return dict(semantic_feat=roi_head.semantic_head(x)[1])
 
 
 def _to_view(boxes: Tensor, meta: dict) -> Tensor:
