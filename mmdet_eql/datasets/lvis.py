@@ -9,7 +9,7 @@ from mmdet.registry import DATASETS
 from mmengine.fileio import load
 
 from mmdet_eql.annotations.box_format import refuse_fractional_polygons
-from mmdet_eql.annotations.class_names import check_classes, list_names, positions_of_classes
+from mmdet_eql.annotations.class_names import check_classes, list_names
 from mmdet_eql.annotations.columns import AnnotationColumns
 from mmdet_eql.annotations.data_report import DataReport, report_data
 from mmdet_eql.annotations.dataset_annotations import DatasetAnnotations
@@ -276,10 +276,6 @@ class LVISFormatDataset(BaseDetDataset):
                 "and is the 'supercategory' of other categories; leave it out."
             )
         check_classes(classes, columns.category_name, self.ann_file, not self.test_mode)
-        position = positions_of_classes(classes, columns.category_name)
-        known = np.flatnonzero(position >= 0)
-        self.cat_ids = columns.category_id[position[known]].tolist()
-        self.cat2label = dict(zip(self.cat_ids, known.tolist(), strict=True))
         self._annotations = DatasetAnnotations(columns, tuple(classes))
         self._metainfo["classes"] = tuple(classes)
 

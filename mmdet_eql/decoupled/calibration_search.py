@@ -144,7 +144,7 @@ def evaluate(
         classes, ground_truth.category_ids, ground_truth.category_names, ann_file
     )
     truth = ground_truth.select_categories(ids[known])
-    results = [result.of_labels(known) for result in predictions]
+    results = [result.take(known[result.labels]) for result in predictions]
     truth, detections = truth.select_images(
         image_ids, join_predictions(results, truth, ids, "bbox")
     )

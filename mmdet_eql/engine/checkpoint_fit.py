@@ -154,7 +154,8 @@ def warn_of_other_model(model: Any, checkpoint: dict, path: str, logger: logging
     trained = (info.get("trained_with") or {}).get("model")
     if not trained or not isinstance(model, dict):
         return
-    there, now = (_scoring_part(part) for part in (json.loads(trained), _as_json(model)))
+    texts = trained, json.dumps(model, default=str)
+    there, now = (_scoring_part(json.loads(text)) for text in texts)
     difference = first_difference(there, now, "model")
     if difference is not None:
         logger.warning(
@@ -162,10 +163,6 @@ def warn_of_other_model(model: Any, checkpoint: dict, path: str, logger: logging
             f"{difference[2]!r:.100} in the config; its scores are right in the model of its "
             "training, unless this change is meant."
         )
-
-
-def _as_json(part: dict) -> dict:
-    return json.loads(json.dumps(part, default=str))
 
 
 def _scoring_part(part: Any, key: str = "") -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 import pycocotools.mask as mask_utils
 
 from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth
-from mmdet_eql.evaluation.matches import mask_iou
+from mmdet_eql.evaluation.matches import plain_iou
 
 _DILATION_RATIO = 0.02
 
@@ -25,7 +25,7 @@ def boundary_iou(
     Boundaries are computed where the IoU of the masks is ``lowest`` or more, the lowest threshold;
     others stay below it, whatever their boundaries.
     """
-    of_masks = mask_iou(ground_truth, detections)
+    of_masks = plain_iou(ground_truth, detections, with_masks=True)
 
     def iou(image: int, found: np.ndarray, objects: np.ndarray) -> np.ndarray:
         size = ground_truth.image_sizes[image].tolist()

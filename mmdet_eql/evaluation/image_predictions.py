@@ -61,10 +61,6 @@ class ImagePredictions:
         boxes, scores, mask_scores = boxes[kept], scores[kept], mask_scores[kept]
         return cls(image_id, labels, boxes, scores, counts, size, mask_scores, num_dropped)
 
-    def of_labels(self, wanted: np.ndarray) -> "ImagePredictions":
-        """Return the predictions of the labels that are wanted, bool of shape (C,)."""
-        return self.take(wanted[self.labels])
-
     def take(self, wanted: np.ndarray) -> "ImagePredictions":
         """Return the predictions that are wanted, bool of shape (N,)."""
         kept = np.flatnonzero(wanted)

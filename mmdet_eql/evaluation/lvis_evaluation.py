@@ -23,7 +23,7 @@ from mmdet_eql.evaluation.columns import (
     LVISGroundTruth,
     rank_in_groups,
 )
-from mmdet_eql.evaluation.matches import Matches, accumulate, box_iou, mask_iou, match_detections
+from mmdet_eql.evaluation.matches import Matches, accumulate, match_detections, plain_iou
 from mmdet_eql.evaluation.matching import AREA_RANGES, precision_recall
 from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.json_pieces import pause_garbage_collection
@@ -184,7 +184,7 @@ def iou_function(
     """
     if iou_type == "boundary":
         return boundary_iou(ground_truth, detections, min(lowest, 1 - 1e-10))
-    return (box_iou if iou_type == "bbox" else mask_iou)(ground_truth, detections)
+    return plain_iou(ground_truth, detections, iou_type == "segm")
 
 
 def check_iou_type(iou_type: str) -> None:

@@ -286,11 +286,11 @@ class LVISFastMetric(GatheredMetric):
         if not self.format_only:
             options = bool(self._mask_metrics), self.max_detections
             check_images(results, ground_truth, self.ann_file, *options, logger)
-        known = [result.of_labels(is_known) for result in results]
+        known = [result.take(is_known[result.labels]) for result in results]
         usual, usual_known = results, known
         if self._best is not None:  # what the model gives without being asked for Fixed AP
             usual = [self._best.of_image(result) for result in results]
-            usual_known = [result.of_labels(is_known) for result in usual]
+            usual_known = [result.take(is_known[result.labels]) for result in usual]
         if self.outfile_prefix:
             paths = write_predictions(self.outfile_prefix, known, category_of_label)
             logger.info(f"Results written to {' and '.join(paths)}.")

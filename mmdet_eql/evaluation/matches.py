@@ -130,26 +130,19 @@ def _match_group(
                         break
 
 
-def box_iou(ground_truth: LVISGroundTruth, detections: LVISDetections) -> Callable:
-    """Return the IoU of boxes for :func:`match_detections`."""
+def plain_iou(
+    ground_truth: LVISGroundTruth, detections: LVISDetections, with_masks: bool
+) -> Callable:
+    """Return the IoU of boxes, or of masks, for :func:`match_detections`."""
 
     def iou(image: int, found: np.ndarray, objects: np.ndarray) -> np.ndarray:
-        crowd = np.zeros(len(objects), dtype=np.uint8)
-        return mask_utils.iou(detections.boxes[found], ground_truth.boxes[objects], crowd)
-
-    return iou
-
-
-def mask_iou(ground_truth: LVISGroundTruth, detections: LVISDetections) -> Callable:
-    """Return the IoU of masks for :func:`match_detections`."""
-
-    def iou(image: int, found: np.ndarray, objects: np.ndarray) -> np.ndarray:
-        size = ground_truth.image_sizes[image].tolist()
-        rles = (
-            [{"size": size, "counts": counts} for counts in masks]
-            for masks in (detections.masks[found], ground_truth.masks[objects])
-        )
-        return mask_utils.iou(*rles, np.zeros(len(objects), dtype=np.uint8))
+        if with_masks:
+            size = ground_truth.image_sizes[image].tolist()
+            masks = detections.masks[found], ground_truth.masks[objects]
+            pair = [[{"size": size, "counts": counts} for counts in of] for of in masks]
+        else:
+            pair = detections.boxes[found], ground_truth.boxes[objects]
+        return mask_utils.iou(*pair, np.zeros(len(objects), dtype=np.uint8))
 
     return iou
 

@@ -13,7 +13,6 @@ from mmdet.registry import METRICS
 from mmengine.logging import MMLogger
 
 from mmdet_eql.annotations.open_images import count_challenge_boxes
-from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.gathered_metric import GatheredMetric
 
 
@@ -29,33 +28,24 @@ class OpenImagesGroupMetric(GatheredMetric, OpenImagesMetric):
 
     Args:
         train_ann_file (str): Annotation file of the training set.
-        num_groups (int): Number of groups.
         backend_args (dict, optional): mmengine's file backend for ``train_ann_file``.
         **kwargs: Those of ``OpenImagesMetric``.
 
     Raises:
-        UserError: If ``num_groups`` is no number of groups, or the file cannot be read.
+        UserError: If the file cannot be read.
 
     Example:
         >>> train_file = "data/challenge2019/challenge-2019-train-detection-bbox.txt"
         >>> evaluator = dict(type="OpenImagesGroupMetric", train_ann_file=train_file)  # in a config
     """
 
+    num_groups = 5  #: As in that paper.
+
     def __init__(
-        self,
-        train_ann_file: str,
-        num_groups: int = 5,
-        backend_args: dict | None = None,
-        **kwargs: Any,
+        self, train_ann_file: str, backend_args: dict | None = None, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        if type(num_groups) is not int or num_groups < 1:
-            raise UserError(
-                f"OpenImagesGroupMetric: 'num_groups' is {num_groups!r}; give a whole number above "
-                "0."
-            )
         self.train_ann_file = train_ann_file
-        self.num_groups = num_groups
         self.backend_args = backend_args
         self._group: np.ndarray | None = None
 

@@ -215,7 +215,8 @@ def _write_files(
 
     for split in SPLITS:
         content = annotation_file(dataset, split, annotations[split], config)
-        _write_json(folder / annotation_path(split), content, separators=(",", ":"))
+        text = json.dumps(content, separators=(",", ":"))
+        (folder / annotation_path(split)).write_text(text, encoding="utf-8")
     marker = {
         "format_version": FORMAT_VERSION,
         "config": dataclasses.asdict(config),
@@ -223,7 +224,7 @@ def _write_files(
             split: sum(len(plan.category_ids) for plan in dataset.images[split]) for split in SPLITS
         },
     }
-    _write_json(folder / MARKER, marker, indent=2)
+    (folder / MARKER).write_text(json.dumps(marker, indent=2), encoding="utf-8")
 
 
 def _write_image(
@@ -252,7 +253,3 @@ def _run(draw: Callable, plans: list[ImagePlan], num_workers: int) -> Iterator[l
                 "MiniLVIS: a worker process was killed, probably for lack of memory; try again "
                 "with fewer workers (--workers)."
             ) from None
-
-
-def _write_json(path: Path, content: dict, **layout) -> None:
-    path.write_text(json.dumps(content, **layout), encoding="utf-8")

@@ -292,7 +292,7 @@ def test_a_root_category_is_no_class(write, images, name):
     dataset = dataset_of(path, images)
     assert dataset.metainfo["classes"] == NAMES
     assert f"no classes  {1:9,}  {name!r}" in dataset.data_report.text()
-    assert dataset.cat_ids == [1, 2, 3]
+    assert dataset.annotations.columns.category_id.tolist() == [1, 2, 3]
     ours = evaluate_files(path, write(as_detections(data), "results.json")).metrics()
     assert ours["AP"] == pytest.approx(1)
     if name == "animal":

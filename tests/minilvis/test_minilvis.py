@@ -691,7 +691,7 @@ def test_an_interrupt_keeps_the_set_that_was_to_be_replaced(made, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(folder, "_write_json", interrupted)
+    monkeypatch.setattr(folder, "annotation_file", interrupted)
     with pytest.raises(KeyboardInterrupt):
         make_minilvis(made, dataclasses.replace(TINIEST, seed=1), progress=False, force=True)
     assert files(made) == before
@@ -702,7 +702,7 @@ def test_a_full_disk_is_told_and_leaves_nothing_behind(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(folder, "_write_json", full)
+    monkeypatch.setattr(folder, "annotation_file", full)
     with pytest.raises(UserError, match="No space left on device"):
         make_minilvis(tmp_path / "set", TINIEST, num_workers=1, progress=False)
     assert list(tmp_path.iterdir()) == []
