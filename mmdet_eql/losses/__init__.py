@@ -9,7 +9,7 @@ softmax_equalization  SEQL, EQL on a softmax, by frequency
 gradient_softmax_equalization  softmax EQL by gradients, of the later paper
 equalization_v2       EQL v2
 focal_rows            losses of rows on sigmoids with their gradient, in blocks
-equalized_focal       EFL and EQFL, for dense and query heads
+equalized_focal       EFL and EQFL
 rivals                what they are compared with
 """
 

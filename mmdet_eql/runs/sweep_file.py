@@ -2,7 +2,7 @@
 
 A sweep file is YAML, JSON or a Python config::
 
-    options: {train_cfg.max_iters: 1000}        # of every run
+    options: {val_evaluator.classwise: true}    # of every run
     seeds: [0, 1, 2]
     runs:
       - config: configs/minilvis/mask-rcnn_r18_fpn_sigmoid_1xb4_minilvis.py
