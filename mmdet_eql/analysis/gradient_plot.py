@@ -31,9 +31,7 @@ def format_ratios(records: Mapping[str, GradientRecord]) -> str:
     return "\n".join(lines)
 
 
-def plot_gradients(
-    records: Mapping[str, GradientRecord], path: str | os.PathLike, title: str = ""
-) -> None:
+def plot_gradients(records: Mapping[str, GradientRecord], path: str | os.PathLike) -> None:
     """Plot the gradients of some runs as PNG.
 
     At the top, the ratio of each category, from the most to the least frequent; at the bottom, its
@@ -43,7 +41,6 @@ def plot_gradients(
         records (Mapping[str, GradientRecord]): One to six runs by their names in the legend, of the
             same training set and quantity.
         path (str | os.PathLike): PNG file to write.
-        title (str): Heading of the figure.
 
     Raises:
         UserError: If the runs are too many or differ in these, or the file cannot be written.
@@ -83,7 +80,6 @@ def plot_gradients(
     axes["parts"].set_ylabel(f"sum of gradient norms on the {first.quantity}")
     _mark_groups(axes["ratio"], frequency.group[order], named=True)
     _mark_groups(axes["parts"], frequency.group[order], named=False)
-    figure.suptitle(title)
     save_figure(figure, path, dpi=120)
 
 

@@ -26,6 +26,8 @@ from mmdet_eql.utils.errors import UserError
 
 #: The classifier of mmdet's box heads, and that of our classification head.
 _CLASSIFIERS = ("fc_cls", "classifier")
+#: Iterations between two logged ratios.
+_LOG_INTERVAL = 50
 #: Numbers of a gradient that are taken at a time: a dense head has a hundred million.
 _BLOCK = 2**24
 
@@ -46,7 +48,6 @@ class GradientRecordHook(Hook):
 
     Args:
         interval (int): Iterations between two notes, at least 1.
-        log_interval (int): Iterations between two logged ratios, at least 1.
         quantity (str): ``"weights"``, as in the EQL paper, which asks for a linear classifier, or
             ``"logits"``, as in EQL v2.
 
@@ -55,17 +56,13 @@ class GradientRecordHook(Hook):
         default_hooks = dict(gradient_record=dict(type="GradientRecordHook"))
     """
 
-    def __init__(
-        self, interval: int = 500, log_interval: int = 50, quantity: str = "weights"
-    ) -> None:
-        for name, value in (("interval", interval), ("log_interval", log_interval)):
-            if value < 1:
-                raise UserError(f"GradientRecordHook: {name} is {value}; it must be at least 1.")
+    def __init__(self, interval: int = 500, quantity: str = "weights") -> None:
+        if interval < 1:
+            raise UserError(f"GradientRecordHook: interval is {interval}; it must be at least 1.")
         if quantity not in QUANTITIES:
             choices = ", ".join(map(repr, QUANTITIES))
             raise UserError(f"GradientRecordHook: quantity is {quantity!r}; give one of {choices}.")
         self.interval = interval
-        self.log_interval = log_interval
         self.quantity = quantity
         self._resumed: dict = {}
 
@@ -120,7 +117,7 @@ class GradientRecordHook(Hook):
         iteration = runner.iter + 1
         if iteration % self.interval == 0:
             self._note(runner, iteration)
-        if iteration % self.log_interval:
+        if iteration % _LOG_INTERVAL:
             return
         ratio = gradient_ratio(*self.sums.sum(dim=0).cpu().numpy())
         for letter, median in group_medians(ratio, self.record.class_frequency.group).items():

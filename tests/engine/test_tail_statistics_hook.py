@@ -9,7 +9,7 @@ from mmdet.registry import MODELS
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from mmdet_eql.engine import TailStatisticsHook
+from mmdet_eql.engine import TailStatisticsHook, gradient_record_hook
 from mmdet_eql.engine.launch import build_runner
 from mmdet_eql.engine.tail_statistics_hook import count_ignored
 from mmdet_eql.losses import EqualizationLoss
@@ -113,12 +113,13 @@ def test_levels_of_a_dense_head_count_together():
     assert logged["train/tail_size"] == 2
 
 
-def test_figures_reach_the_log(tiny_config, tmp_path):
+def test_figures_reach_the_log(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(gradient_record_hook, "_LOG_INTERVAL", 2)
     cfg = tiny_config("eql", max_iters=4)
     cfg.launcher = "none"
     cfg.train_cfg.val_begin = 100  # none
     cfg.default_hooks.tail_statistics = dict(type="TailStatisticsHook", interval=2)
-    cfg.default_hooks.gradient_record = dict(type="GradientRecordHook", log_interval=2)
+    cfg.default_hooks.gradient_record = dict(type="GradientRecordHook")
     runner = build_runner(cfg)
     runner.train()
     (path,) = (tmp_path / "work_dir").glob("*/vis_data/scalars.json")

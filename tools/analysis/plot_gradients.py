@@ -28,7 +28,6 @@ def parse_args() -> argparse.Namespace:
         "name is given",
     )
     parser.add_argument("--out", default="gradients.png", help="PNG file (default: %(default)s)")
-    parser.add_argument("--title", default="", help="heading of the picture")
     return parser.parse_args()
 
 
@@ -45,7 +44,7 @@ def plot(args: argparse.Namespace) -> None:
         folder = Path(path).parent if Path(path).suffix == ".npz" else Path(path)
         records.setdefault(name or folder.resolve().name, []).append(load_gradient_record(path))
     records = {name: pool_records(of_name) for name, of_name in records.items()}
-    plot_gradients(records, args.out, args.title)
+    plot_gradients(records, args.out)
     print(format_ratios(records))
     print(f"\nDrawn to {args.out}")
 
