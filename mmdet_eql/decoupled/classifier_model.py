@@ -205,25 +205,27 @@ class FrozenDetectorHook(Hook):
         self._has_weights = False
 
     def before_train(self, runner: Runner) -> None:
-        """Raise a UserError if the detector would be one of random weights, or a resumed one is
-        not that of the features."""
+        """Raise a UserError if the detector would be one of random weights."""
         if not self._has_weights:
             raise UserError(
                 "load_from is not set: the frozen detector has no weights; set it to the "
                 "checkpoint that made the features."
             )
-        info = runner.message_hub.runtime_info if runner.iter else {}
-        if info.get(_DETECTOR, self.checkpoint_sha256) != self.checkpoint_sha256:
-            raise UserError(
-                f"{runner.cfg.load_from}: was trained on features of another detector than those "
-                "of the config; give the features that it was trained on, or another --work-dir."
-            )
         runner.message_hub.update_info(_DETECTOR, self.checkpoint_sha256)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Take the classifiers out; a UserError if the checkpoint lacks a frozen weight."""
+        """Take the classifiers out; a UserError if the checkpoint lacks a frozen weight, or a run
+        is resumed that was not trained on features of this detector."""
         self._has_weights = True
-        if not is_training(runner) or runner.cfg.get("resume"):
+        if not is_training(runner):
+            return
+        if runner.cfg.get("resume"):
+            info = checkpoint["message_hub"]["runtime_info"]
+            if info.get(_DETECTOR) != self.checkpoint_sha256:
+                raise UserError(
+                    f"{runner.cfg.load_from}: was not trained on features of this detector; give "
+                    "another --work-dir, or the features that it was trained on."
+                )
             return
         model = bare_model(runner)
         left_out = tuple(

@@ -5,14 +5,12 @@ import hashlib
 import json
 import shutil
 from dataclasses import asdict, replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config
-from mmengine.logging import MessageHub
 from mmengine.registry import init_default_scope
 
 from mmdet_eql.decoupled.classifier_model import FrozenDetectorHook
@@ -312,25 +310,6 @@ def test_a_head_with_methods_of_its_own_is_refused(lab):
     cfg.model.detector.roi_head.update(num_branch=3, test_branch_idx=1)
     with pytest.raises(UserError, match=r"TridentRoIHead has a predict\(\) of its own"):
         MODELS.build(cfg.model)
-
-
-def test_a_resumed_training_stays_with_its_features(lab):
-    sha = lab().custom_hooks[-1].checkpoint_sha256
-    assert len(sha) == 64
-    hub = MessageHub("features")
-    runner = SimpleNamespace(iter=0, message_hub=hub, cfg=dict(load_from="iter_4.pth"))
-    runner.cfg = Config(runner.cfg)
-
-    def begin(checkpoint_sha256, iteration):
-        hook = FrozenDetectorHook(checkpoint_sha256=checkpoint_sha256)
-        hook._has_weights, runner.iter = True, iteration
-        hook.before_train(runner)
-
-    begin(sha, 0)
-    begin(sha, 4)
-    with pytest.raises(UserError, match=r"iter_4\.pth: was trained on features of another"):
-        begin("ab", 4)
-    begin("ab", 0)
 
 
 def test_a_detector_without_weights_is_not_trained():

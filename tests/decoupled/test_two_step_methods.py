@@ -75,7 +75,7 @@ def cached(minilvis, tmp_path_factory):
     return cfg, folder, rows, labels
 
 
-def train(cached, tmp_path, options) -> tuple[dict, dict]:
+def train(cached, tmp_path, options, resumed=None) -> tuple[dict, dict]:
     """The classifier of the checkpoint and the trained one."""
     cfg, folder, *_ = cached
     cfg = Config(cfg.to_dict())
@@ -84,6 +84,8 @@ def train(cached, tmp_path, options) -> tuple[dict, dict]:
     merge_options(cfg, options)
     cfg.launcher, cfg.work_dir, cfg.experiment_name = "none", str(tmp_path), tmp_path.name
     train_on_features(cfg)
+    if resumed is not None:
+        cfg.resume, cfg.load_from = True, str(resumed)
     runner = build_runner(cfg, "train")
     runner.train()
     before = torch.load(folder / "detector.pth")["state_dict"]
@@ -130,3 +132,16 @@ def test_class_means_need_cosines(cached, tmp_path):
         train(cached, tmp_path, {"decoupled.class_means": True})
     with pytest.raises(UserError, match="trains nothing; leave out the other keys"):
         train(cached, tmp_path, {"decoupled": dict(class_means=True, epochs=3)})
+
+
+def test_what_is_resumed_was_trained_on_these_features(cached, tmp_path):
+    """A folder may hold checkpoints of the detector."""
+    train(cached, tmp_path, {})
+    (path,) = tmp_path.glob("*.pth")
+    train(cached, tmp_path, {"decoupled.epochs": 13}, resumed=path)
+    for other in ("that of other features", None):
+        checkpoint = torch.load(path, weights_only=False)
+        checkpoint["message_hub"]["runtime_info"]["detector_of_features"] = other
+        torch.save(checkpoint, path)
+        with pytest.raises(UserError, match="was not trained on features of this detector"):
+            train(cached, tmp_path, {}, resumed=path)
