@@ -36,8 +36,8 @@ tails=(steepness=1.25 steepness=2.25 label-rate=0.2 label-rate=0.8)
 
 # Hours of one core as measured, beside other work: on an AMD EPYC, and on an Intel Xeon at 2.8 GHz.
 case $study in
-  classifiers) core_hours=4 ;;
-  classifiers-ablations) core_hours="3 (1.5 after classifiers)" ;;
+  classifiers) core_hours=3.5 ;;
+  classifiers-ablations) core_hours="2 (1 after classifiers)" ;;
   classifiers-tails) core_hours="2 (1.5 after classifiers)" ;;
   classifiers-lvis) core_hours="3 (2.5 after classifiers)" ;;
   classifiers-end-to-end) core_hours= ;; # not measured
