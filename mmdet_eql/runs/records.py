@@ -107,7 +107,8 @@ def make_record(work_dir: str | os.PathLike) -> RunRecord:
     if result.split == "test" and (tested := _other_checkpoint(cfg, work_dir)):
         training["tested"] = tested
     if begun_from and Path(begun_from).is_file():
-        training["begun_from"] = [begun_from, sha256_of(begun_from)]
+        # Absolute paths would differ between clones.
+        training["begun_from"] = [os.path.relpath(begun_from), sha256_of(begun_from)]
     if unfinished := _unfinished(cfg, curve):
         training["unfinished"] = unfinished
     return RunRecord(

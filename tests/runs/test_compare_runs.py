@@ -340,11 +340,15 @@ def test_runs_that_were_evaluated_otherwise_by_the_same_path(tmp_path, recwarn):
         group_runs(load_records([a, b]))
 
 
-def test_weights_that_have_changed_between_runs_that_began_from_them(tmp_path, recwarn):
+def test_weights_that_have_changed_between_runs_that_began_from_them(
+    tmp_path, monkeypatch, recwarn
+):
+    monkeypatch.chdir(tmp_path)
     weights = tmp_path / "pretrained.pth"
     weights.write_bytes(b"1")
     a, b = (write_logs(tmp_path / name, 0, name=name, load_from=str(weights)) for name in "ab")
     record_run(a)
+    assert load_record(a).training["begun_from"][0] == "pretrained.pth"
     group_runs(load_records([a, b]))
     assert not recwarn
     weights.write_bytes(b"2")
