@@ -79,7 +79,7 @@ PLAIN_DICTS = {
     },
     r"optim_wrapper\.paramwise_cfg\.custom_keys": {
         *("backbone", "sampling_offsets", "reference_points"),
-        *("absolute_pos_embed", "relative_position_bias_table", "norm"),
+        *("absolute_pos_embed", "relative_position_bias_table", "norm", "fc_cls"),
     },
     r"optim_wrapper\.paramwise_cfg\.custom_keys\.\w+": {"lr_mult", "decay_mult"},
     r"auto_scale_lr": {"enable", "base_batch_size"},
