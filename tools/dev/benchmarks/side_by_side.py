@@ -14,9 +14,9 @@ calls:
 Time is measured in turns (ours, rival, ours, rival, ...), so that a neighbour who uses the machine
 disturbs both; the ratio is the median over the turns. Wall-clock time is what a user waits for,
 processor time is steadier on a busy machine. Memory is the peak above what was held before, in a
-process of each one's own. The limit is the time that the work needs at
-least: its bytes at the bandwidth of copying a large array, its multiplications at the rate of a
-matrix product, both measured in the same run.
+process of each one's own. The limit is the time that the work needs at least: its bytes at the
+bandwidth of copying a large array, its multiplications at the rate of a matrix product, both
+measured in the same run.
 
 With the environment variable BENCHMARK_DEVICE=cuda, models and tensors lie on the GPU: times are
 then by wall clock alone, after all its work, and memory is what PyTorch allocates there.
