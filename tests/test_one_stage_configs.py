@@ -117,7 +117,7 @@ def test_a_run_is_resumed_with_its_sums_and_loaded_for_inference(minilvis, tmp_p
 
     def run(name: str, resume: str | None = None):
         DetLocalVisualizer._instance_dict.clear()
-        cfg = copy.deepcopy(read(CONFIGS / "minilvis" / "atss_r18_fpn_efl_1xb4_minilvis.py"))
+        cfg = read(CONFIGS / "minilvis" / "atss_r18_fpn_efl_1xb4_minilvis.py")
         cfg = Config(copy.deepcopy(cfg.to_dict()))
         cfg.model.bbox_head.num_classes = TINY.num_categories
         cfg.train_dataloader.update(num_workers=0, persistent_workers=False, batch_size=2)
