@@ -22,6 +22,7 @@ from mmdet_eql.decoupled.calibration import (
 from mmdet_eql.decoupled.calibration_search import best_of, box_heads, compare, training_images
 from mmdet_eql.engine.checkpoint_fit import weights_of
 from mmdet_eql.engine.class_list_hook import bare_model
+from mmdet_eql.engine.config_check import listed
 from mmdet_eql.engine.launch import build_runner
 from mmdet_eql.evaluation.tables import comparison_json, comparison_table
 from mmdet_eql.frequency import ClassFrequency, class_frequency_of
@@ -99,13 +100,15 @@ def run_calibration(
     _check_checkpoint(cfg.load_from, frequency)
     loader = training_images(cfg, num_images, frequency.class_names)
     print(f"\nOn {len(loader.dataset):,} training images:")
-    of_train = compare(detector, loader, calibrations, frequency, max_per_img)
+    # As the test that the table is to be compared with.
+    by_counts = any(each.get("train_ann_file") for each in listed(cfg.test_evaluator))
+    of_train = compare(detector, loader, calibrations, frequency, max_per_img, by_counts)
     print("\n" + comparison_table(of_train))
     ranked = best_of(calibrations, of_train, by)
     print(f"\nBest by {by}: {ranked[0]}{_edge(ranked[0], calibrations)}.")
     print(f"On {len(runner.test_dataloader.dataset):,} test images:")
     reported = sorted(ranked, key=lambda calibration: calibration.method != "none")
-    of_val = compare(detector, runner.test_dataloader, reported, frequency, max_per_img)
+    of_val = compare(detector, runner.test_dataloader, reported, frequency, max_per_img, by_counts)
     print("\n" + comparison_table(of_val))
     files = {"train": of_train, "test": of_val}
     content = {name: json.loads(comparison_json(of)) for name, of in files.items()}

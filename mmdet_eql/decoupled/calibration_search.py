@@ -164,11 +164,13 @@ def compare(
     calibrations: Sequence[Calibration],
     frequency: ClassFrequency,
     max_per_img: int | None = None,
+    by_counts: bool = False,
 ) -> list[FileEvaluation]:
     """Evaluate calibrations on the images of a loader whose data set has an ``ann_file``.
 
     The data set has the classes of the detector, and ``frequency`` counts them in its training set.
-    The groups of APr, APc and APf are those of the file, or those that the counts give.
+    The groups of APr, APc and APf are those of the file, or those that the counts give: where the
+    file has none, or ``by_counts``.
     """
     dataset = loader.dataset
     classes, limit = frequency.class_names, detector.test_cfg.rcnn.max_per_img
@@ -176,7 +178,7 @@ def compare(
     count = torch.from_numpy(frequency.image_count).double().to(device)
     predictions = predict(detector, loader, calibrations, count, max_per_img)
     truth = read_ground_truth(dataset.ann_file, backend_args=dataset.backend_args)
-    if truth.frequencies is None:
+    if by_counts or truth.frequencies is None:
         group = dict(zip(classes, frequency.group, strict=True))
         truth = replace(
             truth, frequencies=np.array([group.get(name, "r") for name in truth.category_names])

@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
+from torch.utils.data import DataLoader
 
 from mmdet_eql.decoupled.calibration import (
     Calibration,
@@ -21,7 +22,13 @@ from mmdet_eql.decoupled.calibration import (
     methods_of,
 )
 from mmdet_eql.decoupled.calibration_run import _check_checkpoint, read_grid, write_calibrated
-from mmdet_eql.decoupled.calibration_search import best_of, box_heads, predict, training_images
+from mmdet_eql.decoupled.calibration_search import (
+    best_of,
+    box_heads,
+    compare,
+    predict,
+    training_images,
+)
 from mmdet_eql.engine.checkpoint import load_checkpoint_file
 from mmdet_eql.engine.checkpoint_fit import check_weights, warn_of_other_model
 from mmdet_eql.frequency import ClassFrequency
@@ -201,6 +208,20 @@ def test_the_checkpoint_detects_what_was_chosen(detector, minilvis):
             np.testing.assert_allclose(result.scores, wanted.scores, rtol=1e-4)
             np.testing.assert_allclose(result.boxes, wanted.bboxes, rtol=1e-4, atol=1e-3)
             assert (result.labels == wanted.labels.numpy()).all()
+
+
+def test_groups_are_those_of_the_file_or_by_counts(minilvis):
+    model, dataset = build(make_config("mask-rcnn", "eql", minilvis))
+    names = dataset.metainfo["classes"]
+    many = np.full(len(names), 200)  # all are frequent
+    frequency = ClassFrequency(many, many, 200, names)
+    loader = DataLoader(dataset, batch_size=4, collate_fn=pseudo_collate)
+    (of_file,), (of_counts,) = (
+        compare(model.eval(), loader, [Calibration()], frequency, by_counts=by_counts)
+        for by_counts in (False, True)
+    )
+    assert of_file.metrics["APf"] == of_counts.metrics["APr"] == -1
+    assert of_counts.metrics["APf"] == of_counts.metrics["AP"] == of_file.metrics["AP"] >= 0
 
 
 def test_counts_of_another_training_set_are_named(tmp_path):
