@@ -8,7 +8,7 @@ Without MMDetection, or where the environment variable ``MMDET_EQL_REGISTER`` is
 registered, and :mod:`mmdet_eql.evaluation` works in any case.
 
 utils           errors, files, masks as RLE
-frequency       the owner of class frequencies: counts and frequency groups
+frequency       the owner of class frequencies: counts images and f_j, and sets frequency groups
 annotations     LVIS and COCO files: one reader, one column model, its cache
 datasets        the datasets of a config, steps of their pipelines, samplers
 evaluation      checks, result files and metrics

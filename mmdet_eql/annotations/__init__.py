@@ -13,7 +13,7 @@ One reader turns a file into one column model, which training, evaluation and re
     data_report          what becomes of a file: counts, what is dropped or ignored, warnings
     class_names          the classes of a model among the categories of a file, by name
     segmentation         whether a segmentation can be handed to pycocotools
-    dataset_annotations  the columns under the labels of one dataset: its instances and counts f_j
+    dataset_annotations  the columns under the labels of one dataset: its instances
     instance_labels      the labels of the instances of all images, for samplers
     open_images          box counts of an annotation file of the Open Images Challenge
 """

@@ -5,9 +5,9 @@ Needs neither PyTorch nor MMDetection but in the metrics of a config, ``*_metric
     columns             ground truth and detections as columns of numbers
     matching            matching and accumulation, by hotcoco
     matches             what becomes of each detection, for what hotcoco does not have
-    boundary_iou        IoU of masks and their boundaries
+    boundary_iou        IoU of masks and their boundaries, for Boundary AP
     protocol            how an annotation file is evaluated, and which of its categories are rare
-    lvis_evaluation     AP and AR from precision and recall
+    lvis_evaluation     AP and AR, of the best 300 detections of an image
     fixed_ap            AP of the best detections of each category: Fixed AP, pooled AP
     best_predictions    keeping what can count for Fixed AP while a model is tested
     bootstrap           error bars of AP, by drawing images
