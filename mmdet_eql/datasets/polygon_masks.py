@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from mmdet.datasets.transforms import LoadAnnotations
 from mmdet.registry import TRANSFORMS
-from mmdet.structures.bbox import BaseBoxes
 from mmdet.structures.mask import BitmapMasks
 from pycocotools import mask as coco_mask
 from torch import Tensor
@@ -77,7 +76,8 @@ class LazyBitmapMasks(BitmapMasks):
     def masks(self) -> np.ndarray:
         """The bitmaps, uint8 of shape (N, height, width)."""
         if self._bitmaps is None:
-            self.masks = self._draw_all()
+            scale, shape = np.ones((len(self), 2)), (self.height, self.width)
+            self.masks = self._draw(range(len(self)), scale, np.zeros_like(scale), shape)
         return self._bitmaps
 
     @masks.setter
@@ -154,28 +154,10 @@ class LazyBitmapMasks(BitmapMasks):
         targets = self._draw(torch.as_tensor(inds).tolist(), scale, -low * scale, out_shape)
         return BitmapMasks(targets, *out_shape)
 
-    @property
-    def areas(self) -> np.ndarray:
-        """Number of pixels of each mask, shape (N,)."""
-        return self._as_bitmaps().areas
-
-    def get_bboxes(self, dst_type: str = "hbb") -> BaseBoxes:
-        """As ``BitmapMasks.get_bboxes``."""
-        return self._as_bitmaps().get_bboxes(dst_type)
-
     @classmethod
     def cat(cls, masks: Sequence[BitmapMasks]) -> BitmapMasks:
-        """As ``BitmapMasks.cat``; parts of one ``LazyBitmapMasks`` stay polygons."""
-        if not all(isinstance(each, cls) and each._polygons is not None for each in masks):
-            return BitmapMasks.cat(masks)
-        if len({each._frame() for each in masks}) != 1:
-            return BitmapMasks.cat(masks)
-        return masks[0]._with([parts for each in masks for parts in each._polygons])
-
-    def _frame(self) -> tuple:
-        """What polygons of two objects must share to be put together."""
-        numbers = np.concatenate([self._scale, self._offset, self._window.ravel()])
-        return (self.height, self.width, *numbers.tolist())
+        """As ``BitmapMasks.cat``, also of both kinds of masks."""
+        return BitmapMasks.cat(masks)
 
     def _with(self, polygons: list) -> "LazyBitmapMasks":
         """Return other polygons in the same place."""
@@ -193,15 +175,6 @@ class LazyBitmapMasks(BitmapMasks):
         window = np.sort(self._window * scale + offset, axis=0)
         masks._window = np.clip(window, 0, (masks.width, masks.height))
         return masks
-
-    def _as_bitmaps(self) -> BitmapMasks:
-        bitmaps = self._draw_all() if self._polygons is not None else self._bitmaps
-        return BitmapMasks(bitmaps, self.height, self.width)
-
-    def _draw_all(self) -> np.ndarray:
-        number = len(self)
-        shape = self.height, self.width
-        return self._draw(range(number), np.ones((number, 2)), np.zeros((number, 2)), shape)
 
     def _draw(
         self, indices: Sequence[int], scale: np.ndarray, offset: np.ndarray, shape: tuple[int, int]
