@@ -47,7 +47,6 @@ from mmdet_eql.evaluation.metric_items import (
     check_groups,
     check_metrics,
     check_number,
-    check_stock_arguments,
     list_names,
 )
 from mmdet_eql.evaluation.proposal_recall import proposal_metrics
@@ -100,7 +99,6 @@ class LVISFastMetric(GatheredMetric):
             model gives masks, ``{outfile_prefix}.segm.json``. Defaults to writing none.
         collect_device (str): 'cpu' or 'gpu': from where results of several processes are sent.
         prefix (str, optional): Prefix of the names of the metrics. Defaults to 'lvis'.
-        file_client_args (dict, optional): Gone from mmdet; use ``backend_args``.
         backend_args (dict, optional): mmengine's file backend for ``ann_file``.
         train_ann_file (str, optional): Annotation file of the training set, whose counts of images
             give the groups of APr, APc and APf. Defaults to the groups that ``ann_file`` names.
@@ -143,7 +141,6 @@ class LVISFastMetric(GatheredMetric):
         outfile_prefix: str | None = None,
         collect_device: str = "cpu",
         prefix: str | None = None,
-        file_client_args: dict | None = None,
         backend_args: dict | None = None,
         train_ann_file: str | None = None,
         max_detections: int = MAX_DETECTIONS,
@@ -171,9 +168,8 @@ class LVISFastMetric(GatheredMetric):
         self._ground_truth: LVISGroundTruth | None = None
         self._best: BestPredictions | None = None
         self._told, self._grouped = None, True  # what was told; whether frequencies are there
-        check_stock_arguments(file_client_args, collect_device)
-        nums, items = self.proposal_nums, self.metric_items
-        check_metrics(self.metrics, classwise, nums, self.iou_thrs, items, max_detections)
+        chosen = self.metrics, classwise, self.proposal_nums, self.iou_thrs, self.metric_items
+        check_metrics(*chosen, max_detections, collect_device)
         self._check_files()
         self.iou_thrs = np.asarray(self.iou_thrs, dtype=np.float64)
 

@@ -29,8 +29,9 @@ def check_metrics(
     iou_thrs: Sequence[float],
     items: Sequence[str] | None,
     max_detections: int,
+    collect_device: str,
 ) -> None:
-    """Check the arguments of ``LVISFastMetric`` that choose metrics.
+    """Check arguments of ``LVISFastMetric``.
 
     Raises:
         UserError: If one is invalid, or an item of ``metric_items`` is none that the metrics give.
@@ -57,6 +58,8 @@ def check_metrics(
         problem = f"'iou_thrs' is {iou_thrs!r}; give IoU thresholds above 0 and up to 1."
     elif type(max_detections) is not int or max_detections < 1:
         problem = f"'max_detections' is {max_detections!r}; give a whole number above 0."
+    elif collect_device not in ("cpu", "gpu"):
+        problem = f"'collect_device' is {collect_device!r}; it must be 'cpu' or 'gpu'."
     elif items is not None:
         problem = _problem_of_items(items, metrics, proposal_nums, iou_thrs, max_detections)
     if problem is not None:
@@ -131,18 +134,6 @@ def _problem_of_items(
                 f"there or remove {item}."
             )
     return None
-
-
-def check_stock_arguments(file_client_args: dict | None, collect_device: str) -> None:
-    """Raise a UserError for values that mmdet's metric does not take any more."""
-    if file_client_args is not None:
-        raise UserError(
-            "LVISFastMetric: 'file_client_args' is gone from MMDetection; use 'backend_args'."
-        )
-    if collect_device not in ("cpu", "gpu"):
-        raise UserError(
-            f"LVISFastMetric: 'collect_device' is {collect_device!r}; it must be 'cpu' or 'gpu'."
-        )
 
 
 def check_groups(

@@ -613,7 +613,6 @@ def test_two_ranks_give_the_figures_of_one(example, tmp_path):
         ({"metric_items": ["AP75"], "iou_thrs": 0.5}, "'iou_thrs' does not hold 0.75"),
         ({"format_only": True}, "set 'outfile_prefix'"),
         ({"collect_device": "tpu"}, "'collect_device' is 'tpu'"),
-        ({"file_client_args": {"backend": "disk"}}, "use 'backend_args'"),
         ({"fixed_ap": 0}, "'fixed_ap' is 0; give True for 10,000"),
         ({"pooled_ap": 1.5}, r"'pooled_ap' is 1\.5"),
         ({"bootstrap": "many"}, "'bootstrap' is 'many'; give True for 1,000"),

@@ -21,6 +21,9 @@ from mmdet_eql.losses.base import ObjectnessLoss, check_number, one_hot_targets
 from mmdet_eql.losses.class_statistics import FrequencyAware
 from mmdet_eql.utils.errors import UserError
 
+#: Of the rare and of the common categories, the share of the background proposals that teaches them.
+_SHARES = (0.01, 0.1)
+
 
 @MODELS.register_module()
 class AdaptiveClassSuppressionLoss(FrequencyAware, ObjectnessLoss):
@@ -32,11 +35,9 @@ class AdaptiveClassSuppressionLoss(FrequencyAware, ObjectnessLoss):
 
     Args:
         threshold (float): xi, a probability.
-        limits (Sequence[float]): Ascending frequencies, between the groups of categories; those of
-            LVIS v0.5 by default, whose rare categories are in up to 10 images and the common ones
-            in up to 100. For LVIS v1 they are 1.005e-4 and 1.005e-3.
-        background_shares (Sequence[float]): Of each group below a limit, the share of the
-            background proposals that teach it, in [0, 1].
+        limits (Sequence[float]): Two ascending frequencies, between rare, common and frequent
+            categories; those of LVIS v0.5 by default, whose rare categories are in up to 10 images
+            and the common ones in up to 100. For LVIS v1 they are 1.005e-4 and 1.005e-3.
         **kwargs: Those of :class:`~mmdet_eql.losses.base.SigmoidLoss`.
 
     Example:
@@ -55,22 +56,14 @@ class AdaptiveClassSuppressionLoss(FrequencyAware, ObjectnessLoss):
         num_classes: int | None = None,
         threshold: float = 0.7,
         limits: Sequence[float] = (1.76e-4, 1.76e-3),
-        background_shares: Sequence[float] = (0.01, 0.1),
         **kwargs,
     ) -> None:
         super().__init__(num_classes, **kwargs)
         check_number("threshold", threshold, high=1)
-        limits, shares = tuple(limits), tuple(background_shares)
-        if list(limits) != sorted(set(limits)) or len(limits) != len(shares):
-            raise UserError(
-                f"loss_cls.limits is {limits} and loss_cls.background_shares {shares}; give "
-                "ascending frequencies, and as many shares."
-            )
-        for share in shares:
-            check_number("background_shares", share, high=1)
+        if len(limits) != 2 or not limits[0] < limits[1]:
+            raise UserError(f"loss_cls.limits is {limits}; give two ascending frequencies.")
         self.threshold = threshold
-        self.limits = limits
-        self.background_shares = shares
+        self.limits = tuple(limits)
 
     def draw_background(self, labels: Tensor) -> Tensor:
         """Return which background proposals teach each category, boolean of shape (N, C)."""
@@ -78,7 +71,7 @@ class AdaptiveClassSuppressionLoss(FrequencyAware, ObjectnessLoss):
         groups = torch.bucketize(freq, freq.new_tensor(self.limits), right=True)
         background = labels == self.num_classes
         teaches = background[:, None].repeat(1, len(self.limits) + 1)
-        for group, share in enumerate(self.background_shares):
+        for group, share in enumerate(_SHARES):
             keys = torch.rand(len(labels), device=labels.device).masked_fill(~background, 2.0)
             place = keys.argsort().argsort()
             teaches[:, group] &= place < (background.sum() * share).floor()

@@ -9,9 +9,6 @@ from mmdet_eql.losses import AdaptiveClassSuppressionLoss
 from mmdet_eql.utils.errors import UserError
 from tests.losses.rivals.naive import cases, check, few, random_case
 
-#: All of the background or none, so that there is no draw.
-SHARES = dict(limits=(0.3, 0.6), background_shares=(0.0, 1.0))
-
 
 def make_loss(frequency, **kwargs) -> AdaptiveClassSuppressionLoss:
     loss = AdaptiveClassSuppressionLoss(len(frequency), **kwargs)
@@ -33,12 +30,13 @@ def test_value_and_gradient_equal_the_equation(num_rows, num_classes, scale, see
                     # The weights are those of the scores, and have no gradient.
                     weight = label == j or 1 / (1 + math.exp(-cls_score[r, j])) >= 0.7
                 else:
-                    weight = j == num_classes or frequency[j] >= 0.3
+                    # Of few background proposals, none is drawn for the other groups.
+                    weight = j == num_classes or frequency[j] >= 0.6
                 sign = 1 if label == j else -1
                 total += weight * math.log1p(math.exp(-sign * z[r, j]))
         return total
 
-    check(make_loss(frequency, **SHARES), cls_score, labels, equation)
+    check(make_loss(frequency, limits=(0.3, 0.6)), cls_score, labels, equation)
 
 
 def test_each_group_learns_from_its_share_of_the_background():
@@ -72,9 +70,8 @@ def test_scores_are_plain_sigmoids():
     ("kwargs", "words"),
     [
         (dict(threshold=2), "threshold is 2"),
-        (dict(limits=(0.1,)), "as many shares"),
+        (dict(limits=(0.1,)), "give two"),
         (dict(limits=(0.2, 0.1)), "ascending"),
-        (dict(background_shares=(0.1, 2)), "background_shares is 2"),
     ],
 )
 def test_wrong_use_is_one_sentence(kwargs, words):
