@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from mmdet_eql.decoupled.calibration import Calibration, calibrated_scores
-from mmdet_eql.decoupled.frozen_detector import stages_of
 from mmdet_eql.engine.class_list_hook import follow_classes
 from mmdet_eql.evaluation.columns import LVISGroundTruth, read_ground_truth
 from mmdet_eql.evaluation.file_evaluation import FileEvaluation
@@ -34,7 +33,7 @@ from mmdet_eql.evaluation.image_predictions import (
 from mmdet_eql.evaluation.lvis_evaluation import MAX_DETECTIONS, evaluate_detections
 from mmdet_eql.frequency import ClassFrequency
 from mmdet_eql.heads import multiclass_nms
-from mmdet_eql.heads.instance_tta import semantic_features
+from mmdet_eql.heads.roi_head import semantic_features, stages_of
 from mmdet_eql.utils.errors import UserError
 
 

@@ -15,10 +15,11 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import Tensor, arange, nn
 
-from mmdet_eql.decoupled.frozen_detector import check_roi_head, stages_of
+from mmdet_eql.decoupled.frozen_detector import check_roi_head
 from mmdet_eql.engine.checkpoint_fit import weights_of
 from mmdet_eql.engine.class_list_hook import bare_model, is_training
 from mmdet_eql.heads import ImageLevelLabelHeadMixin, passing_labels
+from mmdet_eql.heads.roi_head import stages_of
 from mmdet_eql.utils.errors import UserError
 
 #: The parts of a box head that are trained.

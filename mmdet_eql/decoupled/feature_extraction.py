@@ -33,11 +33,12 @@ from mmdet_eql.decoupled.feature_cache import (
     write_shard,
 )
 from mmdet_eql.decoupled.feature_dataset import annotation_checksum
-from mmdet_eql.decoupled.frozen_detector import FrozenDetector, stages_of
+from mmdet_eql.decoupled.frozen_detector import FrozenDetector
 from mmdet_eql.engine.checkpoint import address_of, cache_path
 from mmdet_eql.engine.class_list_hook import ClassListHook, bare_model
 from mmdet_eql.engine.launch import build_runner
 from mmdet_eql.frequency import class_frequency_of
+from mmdet_eql.heads.roi_head import stages_of
 from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.files import hold_folder
 

@@ -26,7 +26,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from mmdet_eql.decoupled.feature_cache import METAINFO, ImageFeatures
-from mmdet_eql.heads.instance_tta import semantic_features
+from mmdet_eql.heads.roi_head import semantic_features, stages_of
 from mmdet_eql.utils.errors import UserError
 
 _ROI_HEADS = (StandardRoIHead, CascadeRoIHead, HybridTaskCascadeRoIHead)
@@ -218,11 +218,6 @@ def check_roi_head(roi_head: nn.Module | None, rpn_head: nn.Module | None) -> No
                 f"model.train_cfg.rcnn.pos_weight is {cfg.pos_weight}, and a cache holds no "
                 "weights of RoIs; set it to -1."
             )
-
-
-def stages_of(part: Any) -> list:
-    """Return the stages of a part of a RoI head, or of its config; one without a cascade."""
-    return list(part) if isinstance(part, (list, tuple, nn.ModuleList)) else [part]
 
 
 def _metainfo(sample: DetDataSample) -> dict[str, Any]:

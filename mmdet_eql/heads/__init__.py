@@ -8,6 +8,7 @@ image_level_labels  which categories are verified in an image: from the ground t
 mask_head           mask heads that compute one mask per RoI, and their cascades
 mask_pasting        masks as run-length encodings of the image's size
 roi_align           RoIAlign on the CPU
+roi_head            the stages of a RoI head, and the semantic features of HTC
 instance_tta        test-time augmentation of boxes and masks
 """
 

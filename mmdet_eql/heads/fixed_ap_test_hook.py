@@ -17,6 +17,7 @@ from mmengine.structures import InstanceData
 from torch import nn
 
 from mmdet_eql.heads.multiclass_nms import multiclass_nms
+from mmdet_eql.heads.roi_head import stages_of
 
 #: Lowest score of a detection that counts.
 _MIN_SCORE = 1e-7
@@ -76,7 +77,7 @@ class FixedAPTestHook(Hook):
                 f"Fixed AP and pooled AP are of what the model's test_cfg lets through: {problem}."
             )
             return
-        box_head = _box_head(roi_head)
+        box_head = stages_of(roi_head.bbox_head)[-1]
         max_per_img = roi_head.test_cfg.max_per_img
         thresholds = [one.keep_best(box_head.num_classes, max_per_img) for one in metrics]
         box_head.predict_by_feat = partial(_best_boxes, box_head.predict_by_feat, thresholds)
@@ -89,17 +90,11 @@ class FixedAPTestHook(Hook):
     def after_test(self, runner: Runner) -> None:
         """Leave the model as it was: the methods of its classes show again."""
         if self._roi_head is not None:
-            del _box_head(self._roi_head).predict_by_feat
+            del stages_of(self._roi_head.bbox_head)[-1].predict_by_feat
             vars(self._roi_head).pop("predict_mask", None)
             self._roi_head = None
 
     after_val = after_test
-
-
-def _box_head(roi_head: nn.Module) -> nn.Module:
-    """The box head that detects: the last one of a cascade."""
-    head = roi_head.bbox_head
-    return head[-1] if isinstance(head, nn.ModuleList) else head
 
 
 def _problem(roi_head: nn.Module | None) -> str | None:
@@ -109,7 +104,7 @@ def _problem(roi_head: nn.Module | None) -> str | None:
             "thresholds of categories are for two-stage detectors without test-time augmentation; "
             "raise 'max_per_img' there"
         )
-    head = type(_box_head(roi_head))
+    head = type(stages_of(roi_head.bbox_head)[-1])
     if getattr(head, "predict_by_feat", None) is not BBoxHead.predict_by_feat:
         return f"the box head {head.__name__} has its own way to detect"
     if hasattr(roi_head, "mask_iou_head"):

@@ -28,6 +28,7 @@ from mmdet_eql.heads.mask_head import (
     SelectiveMaskCascadeRoIHead,
     SelectiveMaskHTCRoIHead,
 )
+from mmdet_eql.heads.roi_head import semantic_features, stages_of
 from mmdet_eql.utils.errors import UserError
 
 _FLIPPED_AXES = {"horizontal": (-1,), "vertical": (-2,), "diagonal": (-2, -1)}
@@ -88,16 +89,13 @@ class InstanceTTAModel(DetTTAModel):
         else:
             masks = bboxes[0].new_zeros(0, 1, 1, 1)
         roi_head = self.module.roi_head
-        mask_head = roi_head.mask_head
-        if isinstance(mask_head, nn.ModuleList):
-            mask_head = mask_head[-1]
         # There is one mask per box left: whatever its label, it is in channel 0.
         results = [
             InstanceData(bboxes=boxes, labels=boxes.new_zeros(len(boxes), dtype=torch.int64))
             for boxes in bboxes
         ]
         metas = [dict(ori_shape=sample.ori_shape, scale_factor=(1.0, 1.0)) for sample in samples]
-        pasted = mask_head.predict_by_feat(
+        pasted = stages_of(roi_head.mask_head)[-1].predict_by_feat(
             mask_preds=masks.split([len(boxes) for boxes in bboxes]),
             results_list=results,
             batch_img_metas=metas,
@@ -194,13 +192,6 @@ def refuse_unsupported(detector: nn.Module) -> None:
             f"tta_model: InstanceTTAModel knows the RoI heads of Mask R-CNN, Cascade Mask R-CNN "
             f"and HTC, and roi_head.type is {kind.__name__}; test without --tta."
         )
-
-
-def semantic_features(roi_head: nn.Module, x: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Return what the heads of HTC read besides feature maps, by the name of their argument."""
-    if not getattr(roi_head, "with_semantic", False):
-        return {}
-    return dict(semantic_feat=roi_head.semantic_head(x)[1])
 
 
 def _to_view(boxes: Tensor, meta: dict) -> Tensor:

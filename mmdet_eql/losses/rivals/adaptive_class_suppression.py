@@ -21,7 +21,7 @@ from mmdet_eql.losses.base import ObjectnessLoss, check_number, one_hot_targets
 from mmdet_eql.losses.class_statistics import FrequencyAware
 from mmdet_eql.utils.errors import UserError
 
-#: Of the rare and of the common categories, the share of the background proposals that teaches them.
+#: Share of the background proposals that teaches the rare categories, and the common ones.
 _SHARES = (0.01, 0.1)
 
 
