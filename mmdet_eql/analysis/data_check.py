@@ -68,8 +68,8 @@ class ImageJob:
     num_semantic: int | None = None
 
 
-class _UncheckedDataset(LVISFormatDataset):
-    """Its images are looked for one by one."""
+class UncheckedDataset(LVISFormatDataset):
+    """A dataset that does not look for its images."""
 
     def _check_image_folder(self) -> None:
         pass
@@ -109,7 +109,7 @@ def check_data_set(
     except UserError as error:
         add("training would stop" if training else "evaluation would stop", str(error))
         try:
-            dataset = _UncheckedDataset(**{**options, "test_mode": True, "pipeline": []})
+            dataset = UncheckedDataset(**{**options, "test_mode": True, "pipeline": []})
         except UserError:
             return None, [*findings.values()]
     annotations = dataset.annotations

@@ -13,6 +13,7 @@ from mmdet_eql.engine.gradient_file import GradientRecord, group_medians
 from mmdet_eql.frequency import GROUP_NAMES
 from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.figure_file import RUN_COLOURS, RUN_MARKERS, save_figure
+from mmdet_eql.utils.markdown import markdown_table
 
 #: Greatest number of points of the mean line in a group, and least number of categories of a point.
 _POINTS_PER_GROUP, _CATEGORIES_PER_POINT = 12, 4
@@ -21,14 +22,11 @@ _GROUP_STYLES = {"r": "-", "c": "--", "f": ":"}
 
 def format_ratios(records: Mapping[str, GradientRecord]) -> str:
     """Return the median ratio of each frequency group of runs, by name, as a Markdown table."""
-    lines = [
-        f"| positive / negative gradient, median | {' | '.join(GROUP_NAMES.values())} |",
-        "|---|---|---|---|",
-    ]
+    rows = [["positive / negative gradient, median", *GROUP_NAMES.values()]]
     for name, record in records.items():
         medians = group_medians(record.ratio(), record.class_frequency.group)
-        lines.append(f"| {name} | {' | '.join(f'{ratio:.3g}' for ratio in medians.values())} |")
-    return "\n".join(lines)
+        rows.append([name, *(f"{ratio:.3g}" for ratio in medians.values())])
+    return markdown_table(rows)
 
 
 def plot_gradients(records: Mapping[str, GradientRecord], path: str | os.PathLike) -> None:
