@@ -285,9 +285,10 @@ def call_tool(tmp_path, monkeypatch, capfd):
     """As ``run_tool``, but a Python tool, in this process, which saves seconds of imports."""
     # mmengine's loggers outlive the test, and so write to streams that are closed by then.
     monkeypatch.setattr(logging, "raiseExceptions", False)
-    monkeypatch.syspath_prepend(REPOSITORY / "tools")
 
     def call(tool: str, *args, check: bool = False) -> subprocess.CompletedProcess:
+        path = REPOSITORY / "tools" / tool
+        monkeypatch.syspath_prepend(path.parent)
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", [tool, *map(str, args)])
         # Some tools set it, which is not for what a test starts later.
@@ -296,7 +297,7 @@ def call_tool(tmp_path, monkeypatch, capfd):
         capfd.readouterr()
         status = 0
         try:
-            runpy.run_path(str(REPOSITORY / "tools" / tool), run_name="__main__")
+            runpy.run_path(str(path), run_name="__main__")
         except SystemExit as exit_:
             status = exit_.code or 0
         result = subprocess.CompletedProcess(sys.argv, status, *capfd.readouterr())

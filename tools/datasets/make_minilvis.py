@@ -17,13 +17,10 @@ from mmdet_eql.minilvis.folder import annotation_path
 from mmdet_eql.utils.errors import exit_on_user_error
 
 
-def parse_args() -> argparse.Namespace:
-    # The configs look for it there, too.
-    out = os.path.join(os.environ.get("MMDET_EQL_DATA", "data"), "minilvis")
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("out", nargs="?", default=out, help=f"folder to make (default: {out})")
-    for option in dataclasses.fields(MiniLVISConfig):
-        name, text = f"--{option.name.replace('_', '-')}", option.metadata["help"]
+def add_options(parser: argparse.ArgumentParser, kind: type) -> None:
+    """Add an option for each field of a kind of config."""
+    for option in dataclasses.fields(kind):
+        name, text = f"--{option.name.replace('_', '-')}", option.metadata.get("help", "")
         if option.default is None:
             text = f"JSON file with a list, or annotations in LVIS's format: {text}"
             parser.add_argument(name, type=read_counts, metavar="FILE", help=text)
@@ -33,13 +30,8 @@ def parse_args() -> argparse.Namespace:
             type=type(option.default),
             default=option.default,
             metavar="N" if isinstance(option.default, int) else "X",
-            help=f"{text} (default: %(default)s)",
+            help=f"{text} (default: %(default)s)".strip(),
         )
-    parser.add_argument(
-        "--workers", type=int, metavar="N", help="processes (default: one per core)"
-    )
-    parser.add_argument("--force", action="store_true", help="replace a MiniLVIS that is there")
-    return parser.parse_args()
 
 
 class Category(msgspec.Struct):
@@ -65,14 +57,21 @@ def read_counts(path: str) -> list[int]:
 
 @exit_on_user_error
 def main() -> None:
-    args = parse_args()
+    # The configs look for it there, too.
+    out = os.path.join(os.environ.get("MMDET_EQL_DATA", "data"), "minilvis")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", nargs="?", default=out, help=f"folder to make (default: {out})")
+    add_options(parser, MiniLVISConfig)
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="processes (default: one per core)"
+    )
+    parser.add_argument("--force", action="store_true", help="replace a MiniLVIS that is there")
+    options = vars(parser.parse_args())
+    out, workers, force = (options.pop(name) for name in ("out", "workers", "force"))
     # A batch system ends jobs so; exiting instead of dying removes the unfinished folder.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    options = {
-        field.name: getattr(args, field.name) for field in dataclasses.fields(MiniLVISConfig)
-    }
-    make_minilvis(args.out, MiniLVISConfig(**options), num_workers=args.workers, force=args.force)
-    path = os.path.join(args.out, annotation_path("train"))
+    make_minilvis(out, MiniLVISConfig(**options), num_workers=workers, force=force)
+    path = os.path.join(out, annotation_path("train"))
     print(f"For a report on its long tail: python tools/analysis/class_frequency.py {path}")
 
 
