@@ -16,8 +16,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
 
+import msgspec
 import numpy as np
 from side_by_side import Comparison, Limit, Run, measured, reported_by
 
@@ -142,40 +142,34 @@ def write_annotations(
     num_drawn = 1 + rng.poisson(2.5, num_images).clip(max=11)
     present = [np.unique(row[:count]) for row, count in zip(drawn, num_drawn, strict=True)]
     labels = [rng.choice(one, len(one) + rng.poisson(per_image - 3.3)) for one in present]
-    objects = []
+    shapes = []
     for box in draw_boxes(rng, NUM_OBJECTS).tolist():
         shape = {"bbox": box, "area": round(box[2] * box[3], 2), "iscrowd": 0}
         if masks:
             shape["segmentation"] = [outline(box, max(3, rng.poisson(15)))]
-        objects.append(json.dumps(shape)[1:-1])
-
-    def image(number: int) -> dict:
+        shapes.append(shape)
+    images, annotations = [], []
+    for number, (here, of_image) in enumerate(zip(present, labels, strict=True), start=1):
         name = f"train2017/{number:012}.jpg"
-        record = {"id": number, "height": HEIGHT, "width": WIDTH}
-        if not masks:
-            return record | {"file_name": name}
-        here = present[number - 1]
-        return record | {
-            "coco_url": f"http://images.cocodataset.org/{name}",
-            "neg_category_ids": np.setdiff1d(drawn[number - 1], here).tolist(),
-            "not_exhaustive_category_ids": here[: number % 2].tolist(),
-        }
-
-    def annotations() -> Iterator[str]:
-        pairs = ((image, label) for image, row in enumerate(labels, 1) for label in row.tolist())
-        for number, (image, label) in enumerate(pairs, 1):
-            shape = objects[rng.integers(NUM_OBJECTS)]
-            yield f'{{"id": {number}, "image_id": {image}, "category_id": {label}, {shape}}}'
-
-    with open(path, "w") as file:
-        images = json.dumps([image(number) for number in range(1, num_images + 1)])
-        file.write(f'{{"categories": {json.dumps(categories)}, "images": {images}, ')
-        file.write(f'"annotations": [{", ".join(annotations())}]}}')
+        image = {"id": number, "height": HEIGHT, "width": WIDTH}
+        if masks:
+            image["coco_url"] = f"http://images.cocodataset.org/{name}"
+            image["neg_category_ids"] = np.setdiff1d(drawn[number - 1], here).tolist()
+            image["not_exhaustive_category_ids"] = here[: number % 2].tolist()
+        else:
+            image["file_name"] = name
+        images.append(image)
+        for label in of_image.tolist():
+            ids = {"id": len(annotations) + 1, "image_id": number, "category_id": label}
+            annotations.append(ids | shapes[rng.integers(NUM_OBJECTS)])
+    content = {"categories": categories, "images": images, "annotations": annotations}
+    with open(path, "wb") as file:
+        file.write(msgspec.json.encode(content))
     with open(os.path.join(folder, "names.txt"), "w") as file:
         file.write("\n".join(category["name"] for category in categories))
     os.makedirs(os.path.join(folder, "train2017"), exist_ok=True)
     open(os.path.join(folder, "train2017", f"{1:012}.jpg"), "w").close()
-    return sum(map(len, labels))
+    return len(annotations)
 
 
 def draw_boxes(rng: np.random.Generator, number: int) -> np.ndarray:
