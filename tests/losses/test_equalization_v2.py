@@ -172,35 +172,10 @@ def test_accumulated_gradients_update_the_sums_per_forward_pass():
     assert not torch.allclose(whole.neg_grad, loss.neg_grad)
 
 
-def test_empty_and_background_batches():
+def test_an_empty_batch_is_no_first_step():
     loss = EqualizationLossV2(num_classes=2)
-    logits = torch.zeros(0, 3, requires_grad=True)
-    value = loss(logits, torch.zeros(0, dtype=torch.long))
-    value.backward()
-    assert value == 0
-    assert logits.grad.shape == (0, 3)
-    # An empty first batch is no first step: the weights are still 1.
+    loss(torch.zeros(0, 3, requires_grad=True), torch.zeros(0, dtype=torch.long))
     assert all((weights == 1).all() for weights in loss.class_weights())
-    logits = torch.zeros(4, 3, requires_grad=True)
-    loss(logits, torch.full((4,), 2)).backward()
-    assert (logits.grad[:, :2] > 0).all()
-    assert (logits.grad[:, 2] < 0).all()
-    assert loss.pos_grad.tolist() == [0, 0]
-    assert loss.neg_grad.tolist() == [2, 2]
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-@pytest.mark.parametrize("scale", [1.0, 1e4])
-def test_low_precision_and_extreme_logits_are_finite(dtype, scale):
-    torch.manual_seed(0)
-    loss = EqualizationLossV2(num_classes=3)
-    for _ in range(4):
-        logits = (torch.randn(16, 4) * scale).to(dtype).requires_grad_()
-        value = loss(logits, torch.randint(0, 4, (16,)))
-        value.backward()
-        assert torch.isfinite(value)
-        assert torch.isfinite(logits.grad).all()
-        assert all(torch.isfinite(weights).all() for weights in loss.class_weights())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -220,19 +195,6 @@ def test_autocast_gives_the_loss_and_the_sums_of_its_logits(dtype):
         torch.testing.assert_close(value, exact(logits.detach().double(), labels).float())
     torch.testing.assert_close(loss.neg_grad, exact.neg_grad, rtol=1e-5, atol=0)
     torch.testing.assert_close(loss.pos_grad, exact.pos_grad, rtol=1e-5, atol=0)
-
-
-def test_weights_and_reductions():
-    loss = EqualizationLossV2(num_classes=2, loss_weight=2.0).eval()
-    logits, labels = torch.randn(4, 3), torch.tensor([0, 1, 2, 2])
-    weights = torch.tensor([1.0, 0.5, 0.0, 2.0])
-    each = loss(logits, labels, reduction_override="none")
-    assert each.shape == (4,)
-    torch.testing.assert_close(
-        loss(logits, labels, weights, avg_factor=3), (each * weights).sum() / 3
-    )
-    torch.testing.assert_close(loss(logits, labels), each.mean())
-    torch.testing.assert_close(loss(logits, labels, reduction_override="sum"), each.sum())
 
 
 def test_scores_are_sigmoids_times_objectness():
@@ -262,16 +224,6 @@ def test_accuracy():
         (lambda: EqualizationLossV2(gamma=-1), ["gamma", "-1"]),
         (lambda: EqualizationLossV2(alpha=math.nan), ["alpha", "nan"]),
         (lambda: EqualizationLossV2(mu=math.inf), ["mu", "inf"]),
-        (lambda: EqualizationLossV2(reduction="avg"), ["'avg'"]),
-        (
-            lambda: EqualizationLossV2(3)(torch.zeros(1, 3), torch.tensor([0])),
-            ["4 logits", "3 categories", "gives 3"],
-        ),
-        (lambda: EqualizationLossV2(3).get_cls_channels(4), ["3", "4", "num_classes"]),
-        (
-            lambda: EqualizationLossV2()(torch.zeros(1, 3), torch.tensor([0])),
-            ["loss_cls.num_classes"],
-        ),
     ],
 )
 def test_wrong_use_is_one_sentence(call, words):

@@ -246,6 +246,26 @@ def test_loss_weight_and_reduction_none(name):
     torch.testing.assert_close(values[1], 2.5 * values[0])
 
 
+#: The other one takes means of its own.
+with_reductions = pytest.mark.parametrize("name", [name for name in LOSSES if name != "bags"])
+
+
+@with_reductions
+def test_weights_and_reductions(name):
+    torch.manual_seed(0)
+    loss, weights = make_loss(name).eval(), torch.rand(8)
+    logits, labels = torch.randn(8, channels(name)), torch.randint(0, C + 1, (8,))
+
+    def value(*args, **kwargs):
+        torch.manual_seed(1)
+        return loss(logits, labels, *args, **kwargs)
+
+    each = value(reduction_override="none")
+    torch.testing.assert_close(value(weights, avg_factor=3), (each * weights).sum() / 3)
+    torch.testing.assert_close(value(), each.mean())
+    torch.testing.assert_close(value(reduction_override="sum"), each.sum())
+
+
 @every_loss
 def test_proposals_of_weight_zero_teach_nothing(name):
     torch.manual_seed(0)
@@ -321,7 +341,7 @@ def test_missing_frequencies_stop_adjusted_scores_but_not_training():
         loss.eval().get_activation(torch.zeros(1, C + 1))
 
 
-@pytest.mark.parametrize("name", [name for name in LOSSES if name != "bags"])
+@with_reductions
 def test_wrong_reduction_is_one_sentence(name):
     with pytest.raises(UserError, match=r"reduction.*'avg'"):
         MODELS.build(dict(LOSSES[name], reduction="avg"))

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from mmdet_eql.losses import DropLoss, EqualizationLoss
-from mmdet_eql.utils.errors import UserError
 from tests.losses.rivals.naive import cases, check, few, random_case
 
 LAMBDA = 0.5
@@ -73,18 +72,6 @@ def test_without_a_tail_it_is_sigmoid_cross_entropy_and_with_background_kept_eql
     loss, eql = make_loss(frequency, lambda_=1.0), EqualizationLoss(3, lambda_=1.0)
     eql.set_class_frequency(frequency)
     torch.testing.assert_close(loss(logits, labels), eql(logits, labels))
-
-
-@pytest.mark.parametrize(
-    ("call", "words"),
-    [
-        (lambda: DropLoss(3, lambda_=2), "lambda_ is 2"),
-        (lambda: DropLoss(3)(torch.zeros(1, 3), torch.tensor([0])), "no class frequencies"),
-    ],
-)
-def test_wrong_use_is_one_sentence(call, words):
-    with pytest.raises(UserError, match=words):
-        call()
 
 
 def test_options_of_eql_alone_are_refused():
