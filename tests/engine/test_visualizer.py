@@ -12,7 +12,7 @@ from mmengine.structures import InstanceData
 HEIGHT, WIDTH = 40, 60
 
 
-def draw(kind: str, masks) -> np.ndarray:
+def draw(kind: str, masks, scores=(0.9, 0.8, 0.1)) -> np.ndarray:
     """Draw three objects, of which two reach the threshold of scores."""
     init_default_scope("mmdet")
     np.random.seed(0)  # mmdet varies the colours of masks
@@ -22,7 +22,7 @@ def draw(kind: str, masks) -> np.ndarray:
         pred_instances=InstanceData(
             bboxes=torch.tensor([[2.0, 2, 20, 20], [25, 5, 55, 35], [0, 0, 9, 9]]),
             labels=torch.tensor([0, 1, 0]),
-            scores=torch.tensor([0.9, 0.8, 0.1]),
+            scores=torch.tensor(scores),
             masks=masks,
         )
     )
@@ -46,20 +46,4 @@ def test_the_same_pixels(bitmaps):
     assert np.array_equal(draw("RLEDetLocalVisualizer", rles), expected)
     assert np.array_equal(draw("RLEDetLocalVisualizer", torch.from_numpy(bitmaps)), expected)
     assert expected[12, 35].any()
-
-
-def test_no_object_reaches_the_threshold(bitmaps):
-    masks = [mask_utils.encode(np.asfortranarray(bitmaps[2].view(np.uint8)))]
-    visualizer = VISUALIZERS.build(dict(type="RLEDetLocalVisualizer", name="nothing"))
-    visualizer.dataset_meta = dict(classes=("a",), palette=[(250, 0, 0)])
-    sample = DetDataSample(
-        pred_instances=InstanceData(
-            bboxes=torch.tensor([[0.0, 0, 9, 9]]),
-            labels=torch.tensor([0]),
-            scores=torch.tensor([0.1]),
-            masks=masks,
-        )
-    )
-    image = np.full((HEIGHT, WIDTH, 3), 7, dtype=np.uint8)
-    visualizer.add_datasample("image", image, sample, draw_gt=False)
-    assert np.array_equal(visualizer.get_image(), image)
+    assert not draw("RLEDetLocalVisualizer", rles, scores=(0.1, 0.1, 0.1)).any()

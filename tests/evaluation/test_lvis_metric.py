@@ -1,6 +1,7 @@
 import json
 import logging
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -72,13 +73,8 @@ def files(tmp_path_factory):
 @pytest.fixture
 def example(files):
     """An annotation file with masks, its content, and records of boxes for it."""
-    data, records = (json.loads(open_text(file)) for file in files)
+    data, records = (json.loads(Path(file).read_text()) for file in files)
     return files[0], data, records
-
-
-def open_text(path):
-    with open(path) as file:
-        return file.read()
 
 
 def evaluate(samples, classes=None, **kwargs):
@@ -198,7 +194,7 @@ def test_ap_of_each_category(example, log, tmp_path):
         classwise=True,
         outfile_prefix=prefix,
     )
-    written = json.loads(open_text(f"{prefix}.classwise.json"))
+    written = json.loads(Path(f"{prefix}.classwise.json").read_text())
     assert written["ann_file"] == ann_file
     by_id = sorted(data["categories"], key=lambda category: category["id"])
     assert [c["id"] for c in written["categories"]] == [c["id"] for c in by_id]
@@ -294,13 +290,13 @@ def test_format_only_writes_what_lvis_api_reads(example, tmp_path):
         for item in AP_ITEMS:
             assert theirs[item] == pytest.approx(figures[f"lvis/{iou_type}_{item}"], abs=1e-9)
             assert ours[item] == figures[f"lvis/{iou_type}_{item}"]
-    assert set(json.loads(open_text(f"{prefix}.bbox.json"))[0]) == {
+    assert set(json.loads(Path(f"{prefix}.bbox.json").read_text())[0]) == {
         "image_id",
         "category_id",
         "bbox",
         "score",
     }
-    assert set(json.loads(open_text(f"{prefix}.segm.json"))[0]) == {
+    assert set(json.loads(Path(f"{prefix}.segm.json").read_text())[0]) == {
         "image_id",
         "category_id",
         "segmentation",
@@ -321,7 +317,7 @@ def test_format_only_needs_no_annotations(example, tmp_path):
     prefixes = [str(tmp_path / name) for name in ("val", "test")]
     for file, prefix in zip((ann_file, str(test_file)), prefixes, strict=True):
         evaluate(samples, ann_file=file, format_only=True, outfile_prefix=prefix)
-    val, test = (open_text(f"{prefix}.bbox.json") for prefix in prefixes)
+    val, test = (Path(f"{prefix}.bbox.json").read_text() for prefix in prefixes)
     assert val == test
     assert not os.path.exists(f"{prefixes[0]}.segm.json")
 
@@ -340,7 +336,7 @@ def test_nothing_found(example, log, tmp_path):
     assert set(figures.values()) <= {0, -1}
     assert any("found nothing" in message for message in log)
     for iou_type in ("bbox", "segm"):
-        assert json.loads(open_text(f"{prefix}.{iou_type}.json")) == []
+        assert json.loads(Path(f"{prefix}.{iou_type}.json").read_text()) == []
 
 
 def test_no_image_at_all(example):
@@ -513,7 +509,7 @@ def test_detections_that_are_not_finite_are_dropped_and_told(example, log, tmp_p
     )
     assert figures == expected
     assert any(f"{number} detections left out" in message for message in log)
-    assert "NaN" not in open_text(f"{prefix}.bbox.json")
+    assert "NaN" not in Path(f"{prefix}.bbox.json").read_text()
 
 
 def test_half_precision_is_read_as_it_is(example, tmp_path):
@@ -525,7 +521,7 @@ def test_half_precision_is_read_as_it_is(example, tmp_path):
             pred["bboxes"], pred["scores"] = pred["bboxes"].to(dtype), pred["scores"].to(dtype)
         prefix = str(tmp_path / str(dtype))
         evaluate(samples, ann_file=ann_file, format_only=True, outfile_prefix=prefix)
-        scores = [record["score"] for record in json.loads(open_text(f"{prefix}.bbox.json"))]
+        scores = [record["score"] for record in json.loads(Path(f"{prefix}.bbox.json").read_text())]
         assert scores == [x for s in samples for x in s["pred_instances"]["scores"].tolist()]
 
 
@@ -548,23 +544,21 @@ def test_the_annotation_file_is_read_once_and_late(example, monkeypatch):
     assert len(reads) == 1
 
 
-def run_rank(rank, folder, ann_file, records, collect_device):
+def run_rank(rank, folder, ann_file, records):
     os.chdir("/proc")  # where nothing can be written, not even by root
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
     )
-    with open(ann_file) as file:
-        data = json.load(file)
+    data = json.loads(Path(ann_file).read_text())
     samples = make_samples(data, records)
     # As mmengine's DefaultSampler shares out: in turns, the last rank's missing image padded.
     samples += samples[: len(samples) % 2]
-    metric = LVISFastMetric(ann_file, metric=["bbox", "segm"], collect_device=collect_device)
+    metric = LVISFastMetric(ann_file, metric=["bbox", "segm"])
     metric.process({}, samples[rank::2])
     figures = metric.evaluate(len(data["images"]))
     has_read = metric._ground_truth is not None
-    with open(f"{folder}/rank{rank}.json", "w") as file:
-        json.dump([figures, has_read], file)
+    Path(folder, f"rank{rank}.json").write_text(json.dumps([figures, has_read]))
     torch.distributed.destroy_process_group()
 
 
@@ -576,9 +570,7 @@ def test_two_ranks_give_the_figures_of_one(example, tmp_path):
     ann_file, _ = save(tmp_path, data, records)
     assert len(data["images"]) % 2 == 1
     expected, _ = evaluate(make_samples(data, records), ann_file=ann_file, metric=["bbox", "segm"])
-    torch.multiprocessing.spawn(
-        run_rank, args=(str(tmp_path), ann_file, records, "cpu"), nprocs=2, join=True
-    )
+    torch.multiprocessing.spawn(run_rank, (str(tmp_path), ann_file, records), nprocs=2)
     for rank in range(2):
         figures, has_read = json.loads((tmp_path / f"rank{rank}.json").read_text())
         assert figures == expected

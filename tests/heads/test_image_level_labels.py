@@ -6,7 +6,7 @@ from mmdet.registry import TRANSFORMS
 from mmengine.logging import MessageHub
 from mmengine.registry import init_default_scope
 
-from mmdet_eql.losses import EqualizationLoss, FederatedLoss, split_target
+from mmdet_eql.losses import FederatedLoss, split_target
 from mmdet_eql.utils.errors import UserError
 from tests.heads.test_detectors import C, batch_of, build, every_detector, make_config, stages
 from tests.losses import head_table
@@ -77,17 +77,6 @@ def test_gradient_is_kept_only_where_absence_is_verified(detector, switched_on, 
         assert (verified > 0).all() if switched_on else (verified == 0).all()
         assert (gradient[foreground & (image == 1), label] == 0).all()
         assert (gradient[~foreground, label] > 0).all()
-
-
-def test_weight_of_verified_categories_is_one():
-    loss = EqualizationLoss(num_classes=3, lambda_=0.1, image_level_labels=True)
-    loss.set_class_frequency(torch.tensor([0.5, 0.01, 0.02]))
-    logits = torch.zeros(2, 3, requires_grad=True)
-    verified = torch.tensor([[False, False, True], [False, True, False]])
-    image = torch.tensor([1, 0])
-    loss(logits, torch.tensor([0, 0]), avg_factor=1, verified=verified, image=image).backward()
-    expected = torch.tensor([[-0.5, 0.5, 0.0], [-0.5, 0.0, 0.5]])
-    torch.testing.assert_close(logits.grad, expected)
 
 
 def test_federated_loss_teaches_the_verified_categories_of_an_image():

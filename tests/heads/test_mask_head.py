@@ -14,12 +14,12 @@ from mmengine.config import ConfigDict
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmdet_eql.heads import SelectiveFCNMaskHead, SelectiveHTCMaskHead
 from mmdet_eql.heads.mask_head import SelectableLogits
 from mmdet_eql.utils.errors import UserError
 from tests.heads.test_detectors import C, batch_of, build, make_config
+from tests.heads.test_multiclass_nms import LargestTensor
 
 CHANNELS, SIDE, NUM_CLASSES = 6, 7, 11
 PREDICTORS = [dict(type="Conv"), dict(type="NormedConv2d")]
@@ -167,26 +167,13 @@ def test_class_agnostic_heads_are_mmdets(stock, selective):
     assert_same_training(theirs, ours, 5)
 
 
-class LargestTensor(TorchDispatchMode):
-    """Remembers the size of the largest tensor that any operation gives."""
-
-    numel = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for value in result if isinstance(result, (tuple, list)) else [result]:
-            if isinstance(value, torch.Tensor):
-                self.numel = max(self.numel, value.numel())
-        return result
-
-
 def test_nothing_is_computed_for_every_class_and_pixel():
     sizes, num_classes = [], 500
     for head in make_pair(num_classes=num_classes):
         with LargestTensor() as largest:
             loss_and_gradients(head, torch.randn(9, CHANNELS, SIDE, SIDE), make_ground_truth(9))
-        sizes.append(largest.numel)
-    assert sizes[0] == 9 * num_classes * (2 * SIDE) ** 2
+        sizes.append(largest.size)
+    assert sizes[0] == 4 * 9 * num_classes * (2 * SIDE) ** 2
     assert sizes[1] < sizes[0] / 50
 
 

@@ -245,33 +245,15 @@ def train_rank(rank, folder):
         logits, labels = torch.tensor(cls_score[rows]), torch.as_tensor(labels[rows])
         ours(logits, labels)
         theirs(logits, labels)
-    # A rank whose images gave no proposals takes part like any other.
-    rows = 0 if rank else 4
-    ours(torch.zeros(rows, 7, dtype=torch.float64), torch.full((rows,), 6))
-    sums = [s.numpy() for s in (ours.pos_grad, ours.neg_grad, theirs.pos_grad, theirs.neg_grad)]
-    torch.save([*sums, ours.num_seen.item()], folder / f"{rank}.pth")
+    torch.save([ours.neg_grad, theirs.neg_grad], folder / f"{rank}.pth")
 
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory):
-    """Sums after 20 steps of two processes with half of each batch: [rank][which]."""
+    """Our sum and theirs after 20 steps of two processes with half of each batch, by rank."""
     folder = tmp_path_factory.mktemp("ranks")
     start_ranks(train_rank, folder)
-    return [torch.load(folder / f"{rank}.pth", weights_only=False) for rank in (0, 1)]
-
-
-def test_two_ranks_have_the_sums_of_one_with_the_whole_batch(two_ranks):
-    whole = EqualizationLossV2(num_classes=6)
-    for cls_score, labels in batches(20, 6):
-        whole(torch.tensor(cls_score), torch.as_tensor(labels))
-    whole(torch.zeros(4, 7, dtype=torch.float64), torch.full((4,), 6))
-    for rank in (0, 1):
-        pos, neg, _, _, num_seen = two_ranks[rank]
-        np.testing.assert_allclose(pos, whole.pos_grad.numpy(), rtol=1e-9)
-        np.testing.assert_allclose(neg, whole.neg_grad.numpy(), rtol=1e-9)
-        assert num_seen == whole.num_seen == 20 * 16 + 4
-    for ours in (0, 1):
-        np.testing.assert_array_equal(two_ranks[0][ours], two_ranks[1][ours])
+    return [torch.load(folder / f"{rank}.pth") for rank in (0, 1)]
 
 
 # What MMDetection's EQLV2Loss does otherwise (docs/eql-v2-and-mmdetection.md) ------------------
@@ -316,8 +298,9 @@ def test_fault_1_scores_are_a_softmax_in_theirs_and_sigmoids_in_ours():
 
 
 def test_fault_2_their_ranks_drift_apart_unless_a_flag_is_set(two_ranks):
-    np.testing.assert_array_equal(two_ranks[0][1], two_ranks[1][1])
-    assert np.abs(two_ranks[0][3] / two_ranks[1][3] - 1).max() > 0.01
+    (ours, theirs), (ours_of_second, theirs_of_second) = two_ranks
+    assert torch.equal(ours, ours_of_second)
+    assert (theirs / theirs_of_second - 1).abs().max() > 0.01
 
 
 def test_fault_3_their_classifier_starts_at_one_half():
