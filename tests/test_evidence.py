@@ -20,6 +20,7 @@ TAILS = ["steepness=1.25", "steepness=2.25", "label-rate=0.2", "label-rate=0.8"]
 #: The studies of each folder of raw results.
 STUDIES = {
     "quickstart": ["quickstart"],
+    "quickstart-repeated": ["quickstart"],
     "classifiers": ["classifiers", "classifiers-ablations"],
     **{f"classifiers-tails/{tail}": ["classifiers-tails"] for tail in TAILS},
     "classifiers-lvis": ["classifiers-lvis"],
@@ -31,6 +32,7 @@ STUDIES = {
 #: Of each published table: its folder, the labels of its rows, the baseline's first, and its bins.
 TABLES = {
     "quickstart": ("quickstart", ["sigmoid", "EQL", "RFS", "EQL+RFS"], None),
+    "quickstart-repeated": ("quickstart-repeated", ["sigmoid", "EQL", "RFS", "EQL+RFS"], None),
     "classifiers": (
         "classifiers",
         [
