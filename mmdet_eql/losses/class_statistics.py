@@ -9,12 +9,14 @@ Glossary, and that of :mod:`mmdet_eql.losses.base`:
         category j, shape (C,).
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from mmengine.dist import all_reduce
 from torch import Tensor
 
-from mmdet_eql.losses.focal_rows import WithGradient, row_blocks
+from mmdet_eql.losses.focal_rows import WithGradient, focal_rows, row_blocks
 from mmdet_eql.utils.errors import UserError
 
 _PLURAL = {"class_frequency": "class frequencies", "class_counts": "class counts"}
@@ -196,22 +198,14 @@ class GradientSums(RunningStatistics):
         self.pos_grad += first
         self.neg_grad += second
 
-    def with_sums(
-        self,
-        cls_score: Tensor,
-        losses: Tensor,
-        gradient: Tensor,
-        of_positives: tuple[Tensor, Tensor, Tensor],
-        weight: Tensor | None,
-    ) -> Tensor:
+    def with_sums(self, logits: Tensor, labels: Tensor, weight: Tensor | None, *how: Any) -> Tensor:
         """Return the losses of the rows (N,) with their gradient, which in training is added to the
         sums, times the weights of the rows.
 
-        ``losses``, ``gradient`` and ``of_positives`` are what
-        :func:`~mmdet_eql.losses.focal_rows.focal_rows` returns. A logit beyond the C categories has
-        no sums.
+        ``how`` are the other arguments of :func:`~mmdet_eql.losses.focal_rows.focal_rows`. A logit
+        beyond the C categories has no sums.
         """
-        row, label, derivative = of_positives
+        losses, gradient, (row, label, derivative) = focal_rows(logits.detach(), labels, *how)
         if self.training and torch.is_grad_enabled():
             of_row = gradient.new_ones(len(gradient)) if weight is None else weight
             of_row = of_row.to(gradient.dtype)
@@ -224,7 +218,7 @@ class GradientSums(RunningStatistics):
             num_classes = len(self.pos_grad)
             self.add_pass(positive[:num_classes], negative[:num_classes], len(gradient))
         gradient[row, label] = derivative
-        return WithGradient.apply(cls_score, losses, gradient)
+        return WithGradient.apply(logits, losses, gradient)
 
 
 class MeanScores(RunningStatistics):

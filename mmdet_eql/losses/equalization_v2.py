@@ -25,7 +25,7 @@ from torch import Tensor
 
 from mmdet_eql.losses.base import ObjectnessLoss, check_number
 from mmdet_eql.losses.class_statistics import GradientSums
-from mmdet_eql.losses.focal_rows import cross_entropy_negatives, cross_entropy_positives, focal_rows
+from mmdet_eql.losses.focal_rows import Losses, cross_entropy_negatives, cross_entropy_positives
 from mmdet_eql.utils.errors import UserError
 
 
@@ -104,12 +104,9 @@ class EqualizationLossV2(GradientSums, ObjectnessLoss):
         """See the base class; in training adds to the running sums, which ``weight`` enters."""
         of_positive, of_negative = (weights.to(logits.dtype) for weights in self.class_weights())
 
-        def positives(at_label: Tensor, row: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-            of_row = None if quality is None else quality[row]
-            loss, derivative = cross_entropy_positives(at_label, of_row)
+        def positives(at_label: Tensor, label: Tensor, target: Tensor | None) -> Losses:
+            loss, derivative = cross_entropy_positives(at_label, target)
             return of_positive[label] * loss, of_positive[label] * derivative
 
-        losses, gradient, of_positives = focal_rows(
-            logits.detach(), labels, cross_entropy_negatives, of_negative, positives
-        )
-        return self.with_sums(logits, losses, gradient, of_positives, weight)
+        how = cross_entropy_negatives, of_negative, positives, quality
+        return self.with_sums(logits, labels, weight, *how)

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from mmdet_eql.losses.base import SigmoidLoss, check_number
 from mmdet_eql.losses.class_statistics import GradientSums
-from mmdet_eql.losses.focal_rows import focal_negatives, focal_rows
+from mmdet_eql.losses.focal_rows import Losses, focal_negatives
 from mmdet_eql.utils.errors import UserError
 
 
@@ -72,19 +72,15 @@ class _EqualizedFocal(GradientSums, SigmoidLoss):
         gamma = self.focusing().to(logits.dtype)
         factor = gamma / self.gamma
 
-        def positives(at_label: Tensor, row: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-            of_row = None if quality is None else quality[row].to(logits.dtype)
-            loss, derivative = self.positive_losses(at_label, of_row, gamma[label])
+        def negatives(logits: Tensor) -> Losses:
+            return focal_negatives(logits, gamma)
+
+        def positives(at_label: Tensor, label: Tensor, target: Tensor | None) -> Losses:
+            loss, derivative = self.positive_losses(at_label, target, gamma[label])
             return loss * factor[label], derivative * factor[label]
 
-        losses, gradient, of_positives = focal_rows(
-            logits.detach(),
-            labels,
-            lambda z: focal_negatives(z, gamma),
-            self.negative_factor * factor,
-            positives,
-        )
-        return self.with_sums(logits, losses, gradient, of_positives, weight)
+        how = negatives, self.negative_factor * factor, positives, quality
+        return self.with_sums(logits, labels, weight, *how)
 
 
 @MODELS.register_module()
@@ -112,9 +108,7 @@ class EqualizedFocalLoss(_EqualizedFocal):
         self.alpha = alpha
         self.negative_factor = 1 - alpha
 
-    def positive_losses(
-        self, logits: Tensor, quality: Tensor | None, gamma: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def positive_losses(self, logits: Tensor, quality: Tensor | None, gamma: Tensor) -> Losses:
         """See the base class; qualities are not read."""
         loss, derivative = focal_negatives(-logits, gamma)
         return self.alpha * loss, -self.alpha * derivative
@@ -130,9 +124,7 @@ class EqualizedQualityFocalLoss(_EqualizedFocal, QualityFocalLoss):
         scale_factor (float): s, at least 0; 0 is the Quality Focal Loss.
     """
 
-    def positive_losses(
-        self, logits: Tensor, quality: Tensor | None, gamma: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def positive_losses(self, logits: Tensor, quality: Tensor | None, gamma: Tensor) -> Losses:
         """See the base class."""
         if quality is None:
             raise UserError(

@@ -6,6 +6,7 @@ is the number of samples, C that of categories; see :mod:`mmdet_eql.losses.base`
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,10 +39,10 @@ def cross_entropy_negatives(logits: Tensor) -> Losses:
     return F.softplus(logits, threshold=_LINEAR_FROM), logits.sigmoid()
 
 
-def cross_entropy_positives(logits: Tensor, quality: Tensor | None = None) -> Losses:
+def cross_entropy_positives(logits: Tensor, quality: Tensor | None) -> Losses:
     """Return -q log p - (1 - q) log(1 - p) and its derivative by the logit, all of one shape; q is
-    1 by default."""
-    targets = torch.ones_like(logits) if quality is None else quality.to(logits.dtype)
+    1 for None."""
+    targets = torch.ones_like(logits) if quality is None else quality
     losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     return losses, logits.sigmoid() - targets
 
@@ -58,7 +59,8 @@ def focal_rows(
     labels: Tensor,
     negatives: Callable[[Tensor], Losses],
     factor: Tensor | Callable[[slice], Tensor],
-    positives: Callable[[Tensor, Tensor, Tensor], Losses],
+    positives: Callable[[Tensor, Tensor, Tensor | None], Losses],
+    quality: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
     """Return the losses of the rows (N,), and their gradient in two parts; a UserError if a label
     is out of range.
@@ -72,8 +74,9 @@ def focal_rows(
             negatives.
         factor (Tensor | Callable): Weight of a negative of each category, shape (C,), or what
             returns it for a slice of rows, with shape (C,) or (n, C).
-        positives (Callable): Maps logits, rows and labels of the positives, each of shape (P,), to
-            their losses and derivatives.
+        positives (Callable): Maps logits, labels and qualities of the positives, each of shape
+            (P,), to their losses and derivatives.
+        quality (Tensor, optional): Shape (N,); without it ``positives`` gets None.
     """
     if not bool(((labels >= 0) & (labels <= logits.shape[1])).all()):
         raise UserError(
@@ -91,7 +94,8 @@ def focal_rows(
             torch.mul(derivative, weight, out=gradient[rows])
         row = (labels < logits.shape[1]).nonzero().squeeze(1)
         label = labels[row]
-        positive, derivative = positives(logits[row, label], row, label)
+        of_positives = None if quality is None else quality[row].to(logits.dtype)
+        positive, derivative = positives(logits[row, label], label, of_positives)
         losses[row] += positive
         gradient[row, label] = 0
     return losses, gradient, (row, label, derivative)
@@ -115,6 +119,14 @@ class WithGradient(torch.autograd.Function):
         return (grad_losses[:, None] * gradient).to(ctx.dtype), None, None
 
 
+def rows_with_gradient(logits: Tensor, labels: Tensor, *how: Any) -> Tensor:
+    """Return the losses of the rows (N,) with their gradient; arguments are those of
+    :func:`focal_rows`."""
+    losses, gradient, (row, label, derivative) = focal_rows(logits.detach(), labels, *how)
+    gradient[row, label] = derivative
+    return WithGradient.apply(logits, losses, gradient)
+
+
 def cross_entropy_rows(
     logits: Tensor,
     labels: Tensor,
@@ -124,11 +136,8 @@ def cross_entropy_rows(
     """Return the sigmoid cross-entropy of the rows (N,), whose negatives weigh what ``factor`` of
     :func:`focal_rows` says, positives 1; ``quality`` (N,) is the target of these, by default 1."""
 
-    def positives(at_label: Tensor, row: Tensor, label: Tensor) -> Losses:
-        return cross_entropy_positives(at_label, None if quality is None else quality[row])
+    def positives(at_label: Tensor, label: Tensor, target: Tensor | None) -> Losses:
+        return cross_entropy_positives(at_label, target)
 
-    losses, gradient, (row, label, derivative) = focal_rows(
-        logits.detach(), labels, cross_entropy_negatives, factor, positives
-    )
-    gradient[row, label] = derivative
-    return WithGradient.apply(logits, losses, gradient)
+    how = cross_entropy_negatives, factor, positives, quality
+    return rows_with_gradient(logits, labels, *how)

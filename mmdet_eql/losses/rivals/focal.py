@@ -13,7 +13,7 @@ from mmdet.registry import MODELS
 from torch import Tensor
 
 from mmdet_eql.losses.base import SigmoidLoss, check_number
-from mmdet_eql.losses.focal_rows import WithGradient, focal_negatives, focal_rows
+from mmdet_eql.losses.focal_rows import focal_negatives, rows_with_gradient
 
 
 @MODELS.register_module()
@@ -49,13 +49,11 @@ class SigmoidFocalLoss(SigmoidLoss):
         of_negative = 1.0 if self.alpha is None else 1 - self.alpha
         focusing = logits.new_full(logits.shape[1:], self.gamma)
 
-        def positives(at_label: Tensor, row: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        def positives(at_label: Tensor, label: Tensor, _: None) -> tuple[Tensor, Tensor]:
             loss, derivative = focal_negatives(-at_label, focusing[label])
             return of_positive * loss, -of_positive * derivative
 
         factor = torch.full_like(focusing, of_negative)
-        losses, gradient, (row, label, derivative) = focal_rows(
-            logits.detach(), labels, lambda z: focal_negatives(z, focusing), factor, positives
+        return rows_with_gradient(
+            logits, labels, lambda z: focal_negatives(z, focusing), factor, positives
         )
-        gradient[row, label] = derivative
-        return WithGradient.apply(logits, losses, gradient)
