@@ -8,7 +8,7 @@ import random
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -37,21 +37,6 @@ from mmdet_eql.heads.roi_head import semantic_features, stages_of
 from mmdet_eql.utils.errors import UserError
 
 
-@dataclass(frozen=True, eq=False)
-class BoxOutputs:
-    """What the box heads give for an image.
-
-    Args:
-        image_id (int): Id of the image.
-        boxes (Tensor): Before NMS, in pixels of the original image, shape (R, 4) or (R, C * 4).
-        logits (list[Tensor]): Of each stage, shape (R, K).
-    """
-
-    image_id: int
-    boxes: Tensor
-    logits: list[Tensor]
-
-
 def box_heads(detector: nn.Module) -> list[nn.Module]:
     """Return the box head of each stage; a UserError if it is no two-stage detector with an RPN."""
     if not isinstance(detector, TwoStageDetector) or not (
@@ -65,8 +50,10 @@ def box_heads(detector: nn.Module) -> list[nn.Module]:
 
 
 @torch.no_grad()
-def box_outputs(detector: nn.Module, data: dict) -> Iterator[BoxOutputs]:
-    """Yield what the box heads give for each image of a batch that has proposals."""
+def box_outputs(detector: nn.Module, data: dict) -> Iterator[tuple[int, Tensor, list[Tensor]]]:
+    """Yield what the box heads give for each image of a batch that has proposals: its id, boxes
+    before NMS in pixels of the original image, shape (R, 4) or (R, C * 4), and the logits of each
+    stage, shape (R, K)."""
     data = detector.data_preprocessor(data, False)
     samples = data["data_samples"]
     features = detector.extract_feat(data["inputs"])
@@ -86,9 +73,7 @@ def box_outputs(detector: nn.Module, data: dict) -> Iterator[BoxOutputs]:
     stages = [of_stage.split(sizes) for of_stage in logits]
     for index, sample in enumerate(samples):
         if sizes[index]:
-            yield BoxOutputs(
-                sample.img_id, raw[index].bboxes, [of_stage[index] for of_stage in stages]
-            )
+            yield sample.img_id, raw[index].bboxes, [of_stage[index] for of_stage in stages]
 
 
 def predict(
@@ -113,15 +98,15 @@ def predict(
     heads, cfg = box_heads(detector), detector.test_cfg.rcnn
     predictions: list[list[ImagePredictions]] = [[] for _ in calibrations]
     for data in track_iter_progress((loader, len(loader))):
-        for output in box_outputs(detector, data):
+        for image_id, boxes, logits in box_outputs(detector, data):
             for calibration, of_images in zip(calibrations, predictions, strict=True):
-                scores = calibrated_scores(calibration, heads, output.logits, image_count)
+                scores = calibrated_scores(calibration, heads, logits, image_count)
                 dets, labels = multiclass_nms(
-                    output.boxes, scores, cfg.score_thr, cfg.nms, max_per_img or cfg.max_per_img
+                    boxes, scores, cfg.score_thr, cfg.nms, max_per_img or cfg.max_per_img
                 )
                 arrays = dict(bboxes=dets[:, :4], scores=dets[:, 4], labels=labels)
                 arrays = {name: value.cpu().numpy() for name, value in arrays.items()}
-                of_images.append(ImagePredictions.from_arrays(output.image_id, arrays))
+                of_images.append(ImagePredictions.from_arrays(image_id, arrays))
     return predictions
 
 
