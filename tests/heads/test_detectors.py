@@ -195,20 +195,3 @@ def test_training_refines_background_by_the_predicted_category(
     assert labels.max() == C - 1
     # Most proposals are background, and take the category that every score is highest for.
     assert (labels == C - 1).float().mean() > 0.5
-
-
-@every_detector
-@pytest.mark.parametrize("method", ["eql", "seql", "eqlv2"])
-def test_class_specific_and_class_agnostic_heads(detector, method, minilvis):
-    for agnostic in (False, True):
-        cfg = make_config(detector, method, minilvis, reg_class_agnostic=agnostic)
-        for stage in stages(cfg.model.roi_head.mask_head):
-            stage.class_agnostic = agnostic
-        model, dataset = build(cfg)
-        for box_head in stages(model.roi_head.bbox_head):
-            assert box_head.fc_reg.out_features == (4 if agnostic else 4 * C)
-        for mask_head in stages(model.roi_head.mask_head):
-            assert mask_head.conv_logits.out_channels == (1 if agnostic else C)
-        total, _ = model.parse_losses(model(**batch_of(model, dataset), mode="loss"))
-        total.backward()
-        assert torch.isfinite(total)

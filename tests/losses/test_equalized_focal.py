@@ -1,7 +1,5 @@
 """EFL and EQFL against their equations by autograd in float64."""
 
-import copy
-
 import numpy as np
 import pytest
 import torch
@@ -122,25 +120,6 @@ def test_without_scale_they_are_focal_loss_and_quality_focal_loss():
         torch.testing.assert_close(
             make_loss(5, True, scale_factor=0.0)(logits, (labels, quality), weight), expected
         )
-
-
-@both
-def test_a_checkpoint_in_the_middle_changes_nothing_and_evaluation_adds_nothing(with_quality):
-    loss = make_loss(4, with_quality)
-
-    def step(loss, seed):
-        logits, labels, quality, weight = make_case(16, 4, 2, seed, with_quality)
-        return loss(logits.requires_grad_(), targets_of(labels, quality), weight).item()
-
-    step(loss, 0)
-    resumed = make_loss(4, with_quality)
-    resumed.load_state_dict(copy.deepcopy(loss.state_dict()))
-    assert step(resumed, 1) == step(loss, 1)
-    before = copy.deepcopy(loss.state_dict())
-    step(loss.eval(), 2)
-    with torch.no_grad():
-        step(loss.train(), 2)
-    assert all(torch.equal(before[name], value) for name, value in loss.state_dict().items())
 
 
 @both
