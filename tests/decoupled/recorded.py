@@ -15,7 +15,8 @@ from mmdet_eql.decoupled.feature_cache import (
     begin_cache,
     write_shard,
 )
-from tests.heads.test_detectors import batch_of, build, stages
+from mmdet_eql.heads.roi_head import stages_of
+from tests.heads.test_detectors import batch_of, build
 
 LR, IMAGES, BATCH, VAL_IMAGES = 0.5, 6, 2, 2
 
@@ -24,7 +25,7 @@ class Recorder:
     """Notes what the classifiers of a detector get, and the RoIs, of the last forward pass."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.heads = stages(model.roi_head.bbox_head)
+        self.heads = stages_of(model.roi_head.bbox_head)
         self.features: dict[int, torch.Tensor] = {}
         self.rois: dict[int, torch.Tensor] = {}
         self.labels: dict[int, torch.Tensor] = {}
@@ -65,6 +66,15 @@ class Recorder:
         return ImageFeatures(metainfo, *arrays)
 
 
+def begin_features(folder: Path, cfg: Config, dataset, dim: int, splits: dict, stages=1) -> None:
+    """Begin ``folder/features``, those of the detector in ``folder/detector.pth``."""
+    checkpoint, model = folder / "detector.pth", cfg.to_dict()["model"]
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    made_of = list(dataset.metainfo["classes"]), stages, dim, "float32", model, digest
+    description = CacheDescription(*made_of, splits, str(checkpoint))
+    begin_cache(folder / "features", description)
+
+
 def train_and_record(cfg: Config, folder: Path) -> nn.Module:
     """Train the classifiers of a detector for one pass by SGD, two of six images at a time.
 
@@ -79,25 +89,16 @@ def train_and_record(cfg: Config, folder: Path) -> nn.Module:
     torch.save({"state_dict": model.state_dict(), "meta": meta}, checkpoint)
     val_cfg = cfg.val_dataloader.dataset
     val = type(dataset)(**{key: value for key, value in val_cfg.items() if key != "type"})
-    description = CacheDescription(
-        list(dataset.metainfo["classes"]),
-        len(stages(model.roi_head.bbox_head)),
-        stages(model.roi_head.bbox_head)[0].fc_cls.in_features,
-        "float32",
-        cfg.to_dict()["model"],
-        hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
-        {
-            "train": SplitDescription(
-                "train.json", IMAGES, 64, cfg.to_dict()["train_pipeline"],
-                instance_count=dataset.class_frequency.instance_count.tolist(),
-            ),
-            "val": SplitDescription("val.json", VAL_IMAGES, 64, val_cfg.to_dict()["pipeline"]),
-        },
-        str(checkpoint),
-    )  # fmt: skip
-    begin_cache(folder / "features", description)
-
     recorder = Recorder(model)
+    counts = dataset.class_frequency.instance_count.tolist()
+    pipelines = cfg.to_dict()["train_pipeline"], val_cfg.to_dict()["pipeline"]
+    splits = {
+        "train": SplitDescription("train.json", IMAGES, 64, pipelines[0], instance_count=counts),
+        "val": SplitDescription("val.json", VAL_IMAGES, 64, pipelines[1]),
+    }
+    dim, stages = recorder.heads[0].fc_cls.in_features, len(recorder.heads)
+    begin_features(folder, cfg, dataset, dim, splits, stages)
+
     model.eval().requires_grad_(False)
     for head in recorder.heads:
         head.fc_cls.train().requires_grad_(True)

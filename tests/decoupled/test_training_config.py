@@ -1,7 +1,6 @@
 """From the config of a detector to that of its classifier's training, and what is refused."""
 
 import copy
-import hashlib
 import json
 import shutil
 from dataclasses import asdict, replace
@@ -15,10 +14,8 @@ from mmengine.registry import init_default_scope
 
 from mmdet_eql.decoupled.classifier_model import FrozenDetectorHook
 from mmdet_eql.decoupled.feature_cache import (
-    CacheDescription,
     ImageFeatures,
     SplitDescription,
-    begin_cache,
     read_description,
     write_shard,
 )
@@ -34,6 +31,7 @@ from mmdet_eql.runs.planning import features_digest, plan_runs, read_marker, wri
 from mmdet_eql.runs.sweep_file import entries_of
 from mmdet_eql.utils.errors import UserError
 from tests.conftest import build_dataset, log_of, minilvis_config, tiny_options
+from tests.decoupled.recorded import begin_features
 
 D, ROIS = 4, 3
 
@@ -54,17 +52,11 @@ def written(minilvis, detector_config, tmp_path_factory):
     dataset = build_dataset(minilvis)
     counts = dataset.class_frequency.instance_count.tolist()
     num_images = len(dataset)
-    cfg = detector_config.to_dict()
+    pipeline = detector_config.to_dict()["val_dataloader"]["dataset"]["pipeline"]
     train = SplitDescription("train.json", num_images, ROIS, [], num_images, counts)
-    val = SplitDescription("val.json", 24, ROIS, cfg["val_dataloader"]["dataset"]["pipeline"])
-    description = CacheDescription(
-        list(dataset.metainfo["classes"]),
-        *(1, D, "float32", cfg["model"]),
-        hashlib.sha256(b"weights").hexdigest(),
-        {"train": train, "train_flipped": train, "val": val},
-        str(folder / "detector.pth"),
-    )
-    begin_cache(folder / "features", description)
+    val = SplitDescription("val.json", 24, ROIS, pipeline)
+    splits = {"train": train, "train_flipped": train, "val": val}
+    begin_features(folder, detector_config, dataset, D, splits)
     for split, sign in (("train", 1), ("train_flipped", -1)):
         images = [
             ImageFeatures(

@@ -1,7 +1,6 @@
 """The methods of decoupled training in the classifier's training, by the options of the docs."""
 
 import argparse
-import hashlib
 import re
 import shlex
 
@@ -12,17 +11,12 @@ from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 
-from mmdet_eql.decoupled.feature_cache import (
-    CacheDescription,
-    ImageFeatures,
-    SplitDescription,
-    begin_cache,
-    write_shard,
-)
+from mmdet_eql.decoupled.feature_cache import ImageFeatures, SplitDescription, write_shard
 from mmdet_eql.decoupled.training_config import train_on_features
 from mmdet_eql.engine.launch import build_runner, merge_options
 from mmdet_eql.utils.errors import UserError
 from tests.conftest import REPOSITORY, TINY, minilvis_config, tiny_options
+from tests.decoupled.recorded import begin_features
 
 C, D = TINY.num_categories, 32
 METHODS = ("cRT", "LWS", "nearest class mean", "BAGS")
@@ -61,12 +55,7 @@ def cached(minilvis, tmp_path_factory):
     ]
     counts = dataset.class_frequency.instance_count.tolist()
     split = SplitDescription("train.json", len(ids), 64, [], instance_count=counts)
-    description = CacheDescription(
-        list(dataset.metainfo["classes"]), 1, D, "float32", cfg.to_dict()["model"],
-        hashlib.sha256((folder / "detector.pth").read_bytes()).hexdigest(), {"train": split},
-        str(folder / "detector.pth"),
-    )  # fmt: skip
-    begin_cache(folder / "features", description)
+    begin_features(folder, cfg, dataset, D, {"train": split})
     write_shard(folder / "features", "train", 0, images, "float32")
     rows, labels = (
         np.concatenate([getattr(image, name)[0] for image in images])
