@@ -126,14 +126,6 @@ def test_it_looks_at_all_candidates_where_few_boxes_are_kept(num_objects):
     assert_equal(results, nms_of_mmdet(case))
 
 
-def test_equal_scores_are_taken_in_order():
-    boxes = 20.0 * torch.arange(50)[:, None] + torch.tensor([0, 0, 10, 10])
-    case = random_case(50, 40, boxes)
-    case["multi_scores"].fill_(0.5)
-    dets, labels = multiclass_nms(**case)
-    assert (40 * dets[:, 0] / 20 + labels).tolist() == list(range(100))
-
-
 @pytest.mark.parametrize("shape", [(0, 4), (0, 12), (5, 4), (5, 12)])
 def test_without_candidates(shape):
     scores = torch.full((shape[0], 4), 0.01)

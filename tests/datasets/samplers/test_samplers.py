@@ -345,12 +345,6 @@ def test_no_annotations():
         CategoryAwareSampler(empty, seed=0)
 
 
-def test_a_threshold_of_one_and_above():
-    labels = [[0], [0], [1], [0]]
-    assert RepeatFactorSampler(Labelled(labels), 1.0, seed=0).repeat_factors[2] == 2
-    assert RepeatFactorSampler(Labelled(labels), 4.0, seed=0).repeat_factors[2] == 4
-
-
 @pytest.mark.parametrize(
     ("sampler", "options", "sentence"),
     [
