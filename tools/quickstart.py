@@ -71,7 +71,8 @@ def train_and_compare(args: argparse.Namespace) -> None:
 
     print("[4/5] classifiers on them", flush=True)
     options = {**options, "features": str(features)}
-    runs = sweep(read_entries(STUDY, options=options), work_dir / "classifiers", TrainingOptions())
+    training = TrainingOptions(keep_detections=True)
+    runs = sweep(read_entries(STUDY, options=options), work_dir / "classifiers", training)
     print("[5/5] results\n", flush=True)
     compare(runs, work_dir)
 
@@ -83,7 +84,7 @@ def sweep(entries: list, work_dir: Path, training) -> list:
 
     # On the CPU also where there is a GPU.
     machine = Machine(REPOSITORY / "tools", jobs=PROCESSES)
-    plan, finished = run_sweep(entries, work_dir, machine, training, keep_detections=True)
+    plan, finished = run_sweep(entries, work_dir, machine, training)
     if not finished:
         sys.exit(1)
     return plan.runs

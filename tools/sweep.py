@@ -86,7 +86,8 @@ def sweep(args: argparse.Namespace) -> None:
         return
     entries = read_entries(args.file, args.config or [], args.cfg_options, args.grid, args.seeds)
     work_dir = args.work_dir or Path("work_dirs") / Path(args.file or "sweep").stem
-    training = TrainingOptions(args.gpus, tuple(flag for flag in FLAGS if flag in args.flags))
+    flags = tuple(flag for flag in FLAGS if flag in args.flags)
+    training = TrainingOptions(args.gpus, flags, args.delete_checkpoints)
     if args.dry_run:
         plan = plan_runs(entries, work_dir, training)
         print(plan.describe())
@@ -105,7 +106,7 @@ def sweep(args: argparse.Namespace) -> None:
     else:
         threads = threads_per_process(args.jobs * args.gpus)
         machine = Machine(TOOLS, args.jobs, visible_devices(), threads)
-        _, finished = run_sweep(entries, work_dir, machine, training, args.delete_checkpoints)
+        _, finished = run_sweep(entries, work_dir, machine, training)
     sys.exit(0 if finished else 1)
 
 

@@ -91,8 +91,6 @@ def train_runs(
     runs: Sequence[SweepRun],
     machine: Machine,
     show: Callable[[Sequence[RunStatus], float], None],
-    delete_checkpoints: bool = False,
-    keep_detections: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[RunStatus]:
     """Train the runs that are not done, first stages first; return when all are done or failed.
@@ -102,10 +100,6 @@ def train_runs(
     Args:
         show (Callable): Shows all runs, twice a second, and the seconds until all end, NaN while
             unknown.
-        delete_checkpoints (bool): Delete those of runs that are done and that no run to be trained
-            starts from.
-        keep_detections (bool): Have the evaluation write result files to the work_dir of the run,
-            boxes as :data:`DETECTIONS_NAME`.
         should_stop (Callable[[], bool]): Whether to end; called twice a second.
 
     Raises:
@@ -115,7 +109,7 @@ def train_runs(
     most = max((run.training.gpus for run in runs), default=1)
     if machine.devices and most > len(machine.devices):
         raise UserError(f"--gpus is {most}, but {len(machine.devices)} are visible; give fewer.")
-    schedule = _Schedule(runs, machine, delete_checkpoints, keep_detections)
+    schedule = _Schedule(runs, machine)
     try:
         while not should_stop():
             schedule.advance()
@@ -130,17 +124,9 @@ def train_runs(
 
 
 class _Schedule:
-    def __init__(
-        self,
-        runs: Sequence[SweepRun],
-        machine: Machine,
-        delete_checkpoints: bool,
-        keep_detections: bool,
-    ) -> None:
+    def __init__(self, runs: Sequence[SweepRun], machine: Machine) -> None:
         self.runs = runs
         self.machine = machine
-        self.delete_checkpoints = delete_checkpoints
-        self.keep_detections = keep_detections
         self.ended = {run.name: RunStatus(run.name, "done") for run in runs if run.is_done}
         self.active: dict[int, _Training] = {}
         self._durations: list[float] = []
@@ -185,7 +171,7 @@ class _Schedule:
                 if self.ended[first.name].stage == "failed":
                     raise UserError(f"starts from {first.name}, which failed")
                 run.cfg.load_from = str(final_checkpoint(first.work_dir))
-            if self.keep_detections:
+            if run.training.keep_detections:
                 run.cfg.val_evaluator.outfile_prefix = str(run.work_dir / "val")
             write_run_files(run)
             training = _Training(run, self.machine, free[0])
@@ -193,11 +179,10 @@ class _Schedule:
             self.active[free[0]] = training
 
     def _delete_checkpoints(self) -> None:
-        if not self.delete_checkpoints:
-            return
         needed = {run.first_stage.name for run in self.runs if run.first_stage and not run.is_done}
         for run in self.runs:
-            if run.is_done and run.name not in needed:
+            unused = run.is_done and run.name not in needed
+            if unused and run.training.delete_checkpoints:
                 for path in run.work_dir.glob("*.pth"):
                     path.unlink(missing_ok=True)
 

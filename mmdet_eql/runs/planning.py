@@ -35,11 +35,21 @@ _LONGEST_NAME = 120
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """Options of ``train.py`` that all runs share: ``gpus`` is the number of processes of each
-    training; ``flags`` are of ``--amp``, ``--auto-scale-lr`` and ``--deterministic``."""
+    """Options that all runs share.
+
+    Args:
+        gpus (int): Number of processes of each training.
+        flags (tuple[str, ...]): Of ``--amp``, ``--auto-scale-lr`` and ``--deterministic``.
+        delete_checkpoints (bool): Delete those of runs that are done and that no run to be trained
+            starts from.
+        keep_detections (bool): Have the evaluation write result files to the work_dir of the run,
+            boxes as :data:`~mmdet_eql.runs.execution.DETECTIONS_NAME`.
+    """
 
     gpus: int = 1
     flags: tuple[str, ...] = ()
+    delete_checkpoints: bool = False
+    keep_detections: bool = False
 
 
 @dataclass(frozen=True, eq=False)

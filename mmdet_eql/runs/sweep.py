@@ -14,17 +14,9 @@ from mmdet_eql.utils.files import hold_folder
 
 
 def run_sweep(
-    entries: Sequence[Entry],
-    work_dir: Path,
-    machine: Machine,
-    training: TrainingOptions | None = None,
-    delete_checkpoints: bool = False,
-    keep_detections: bool = False,
+    entries: Sequence[Entry], work_dir: Path, machine: Machine, training: TrainingOptions
 ) -> tuple[Plan, bool]:
     """Plan the runs, report invalid entries, and train the others.
-
-    ``training`` is by default on one GPU or CPU process; ``delete_checkpoints`` and
-    ``keep_detections`` are as for :func:`~mmdet_eql.runs.execution.train_runs`.
 
     Returns:
         tuple[Plan, bool]: The runs, and whether all of the entries are done.
@@ -34,12 +26,10 @@ def run_sweep(
         KeyboardInterrupt: On Ctrl-C, SIGTERM or SIGHUP; the trainings have saved and ended.
     """
     with hold_folder(work_dir, "give another --work-dir"):
-        plan = plan_runs(entries, work_dir, training or TrainingOptions())
+        plan = plan_runs(entries, work_dir, training)
         print(plan.describe())
         with stop_requested() as should_stop, make_display() as display:
-            statuses = train_runs(
-                plan.runs, machine, display.show, delete_checkpoints, keep_detections, should_stop
-            )
+            statuses = train_runs(plan.runs, machine, display.show, should_stop)
     failed = [status for status in statuses if status.stage == "failed"]
     print(f"{len(statuses) - len(failed)} of {len(statuses)} runs are done in {work_dir}")
     for status in failed:

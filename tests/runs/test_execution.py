@@ -234,10 +234,10 @@ def test_a_second_stage_of_a_failed_first_is_not_trained(tools, plan):
 
 
 def test_checkpoints_are_deleted_once_nothing_needs_them(tools, plan):
-    first, failing = plan("first"), plan("failing", "fail")
-    runs = [first, plan("second", first_stage=first), failing]
-    display = Recorder()
-    train(runs, tools, display, jobs=1, delete_checkpoints=True)
+    options = dict(training=TrainingOptions(delete_checkpoints=True))
+    first, failing = plan("first", **options), plan("failing", "fail", **options)
+    runs = [first, plan("second", first_stage=first, **options), failing]
+    train(runs, tools, jobs=1)
     assert not list(first.work_dir.glob("*.pth"))
     assert not list(runs[1].work_dir.glob("*.pth"))
     assert list(failing.work_dir.glob("*.pth"))

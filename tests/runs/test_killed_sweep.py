@@ -15,6 +15,7 @@ import torch
 
 from mmdet_eql.engine.launch import build_runner, read_config
 from mmdet_eql.runs.execution import Machine
+from mmdet_eql.runs.planning import TrainingOptions
 from mmdet_eql.runs.records import load_record, make_record
 from mmdet_eql.runs.sweep import run_sweep
 from mmdet_eql.runs.sweep_file import read_entries
@@ -116,7 +117,7 @@ def same_sweep(command: list[str]) -> bool:
     """Run the sweep of a command line in this process."""
     _, script, file, _, work_dir, _, jobs = command
     machine = Machine(Path(script).parent, int(jobs))
-    return run_sweep(read_entries(file), Path(work_dir), machine)[1]
+    return run_sweep(read_entries(file), Path(work_dir), machine, TrainingOptions())[1]
 
 
 def check_against_unbroken(broken: Path, unbroken: Path) -> None:
