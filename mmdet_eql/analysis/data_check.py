@@ -1,8 +1,9 @@
 """All that can be wrong with a data set, images included, found in one pass over its files."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import cv2
 import numpy as np
 import pycocotools.mask as mask_utils
 from hotcoco import COCO
+from tqdm import tqdm
 
 from mmdet_eql.annotations import AnnotationColumns
 from mmdet_eql.annotations.data_report import DataReport, report_data, what_happens
@@ -49,25 +51,6 @@ class CheckFinding:
     places: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class ImageJob:
-    """An image to check.
-
-    Args:
-        path (str): Its file.
-        size (tuple[int, int]): Annotated height and width in pixels.
-        turns (bool): Whether the pipeline obeys EXIF data.
-        semantic_path (str, optional): Its semantic map.
-        num_semantic (int, optional): Labels of semantic maps.
-    """
-
-    path: str
-    size: tuple[int, int]
-    turns: bool = True
-    semantic_path: str | None = None
-    num_semantic: int | None = None
-
-
 class UncheckedDataset(LVISFormatDataset):
     """A dataset that does not look for its images."""
 
@@ -82,7 +65,6 @@ def check_data_set(
     num_semantic: int | None = None,
     turns: bool = True,
     num_workers: int | None = None,
-    progress: Callable[[Iterable], Iterable] = iter,
 ) -> tuple[DataReport | None, list[CheckFinding]]:
     """Check a data set: its annotation file, and each image and semantic map.
 
@@ -94,7 +76,6 @@ def check_data_set(
         num_semantic (int, optional): Labels of semantic maps.
         turns (bool): Whether the pipeline turns images as their EXIF data say.
         num_workers (int, optional): Processes. Defaults to one for each core.
-        progress (Callable): Wraps the results of all images, for a progress bar.
 
     Returns:
         tuple: The report of the annotation file, None if that cannot be read, and what was found.
@@ -132,28 +113,37 @@ def check_data_set(
     for annotation_id in _near_duplicates(columns):
         add("annotated twice: same class, IoU above 0.95", f"annotation {annotation_id}", False)
 
-    jobs = []
-    for image, size in enumerate(columns.image_size.tolist()):
-        path, semantic_path = dataset.files(image)
-        jobs.append(ImageJob(path, tuple(size), turns, semantic_path, num_semantic))
+    paths, semantic_paths = zip(*map(dataset.files, images.tolist()), strict=True)
+    sizes = map(tuple, columns.image_size.tolist())
+    check = partial(check_image, num_semantic=num_semantic, turns=turns)
     own: dict[bytes, str] = {}
     with process_pool(num_workers) as pool:
-        results = progress(pool.map(check_image, jobs, chunksize=_CHUNK))
-        for job, (digest, problems) in zip(jobs, results, strict=True):
+        results = pool.map(check, paths, sizes, semantic_paths, chunksize=_CHUNK)
+        # None: a log file gets no bar.
+        bar = tqdm(results, dataset.ann_file, len(paths), unit=" images", disable=None)
+        for path, (digest, problems) in zip(paths, bar, strict=True):
             for what, detail, stops in problems:
-                add(what, f"{job.path}: {detail}", stops)
+                add(what, f"{path}: {detail}", stops)
             if digest is None:
                 continue
             if digest in seen:
-                add("in two data sets", f"{job.path}: is the same file as {seen[digest]}")
-            elif own.setdefault(digest, job.path) != job.path:
-                add("one file under two names", f"{job.path}: is {own[digest]}", False)
+                add("in two data sets", f"{path}: is the same file as {seen[digest]}")
+            elif own.setdefault(digest, path) != path:
+                add("one file under two names", f"{path}: is {own[digest]}", False)
     seen |= own
     return report, [*findings.values()]
 
 
-def check_image(job: ImageJob) -> tuple[bytes | None, list[tuple[str, str, bool]]]:
-    """Check an image and its semantic map.
+def check_image(
+    path: str,
+    size: tuple[int, int],
+    semantic_path: str | None = None,
+    num_semantic: int | None = None,
+    turns: bool = True,
+) -> tuple[bytes | None, list[tuple[str, str, bool]]]:
+    """Check an image, whose annotated height and width are ``size``, and its semantic map.
+
+    The other arguments are those of :func:`check_data_set`.
 
     Returns:
         tuple: A hash of the image file, None if it cannot be read, and what was found: what it is,
@@ -161,7 +151,7 @@ def check_image(job: ImageJob) -> tuple[bytes | None, list[tuple[str, str, bool]
     """
     problems = []
     try:
-        content = Path(job.path).read_bytes()
+        content = Path(path).read_bytes()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
         return None, [("missing image", f"cannot be read ({reason})", True)]
@@ -171,13 +161,13 @@ def check_image(job: ImageJob) -> tuple[bytes | None, list[tuple[str, str, bool]
         problems.append(("damaged image", f"{len(content):,} bytes cannot be decoded whole", True))
     else:
         orientation = exif_orientation(content)
-        size = image.shape[:2]
-        if job.turns and orientation >= 5:
-            size = size[::-1]
-        if size != job.size:
+        own = image.shape[:2]
+        if turns and orientation >= 5:
+            own = own[::-1]
+        if own != size:
             detail = (
-                f"has {size[1]}x{size[0]} pixels, but its annotation says {job.size[1]}x"
-                f"{job.size[0]}; {size_hint(content, size, job.size)}"
+                f"has {own[1]}x{own[0]} pixels, but its annotation says {size[1]}x{size[0]}; "
+                f"{size_hint(content, own, size)}"
             )
             problems.append(("image of another size than annotated", detail, True))
         elif orientation > 1:
@@ -186,13 +176,14 @@ def check_image(job: ImageJob) -> tuple[bytes | None, list[tuple[str, str, bool]
         if image.dtype != np.uint8:
             detail = f"pixels are {image.dtype}, of which the highest 8 bits are read"
             problems.append(("image of more than 8 bits", detail, True))
-        if job.semantic_path is not None:
-            problems += _problems_of_map(job, size)
+        if semantic_path is not None:
+            problems += _problems_of_map(semantic_path, own, num_semantic)
     return hashlib.sha256(content).digest(), problems
 
 
-def _problems_of_map(job: ImageJob, size: Sequence[int]) -> list[tuple[str, str, bool]]:
-    path = job.semantic_path
+def _problems_of_map(
+    path: str, size: Sequence[int], num_semantic: int | None
+) -> list[tuple[str, str, bool]]:
     try:
         labels = _decode(Path(path).read_bytes())
     except (OSError, ValueError, cv2.error):
@@ -205,8 +196,8 @@ def _problems_of_map(job: ImageJob, size: Sequence[int]) -> list[tuple[str, str,
         detail = f"{path} has {labels.shape[1]}x{labels.shape[0]} pixels"
         return [("semantic map of another size than its image", detail, True)]
     largest = labels[labels != _NO_LABEL].max(initial=0)
-    if job.num_semantic is not None and largest >= job.num_semantic:
-        detail = f"{path} has the label {largest}, but the model {job.num_semantic} classes"
+    if num_semantic is not None and largest >= num_semantic:
+        detail = f"{path} has the label {largest}, but the model {num_semantic} classes"
         return [("semantic map with labels out of range", detail, True)]
     return []
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmdet_eql.analysis.data_check import ImageJob, check_image
+from mmdet_eql.analysis.data_check import check_image
 from tests.annotations.own_files import (
     HEIGHT,
     OBJECTS,
@@ -164,7 +164,7 @@ def test_semantic_maps(folder, labels, words):
     if labels is not None:
         cv2.imwrite(str(path), labels.astype(np.uint8))
     image = str(folder / "images" / "0.png")
-    _, problems = check_image(ImageJob(image, (HEIGHT, WIDTH), True, str(path), 5))
+    _, problems = check_image(image, (HEIGHT, WIDTH), str(path), num_semantic=5)
     assert [words in what for what, _, _ in problems] == ([True] if words else [])
 
 

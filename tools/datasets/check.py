@@ -10,7 +10,6 @@ finding to a JSON file, and exits with status 1 if a training would stop or sile
 import argparse
 import sys
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +86,6 @@ def summarize(findings: list[Any]) -> str:
 
 
 def check(args: argparse.Namespace) -> None:
-    from tqdm import tqdm
-
     from mmdet_eql.analysis.data_check import check_data_set
     from mmdet_eql.evaluation.lvis_results import write_json
 
@@ -96,10 +93,7 @@ def check(args: argparse.Namespace) -> None:
     results, stops = [], False
     for data_set in data_sets_of(args):
         ann_file = data_set["options"]["ann_file"]
-        bar = partial(tqdm, desc=ann_file, unit=" images", disable=None)
-        report, findings = check_data_set(
-            **data_set, seen=seen, num_workers=args.workers, progress=bar
-        )
+        report, findings = check_data_set(**data_set, seen=seen, num_workers=args.workers)
         print(report.text() if report else ann_file)
         if findings:
             print(summarize(findings))
