@@ -128,7 +128,7 @@ def signals_as_before():
 def minilvis(tmp_path_factory) -> Path:
     """A MiniLVIS of 12 categories, 60 training and 24 validation images of 96 pixels."""
     folder = tmp_path_factory.mktemp("data") / "minilvis"
-    make_minilvis(folder, TINY, num_workers=1, progress=False)
+    make_minilvis(folder, TINY, num_workers=1)
     return folder
 
 

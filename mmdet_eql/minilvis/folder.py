@@ -42,7 +42,6 @@ def make_minilvis(
     out_dir: str | os.PathLike,
     config: MiniLVISConfig | None = None,
     num_workers: int | None = None,
-    progress: bool = True,
     force: bool = False,
 ) -> None:
     """Render MiniLVIS into a folder, which appears complete or not at all.
@@ -54,7 +53,6 @@ def make_minilvis(
         config (MiniLVISConfig, optional): Options.
         num_workers (int, optional): Number of processes; the files do not depend on it. None
             takes one per available core, fewer for a small set.
-        progress (bool): Whether to show a progress bar, and say if there was nothing to do.
         force (bool): Replace a MiniLVIS folder, whatever its options. Folders that hold any other
             file are never replaced.
 
@@ -70,8 +68,7 @@ def make_minilvis(
     # A link to a folder on another disk is to stay a link.
     out = Path(os.path.realpath(out_dir))
     if _is_made(out, config, force):
-        if progress:
-            print(f"{out}: already made with these options.")
+        print(f"{out}: already made with these options.")
         return
     dataset = plan_dataset(config)
     try:
@@ -80,7 +77,7 @@ def make_minilvis(
             prefix=f".{out.name}.", dir=out.parent, ignore_cleanup_errors=True
         ) as temporary:
             new, old = Path(temporary, "new"), Path(temporary, "old")
-            _write_files(new, dataset, config, num_workers, progress)
+            _write_files(new, dataset, config, num_workers)
             # Another process may have filled the folder while this one was drawn.
             if _is_made(out, config, force):
                 return
@@ -187,11 +184,7 @@ def _expected_files(config: MiniLVISConfig) -> set[str]:
 
 
 def _write_files(
-    folder: Path,
-    dataset: DatasetPlan,
-    config: MiniLVISConfig,
-    num_workers: int | None,
-    progress: bool,
+    folder: Path, dataset: DatasetPlan, config: MiniLVISConfig, num_workers: int | None
 ) -> None:
     for name in ("annotations", *SPLITS, *(f"semantic/{split}" for split in SPLITS)):
         (folder / name).mkdir(parents=True)
@@ -202,16 +195,11 @@ def _write_files(
     draw = partial(_write_image, folder=folder, categories=dataset.categories, config=config)
     annotations = {split: [] for split in SPLITS}
     # Closed at once when interrupted: no worker may write on while the folder is removed.
-    with (
-        contextlib.closing(_run(draw, plans, num_workers)) as results,
+    with contextlib.closing(_run(draw, plans, num_workers)) as results:
         # None: a log file gets no bar.
-        tqdm(
-            total=len(plans), desc="MiniLVIS", unit="image", disable=None if progress else True
-        ) as bar,
-    ):
-        for plan, records in zip(plans, results, strict=True):
+        bar = tqdm(results, "MiniLVIS", len(plans), unit="image", disable=None)
+        for plan, records in zip(plans, bar, strict=True):
             annotations[plan.split] += records
-            bar.update()
 
     for split in SPLITS:
         content = annotation_file(dataset, split, annotations[split], config)

@@ -87,7 +87,7 @@ def default_plan():
 @pytest.fixture
 def made(tmp_path):
     out = tmp_path / "set"
-    make_minilvis(out, TINIEST, num_workers=1, progress=False)
+    make_minilvis(out, TINIEST, num_workers=1)
     return out
 
 
@@ -562,13 +562,13 @@ def test_parts_of_a_name_are_seen_in_the_picture(part):
 
 
 def test_same_bytes_whatever_the_number_of_workers(minilvis, tmp_path):
-    make_minilvis(tmp_path / "two", TINY, num_workers=2, progress=False)
+    make_minilvis(tmp_path / "two", TINY, num_workers=2)
     assert files(tmp_path / "two") == files(minilvis)
 
 
 def test_another_seed_gives_other_images(made, tmp_path):
     other = dataclasses.replace(TINIEST, seed=1)
-    make_minilvis(tmp_path / "other", other, num_workers=1, progress=False)
+    make_minilvis(tmp_path / "other", other, num_workers=1)
     first, second = files(made), files(tmp_path / "other")
     assert first.keys() == second.keys()
     assert all(first[name] != second[name] for name in first)
@@ -585,7 +585,7 @@ def test_train_and_val_show_different_pictures(minilvis):
 
 def test_a_finished_set_is_left_alone(made, capsys):
     before = {path: path.stat().st_mtime_ns for path in made.rglob("*")}
-    make_minilvis(made, TINIEST, progress=True)
+    make_minilvis(made, TINIEST)
     assert "already made" in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in made.rglob("*")}
 
@@ -594,9 +594,9 @@ def test_another_set_is_replaced_only_by_force(made):
     other = dataclasses.replace(TINIEST, label_rate=0.5)
     before = files(made)
     with pytest.raises(UserError, match=r"label_rate=0.4 instead of 0.5.*--force"):
-        make_minilvis(made, other, progress=False)
+        make_minilvis(made, other)
     assert files(made) == before
-    make_minilvis(made, other, progress=False, force=True)
+    make_minilvis(made, other, force=True)
     assert json.loads((made / "minilvis.json").read_text())["config"]["label_rate"] == 0.5
     assert [path.name for path in made.parent.iterdir()] == ["set"]
 
@@ -604,7 +604,7 @@ def test_another_set_is_replaced_only_by_force(made):
 def test_force_makes_a_damaged_set_again(made):
     before = files(made)
     (made / "val" / "000000000021.jpg").write_bytes(b"")
-    make_minilvis(made, TINIEST, progress=False, force=True)
+    make_minilvis(made, TINIEST, force=True)
     assert files(made) == before
 
 
@@ -613,17 +613,17 @@ def test_foreign_folders_are_never_replaced(tmp_path, force):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match="holds files, but no MiniLVIS set"):
-        make_minilvis(tmp_path / "set", TINIEST, progress=False, force=force)
+        make_minilvis(tmp_path / "set", TINIEST, force=force)
     with pytest.raises(UserError, match="is a file"):
-        make_minilvis(tmp_path / "set" / "thesis.tex", TINIEST, progress=False, force=force)
+        make_minilvis(tmp_path / "set" / "thesis.tex", TINIEST, force=force)
     assert files(tmp_path) == {"set/thesis.tex": b"years of work"}
 
 
 def test_foreign_files_in_a_set_are_kept(made):
     (made / "train" / "notes.txt").write_text("mine")
-    make_minilvis(made, TINIEST, progress=False)
+    make_minilvis(made, TINIEST)
     with pytest.raises(UserError, match=r"notes\.txt: is no part of the MiniLVIS set"):
-        make_minilvis(made, dataclasses.replace(TINIEST, seed=1), progress=False, force=True)
+        make_minilvis(made, dataclasses.replace(TINIEST, seed=1), force=True)
     assert (made / "train" / "notes.txt").read_text() == "mine"
 
 
@@ -631,7 +631,7 @@ def test_a_cache_of_annotations_is_no_foreign_file(made):
     before = files(made, caches=True)
     read_annotations(str(made / "annotations" / "minilvis_val.json"))
     assert files(made, caches=True) != before
-    make_minilvis(made, TINIEST, progress=False, force=True)
+    make_minilvis(made, TINIEST, force=True)
     assert files(made, caches=True) == before
 
 
@@ -640,8 +640,8 @@ def test_a_set_that_lost_a_file_is_not_called_finished(made):
     content = lost.read_bytes()
     lost.unlink()
     with pytest.raises(UserError, match=r"000000000007\.jpg: is missing.*1 file.*--force"):
-        make_minilvis(made, TINIEST, progress=False)
-    make_minilvis(made, TINIEST, progress=False, force=True)
+        make_minilvis(made, TINIEST)
+    make_minilvis(made, TINIEST, force=True)
     assert lost.read_bytes() == content
 
 
@@ -652,7 +652,7 @@ def test_a_set_that_lost_a_file_is_not_called_finished(made):
 def test_a_damaged_marker_is_no_licence_to_replace(made, marker):
     (made / "minilvis.json").write_text(marker)
     with pytest.raises(UserError, match="missing or damaged"):
-        make_minilvis(made, TINIEST, progress=False, force=True)
+        make_minilvis(made, TINIEST, force=True)
     with pytest.raises(UserError, match="holds no MiniLVIS set"):
         read_minilvis(made)
 
@@ -662,7 +662,7 @@ def test_options_of_another_version_are_refused(made):
     marker["config"]["flavour"] = 3
     (made / "minilvis.json").write_text(json.dumps(marker))
     with pytest.raises(UserError, match="options that this version does not know"):
-        make_minilvis(made, TINIEST, progress=False, force=True)
+        make_minilvis(made, TINIEST, force=True)
 
 
 def test_an_earlier_format_is_not_taken_for_this_one(made):
@@ -670,18 +670,19 @@ def test_an_earlier_format_is_not_taken_for_this_one(made):
     marker["format_version"] = 0
     (made / "minilvis.json").write_text(json.dumps(marker))
     with pytest.raises(UserError, match="format version 0"):
-        make_minilvis(made, TINIEST, progress=False)
+        make_minilvis(made, TINIEST)
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_an_interrupt_leaves_nothing_behind(tmp_path, monkeypatch, num_workers):
     class InterruptedBar(folder.tqdm):
-        def update(self, n=1):
+        def __iter__(self):
+            yield next(self.iterable)
             raise KeyboardInterrupt
 
     monkeypatch.setattr(folder, "tqdm", InterruptedBar)
     with pytest.raises(KeyboardInterrupt):
-        make_minilvis(tmp_path / "a" / "set", TINY, num_workers=num_workers, progress=False)
+        make_minilvis(tmp_path / "a" / "set", TINY, num_workers=num_workers)
     assert list((tmp_path / "a").iterdir()) == []
 
 
@@ -693,7 +694,7 @@ def test_an_interrupt_keeps_the_set_that_was_to_be_replaced(made, monkeypatch):
 
     monkeypatch.setattr(folder, "annotation_file", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        make_minilvis(made, dataclasses.replace(TINIEST, seed=1), progress=False, force=True)
+        make_minilvis(made, dataclasses.replace(TINIEST, seed=1), force=True)
     assert files(made) == before
     assert [path.name for path in made.parent.iterdir()] == ["set"]
 
@@ -704,14 +705,14 @@ def test_a_full_disk_is_told_and_leaves_nothing_behind(tmp_path, monkeypatch):
 
     monkeypatch.setattr(folder, "annotation_file", full)
     with pytest.raises(UserError, match="No space left on device"):
-        make_minilvis(tmp_path / "set", TINIEST, num_workers=1, progress=False)
+        make_minilvis(tmp_path / "set", TINIEST, num_workers=1)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_link_stays_a_link(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "data").symlink_to(tmp_path / "disk")
-    make_minilvis(tmp_path / "data", TINIEST, num_workers=1, progress=False)
+    make_minilvis(tmp_path / "data", TINIEST, num_workers=1)
     assert (tmp_path / "data").is_symlink()
     assert (tmp_path / "disk" / "minilvis.json").is_file()
 
@@ -719,7 +720,7 @@ def test_a_link_stays_a_link(tmp_path):
 def test_the_folder_is_as_open_as_the_umask_says(tmp_path):
     old = os.umask(0o027)
     try:
-        make_minilvis(tmp_path / "set", TINIEST, num_workers=1, progress=False)
+        make_minilvis(tmp_path / "set", TINIEST, num_workers=1)
     finally:
         os.umask(old)
     assert stat.S_IMODE((tmp_path / "set").stat().st_mode) == 0o750
@@ -763,7 +764,7 @@ def test_bad_options_are_refused(options, message):
 )
 def test_options_that_contradict_one_another_are_refused(tmp_path, options, message):
     with pytest.raises(UserError, match=message):
-        make_minilvis(tmp_path / "set", MiniLVISConfig(**options), progress=False)
+        make_minilvis(tmp_path / "set", MiniLVISConfig(**options))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -164,7 +164,7 @@ def main() -> None:
         raise UserError(f"{args.work_dir}: exists already; name a new folder.")
     args.work_dir = args.work_dir.resolve()
     args.work_dir.mkdir(parents=True)
-    make_minilvis(args.work_dir / "minilvis", DATA, num_workers=1, progress=False)
+    make_minilvis(args.work_dir / "minilvis", DATA, num_workers=1)
     seconds = run_unbroken(args)
     if not args.kills:
         return
