@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from importlib.util import find_spec
 
+import msgspec
 import numpy as np
 import pycocotools.mask as mask_utils
 from loading import HEIGHT, WIDTH, draw_boxes, outline, write_annotations
@@ -28,6 +29,8 @@ from side_by_side import (
     reported_by,
 )
 
+#: The modules of the rivals.
+RIVALS = {"hotcoco": "hotcoco", "lvis-api": "lvis"}
 NUM_DETECTIONS = 300
 #: Where growth is measured: at these sizes, of which one is changed.
 GROWTH_BASE = {"images": 200, "detections": 100, "categories": LVIS_CATEGORIES}
@@ -57,7 +60,7 @@ def compare_evaluators(
 ) -> list[Comparison]:
     """Compare those that are installed, at numbers of images, detections and categories."""
     num_images, num_detections, num_categories = counts
-    names = [name for name in EVALUATORS if name != "lvis-api" or find_spec("lvis")]
+    names = ["ours", *(name for name, module in RIVALS.items() if find_spec(module))]
     with tempfile.TemporaryDirectory() as folder:
         files = make_files(folder, num_images, iou_type, num_detections, num_categories)
         return compare_runs(
@@ -77,15 +80,14 @@ def evaluate(*arguments: str) -> Run:
     return Run(**reported_by([sys.executable, __file__, *arguments]))
 
 
-def load_ours() -> Callable:
-    from mmdet_eql.evaluation import compare_files
+def load(name: str) -> Callable:
+    """Import an evaluator, which takes the type of IoU, an annotation file and a result file."""
+    if name == "ours":
+        from mmdet_eql.evaluation import compare_files
 
-    return lambda iou_type, ann_file, path: compare_files(ann_file, [path], iou_type)
-
-
-def load_peer(name: str) -> Callable:
+        return lambda iou_type, ann_file, path: compare_files(ann_file, [path], iou_type)
     np.float = float  # lvis 0.5.3 uses it; NumPy 1.24 removed it
-    peer = importlib.import_module(name)
+    peer = importlib.import_module(RIVALS[name])
 
     def run(iou_type: str, ann_file: str, results_file: str) -> None:
         truth = peer.LVIS(ann_file)
@@ -94,27 +96,19 @@ def load_peer(name: str) -> Callable:
     return run
 
 
-EVALUATORS = {
-    "ours": load_ours,
-    "hotcoco": lambda: load_peer("hotcoco"),
-    "lvis-api": lambda: load_peer("lvis"),
-}
-
-
 def make_files(
     folder: str, num_images: int, iou_type: str, num_detections: int, num_categories: int
 ) -> list[str]:
     """Write an annotation file and a result file; return their paths."""
+    from mmdet_eql.annotations import read_annotations
+
     files = [os.path.join(folder, name) for name in ("annotations.json", "results.json")]
     write_annotations(files[0], num_images, num_categories, per_image=12, masks=True)
-    with open(files[0]) as file:
-        data = json.load(file)
-    objects = {image["id"]: [] for image in data["images"]}
-    for one in data["annotations"]:
-        objects[one["image_id"]].append((one["category_id"], one["bbox"]))
+    columns = read_annotations(files[0], cache=False)
     rng, results = np.random.default_rng(0), []
-    for image_id, of_image in objects.items():
-        labels, boxes = map(np.array, zip(*of_image, strict=True))
+    for image, image_id in enumerate(columns.image_id.tolist()):
+        here = columns.annotations(image)
+        labels, boxes = columns.category_id[columns.category[here]], columns.box[here]
         near = rng.integers(len(boxes), size=int(0.4 * num_detections))
         noise = rng.normal(0, 0.15, (len(near), 4)) * np.tile(boxes[near, 2:], 2)
         rest = num_detections - len(near)
@@ -131,13 +125,13 @@ def make_files(
                 rle = mask_utils.merge(mask_utils.frPyObjects([polygon], HEIGHT, WIDTH))
                 record["segmentation"] = {**rle, "counts": rle["counts"].decode()}
             results.append(record)
-    with open(files[1], "w") as file:
-        json.dump(results, file)
+    with open(files[1], "wb") as file:
+        file.write(msgspec.json.encode(results))
     return files
 
 
 if __name__ == "__main__":
     os.environ["MMDET_EQL_CACHE"] = "off"
     name, *arguments = sys.argv[1:]
-    run = EVALUATORS[name]()
+    run = load(name)
     print(json.dumps(measured(lambda: run(*arguments))[1]))

@@ -229,16 +229,13 @@ def peak_memory(work: Workload) -> float:
     if DEVICE != "cpu":
         return _peak_memory_of_gpu(work)
     context = multiprocessing.get_context("fork")
-    reader, writer = context.Pipe(duplex=False)
-    child = context.Process(target=lambda: writer.send(_peak_memory_here(work)))
+    peak = context.Value("d")
+    child = context.Process(target=lambda: setattr(peak, "value", _peak_memory_here(work)))
     child.start()
-    writer.close()
-    try:
-        return reader.recv()
-    except EOFError:
-        raise RuntimeError("a workload failed while its memory was measured; see above") from None
-    finally:
-        child.join()
+    child.join()
+    if child.exitcode:
+        raise RuntimeError("a workload failed while its memory was measured; see above")
+    return peak.value
 
 
 def _peak_memory_here(work: Workload) -> float:
@@ -333,9 +330,6 @@ def multiplications(work: Workload) -> float:
 
 # --- the table ------------------------------------------------------------------------------------
 
-_TIMES = ("ours", "rival's", "ratio", "processor", "limit, reached")
-_HEADER = ("part", "rival", *_TIMES, "memory", "target", "met")
-
 
 def table(comparisons: Sequence[Comparison], rates: Limit) -> str:
     """Return comparisons as a Markdown table, a row each, without final newline.
@@ -346,23 +340,25 @@ def table(comparisons: Sequence[Comparison], rates: Limit) -> str:
     # Imports mmdet, which some workloads do not.
     from mmdet_eql.utils.markdown import markdown_table
 
-    return markdown_table([_HEADER, *(_cells(comparison, rates) for comparison in comparisons)])
+    rows = [_cells(comparison, rates) for comparison in comparisons]
+    return markdown_table([list(rows[0]), *(list(row.values()) for row in rows)])
 
 
-def _cells(comparison: Comparison, rates: Limit) -> tuple[str, ...]:
-    limit = comparison.limit.seconds(rates)
+def _cells(comparison: Comparison, rates: Limit) -> dict[str, str]:
+    limit, times = comparison.limit.seconds(rates), comparison.medians("wall")
     memory = [f"{m:,.0f} MiB" for m in comparison.medians("memory").values() if m is not None]
-    return (
-        f"{comparison.part}, {comparison.description}",
-        comparison.rival,
-        *map(_duration, comparison.medians("wall").values()),
-        _range(comparison.ratio("wall")),
-        _range(comparison.ratio("cpu")),
-        f"{_duration(limit)}, {comparison.reached(rates):.2g}" if limit else "-",
-        " : ".join(memory) or "-",
-        "" if comparison.target is None else f">= {comparison.target:.3g}x",
-        {True: "yes", False: "no", None: ""}[comparison.met()],
-    )
+    return {
+        "part": f"{comparison.part}, {comparison.description}",
+        "rival": comparison.rival,
+        "ours": _duration(times["ours"]),
+        "rival's": _duration(times["rival"]),
+        "ratio": _range(comparison.ratio("wall")),
+        "processor": _range(comparison.ratio("cpu")),
+        "limit, reached": f"{_duration(limit)}, {comparison.reached(rates):.2g}" if limit else "-",
+        "memory": " : ".join(memory) or "-",
+        "target": "" if comparison.target is None else f">= {comparison.target:.3g}x",
+        "met": {True: "yes", False: "no", None: ""}[comparison.met()],
+    }
 
 
 def _range(ratio: dict[str, float]) -> str:
