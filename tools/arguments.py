@@ -22,6 +22,14 @@ def tool_parser(description: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=description, formatter_class=layout)
 
 
+def positive(text: str) -> int:
+    """The type of an option that is a whole number from 1 on."""
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
 def add_cfg_options(
     parser: argparse.ArgumentParser,
     text: str = 'override keys of the config, with dots for nested keys; lists as KEY="[A,B]"',

@@ -2,7 +2,7 @@
 
 import argparse
 
-from arguments import add_common_arguments, run_tool
+from arguments import add_common_arguments, positive, run_tool
 
 
 def parse_args() -> argparse.Namespace:
@@ -11,7 +11,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("checkpoint", help="checkpoint file of the detector")
     parser.add_argument("--out", required=True, help="folder for the features")
     parser.add_argument(
-        "--rois", type=int, help="RoIs to sample in a training image (default: as in the config)"
+        "--rois", type=positive, help="RoIs of a training image (default: as in the config)"
     )
     parser.add_argument(
         "--flips", action="store_true", help="cache the training images mirrored, too"
@@ -27,13 +27,10 @@ def cache(args: argparse.Namespace) -> None:
     from mmdet_eql.decoupled.feature_extraction import cache_features
     from mmdet_eql.engine import launch
     from mmdet_eql.engine.config_check import check_config
-    from mmdet_eql.utils.errors import UserError
 
     if args.work_dir is None:
         args.work_dir = osp.join(args.out, "logs")
     cfg = launch.load_config(args)
-    if args.rois is not None and args.rois < 1:
-        raise UserError(f"--rois {args.rois}: must be at least 1.")
     cfg.resume = False
     check_config(cfg)
     cache_features(cfg, args.out, args.dtype, args.rois, args.flips)

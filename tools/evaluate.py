@@ -14,20 +14,13 @@ from pathlib import Path
 os.environ["MMDET_EQL_REGISTER"] = "off"
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from arguments import positive, tool_parser
+
 from mmdet_eql.utils.errors import exit_on_user_error, print_warnings_as_sentences
 
 
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number
-
-
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__)
     parser.add_argument("ground_truth", help="annotation file in LVIS or COCO format (.json, .gz)")
     parser.add_argument(
         "results",

@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-from arguments import add_cfg_options, run_tool, tool_parser
+from arguments import add_cfg_options, positive, run_tool, tool_parser
 
 TOOLS = Path(__file__).resolve().parent
 FLAGS = {
@@ -36,9 +36,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--seeds", metavar="SEED,SEED", help="in place of those of the file")
     add_cfg_options(parser, "the same in all runs")
     parser.add_argument("--work-dir", type=Path, help="default: work_dirs/ and the file's name")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at once (default: 1)")
+    parser.add_argument("--jobs", type=positive, default=1, help="runs at once (default: 1)")
     parser.add_argument(
-        "--gpus", type=int, default=1, help="GPUs, or CPU processes, of each run (default: 1)"
+        "--gpus", type=positive, default=1, help="GPUs, or CPU processes, of each run (default: 1)"
     )
     for flag, text in FLAGS.items():
         parser.add_argument(
@@ -49,16 +49,12 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--dry-run", action="store_true", help="show what would run, and end")
     parser.add_argument("--slurm", metavar="PARTITION", help="write job scripts instead")
-    parser.add_argument("--cpus-per-task", type=int, default=5, help="for --slurm (default: 5)")
-    parser.add_argument("--gpus-per-node", type=int, default=8, help="for --slurm (default: 8)")
+    parser.add_argument("--cpus-per-task", type=positive, default=5, help="for --slurm; default: 5")
+    parser.add_argument("--gpus-per-node", type=positive, default=8, help="for --slurm; default: 8")
     parser.add_argument(
         "--record", type=Path, metavar="WORK_DIR", help="write the result.json of a run, and end"
     )
     args = parser.parse_args()
-    for option in ("jobs", "gpus", "cpus_per_task", "gpus_per_node"):
-        if getattr(args, option) < 1:
-            name = option.replace("_", "-")
-            parser.error(f"--{name} is {getattr(args, option)}; give a number from 1 on.")
     if args.record is None and (args.file is None) == (args.config is None):
         parser.error("give either a sweep file or --config; see --help.")
     return args
