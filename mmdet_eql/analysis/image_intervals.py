@@ -33,32 +33,22 @@ def gain_table(
     Raises:
         UserError: If a file cannot be used.
     """
-    truth = read_ground_truth(ann_file)
-    values = {
-        name: [_metric_and_draws(truth, str(path), number) for path in paths]
-        for name, paths in result_files.items()
-    }
-    baseline = next(iter(values))
-    metrics = list(values[baseline][0])
-    means = {
-        name: {metric: np.mean([run[metric] for run in runs], axis=0) for metric in metrics}
-        for name, runs in values.items()
-    }
-    rows = []
-    for name, of_group in means.items():
-        gains = {metric: of_group[metric] - means[baseline][metric] for metric in metrics}
+    truth, means = read_ground_truth(ann_file), {}
+    for name, paths in result_files.items():
+        runs = [_metric_and_draws(truth, str(path), number) for path in paths]
+        means[name] = {metric: np.mean([run[metric] for run in runs], axis=0) for metric in runs[0]}
+    baseline, *others = means
+    rows = [[f"box AP minus {baseline}, over images", *means[baseline]]]
+    for name in others:
+        gains = {metric: of - means[baseline][metric] for metric, of in means[name].items()}
         ends = intervals(
             {metric: gain[1:] for metric, gain in gains.items()},
             {metric: float(gain[0]) for metric, gain in gains.items()},
         )
-        rows.append([name, *(_cell(gains[metric][0], ends[metric]) for metric in metrics)])
-    heading = [f"box AP minus {baseline}, over images", *metrics]
-    return "\n\n".join(
-        [
-            markdown_table([heading, *rows[1:]]),
-            f"Differences in points of the means over the runs, [95% interval] over {number:,} "
-            f"draws of the {len(truth.image_ids):,} validation images.",
-        ]
+        rows.append([name, *(_cell(gain[0], ends[metric]) for metric, gain in gains.items())])
+    return (
+        f"{markdown_table(rows)}\n\nDifferences in points of the means over the runs, "
+        f"[95% interval] over {number:,} draws of the {len(truth.image_ids):,} validation images."
     )
 
 
