@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
+from mmdet_eql.heads.roi_head import stages_of as stages
 from tests.conftest import TINY
 
 _WIDTHS = ("in_channels", "out_channels", "feat_channels", "conv_out_channels", "fc_out_channels")
@@ -92,11 +93,6 @@ def shrink_model(model: ConfigDict) -> None:
         stage.sampler.num = 32 if "neck" in model else 16
     model.test_cfg.rpn.update(nms_pre=200, max_per_img=50)
     model.test_cfg.rcnn.update(score_thr=1e-3, max_per_img=30)
-
-
-def stages(part) -> list:
-    """The stages of a head or of its training config; one for a detector without stages."""
-    return part if isinstance(part, list) else [part]
 
 
 def _narrow(part: ConfigDict | list) -> None:

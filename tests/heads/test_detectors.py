@@ -12,6 +12,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 
 from mmdet_eql.engine import ClassFrequencyHook
+from mmdet_eql.heads.roi_head import stages_of as stages
 from mmdet_eql.losses import connect_losses
 from tests.config_checks import read
 from tests.conftest import CONFIGS, TINY
@@ -34,11 +35,6 @@ METHODS = {
 
 every_detector = pytest.mark.parametrize("detector", DETECTORS)
 every_method = pytest.mark.parametrize("method", METHODS)
-
-
-def stages(part) -> list:
-    """The stages of a head or a training config, one for a detector without stages."""
-    return list(part) if isinstance(part, (list, torch.nn.ModuleList)) else [part]
 
 
 def make_config(detector: str, method: str, data_root, **head) -> Config:
