@@ -163,13 +163,18 @@ def write_annotations(
             ids = {"id": len(annotations) + 1, "image_id": number, "category_id": label}
             annotations.append(ids | shapes[rng.integers(NUM_OBJECTS)])
     content = {"categories": categories, "images": images, "annotations": annotations}
-    with open(path, "wb") as file:
-        file.write(msgspec.json.encode(content))
+    write_json(path, content)
     with open(os.path.join(folder, "names.txt"), "w") as file:
         file.write("\n".join(category["name"] for category in categories))
     os.makedirs(os.path.join(folder, "train2017"), exist_ok=True)
     open(os.path.join(folder, "train2017", f"{1:012}.jpg"), "w").close()
     return len(annotations)
+
+
+def write_json(path: str, content: object) -> None:
+    """Write a file with the spaces that :mod:`json` writes, in less time."""
+    with open(path, "wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(content), indent=0))
 
 
 def draw_boxes(rng: np.random.Generator, number: int) -> np.ndarray:

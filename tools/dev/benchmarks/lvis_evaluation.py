@@ -15,10 +15,9 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from importlib.util import find_spec
 
-import msgspec
 import numpy as np
 import pycocotools.mask as mask_utils
-from loading import HEIGHT, WIDTH, draw_boxes, outline, write_annotations
+from loading import HEIGHT, WIDTH, draw_boxes, outline, write_annotations, write_json
 from side_by_side import (
     LVIS_CATEGORIES,
     Comparison,
@@ -125,8 +124,7 @@ def make_files(
                 rle = mask_utils.merge(mask_utils.frPyObjects([polygon], HEIGHT, WIDTH))
                 record["segmentation"] = {**rle, "counts": rle["counts"].decode()}
             results.append(record)
-    with open(files[1], "wb") as file:
-        file.write(msgspec.json.encode(results))
+    write_json(files[1], results)
     return files
 
 
