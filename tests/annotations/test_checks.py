@@ -110,3 +110,10 @@ def test_a_bad_file_is_one_sentence(tmp_path, content, words):
     assert "\n" not in sentence
     for word in words:
         assert word in sentence
+
+
+def test_a_missing_file_and_a_folder(tmp_path):
+    with pytest.raises(UserError, match="no such annotation file"):
+        load_lvis_json(str(tmp_path / "nothing.json"))
+    with pytest.raises(UserError, match="is a folder"):
+        load_lvis_json(str(tmp_path))

@@ -1,5 +1,6 @@
 """What is handed to pycocotools, and what would end the interpreter."""
 
+import copy
 import json
 
 import numpy as np
@@ -14,6 +15,8 @@ from mmdet_eql.annotations.segmentation import (
     segmentation_problem,
     segmentation_states,
 )
+from mmdet_eql.utils.errors import UserError
+from tests.conftest import build_dataset
 
 MASK = np.zeros((6, 8), dtype=np.uint8, order="F")
 MASK[1:4, 2:5] = 1
@@ -54,6 +57,22 @@ def test_sound_segmentations(segmentation):
 )
 def test_what_is_none(segmentation, words):
     assert words in segmentation_problem(segmentation, 6, 8)
+
+
+def test_the_dataset_names_the_image(minilvis, train_annotations, tmp_path):
+    data = copy.deepcopy(train_annotations)
+    image_id = data["images"][0]["id"]
+    mine = next(one for one in data["annotations"] if one["image_id"] == image_id)
+    for segmentation in (None, [[1, 2]]):
+        mine["segmentation"] = segmentation
+        (tmp_path / "train.json").write_text(json.dumps(data))
+        ann_file = str(tmp_path / "train.json")
+        for pipeline in ([], [dict(type="mmdet.LoadAnnotations", with_bbox=True)]):
+            dataset = build_dataset(minilvis, ann_file=ann_file, pipeline=pipeline)
+            assert dataset[0]["img_id"] == image_id
+        pipeline[0]["with_mask"] = True
+        with pytest.raises(UserError, match=f"image {image_id} has an annot.*; 1 in all"):
+            build_dataset(minilvis, ann_file=ann_file, pipeline=pipeline)
 
 
 def test_states():

@@ -175,6 +175,22 @@ def test_an_unknown_class_is_named(minilvis):
         build(minilvis, metainfo=dict(classes=("unicorn",)))
 
 
+def test_files_named_without_a_url(edited):
+    def edit(data):
+        for image in data["images"]:
+            image["file_name"] = "train/" + image.pop("coco_url").rpartition("/")[2]
+
+    folder = edited(edit)
+    info = build(folder).get_data_info(0)
+    assert info["img_path"].startswith(str(folder / "train"))
+
+
+def test_a_path_out_of_the_image_folder_is_refused(edited):
+    folder = edited(lambda data: data["images"][3].update(coco_url="", file_name="../../secret"))
+    with pytest.raises(UserError, match=r"'../../secret', outside the image folder"):
+        build(folder)
+
+
 def test_two_categories_of_one_name_are_refused(edited):
     def edit(data):
         data["categories"][1]["name"] = data["categories"][0]["name"]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mmdet_eql.evaluation import (
+    LVISDetections,
     evaluate_detections,
     read_ground_truth,
     read_results,
@@ -286,6 +287,38 @@ def test_selected_categories_are_all_that_counts(tmp_path):
     ours = evaluate_detections(truth, read_results(files[1], truth, "bbox"), "bbox")
     assert_agrees(ours, judge(*files, "bbox"))
     assert ours.category_ids.tolist() == chosen
+
+
+def test_merged_categories_give_class_agnostic_recall(tmp_path):
+    data, results = make_federated_set(6)
+    ann_file, results_file = save(tmp_path, data, results)
+    truth = read_ground_truth(ann_file)
+    detections = read_results(results_file, truth, "bbox")
+    objects = LVISDetections(
+        detections.image, np.zeros_like(detections.category), detections.score, detections.boxes
+    )
+    ours = evaluate_detections(truth.merge_categories(), objects, "bbox", max_detections=50)
+
+    data["categories"] = [{"id": 1, "name": "object", "frequency": "f"}]
+    for record in data["annotations"] + results:
+        record["category_id"] = 1
+    for image in data["images"]:
+        image["neg_category_ids"] = [1]
+        image["not_exhaustive_category_ids"] = []
+    theirs = judge(*save(tmp_path, data, results), "bbox", max_dets=50)
+    for item in ("AR@50", "ARs@50", "ARm@50", "ARl@50"):
+        assert ours.metrics()[item] == pytest.approx(theirs.results[item], rel=0, abs=1e-9)
+
+
+def test_files_without_frequencies_have_no_figures_by_frequency(tmp_path):
+    data, results = make_federated_set(0)
+    for category in data["categories"]:
+        del category["frequency"]
+    evaluation = evaluate_files(*save(tmp_path, data, results))
+    figures = evaluation.metrics()
+    assert not {"APr", "APc", "APf"} & set(figures)
+    assert evaluation.recall_by_frequency() == {}
+    assert "AP" in figures
 
 
 @pytest.mark.parametrize("frequency", [None, "x"])
