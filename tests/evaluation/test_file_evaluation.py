@@ -398,7 +398,7 @@ def test_masks_in_another_order(masks, tmp_path):
 # --- the command ----------------------------------------------------------------------------------
 
 BLOCKED = """
-import runpy, sys
+import os, runpy, sys
 class Blocker:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in ("torch", "mmdet", "mmcv", "mmengine"):
@@ -406,6 +406,7 @@ class Blocker:
 sys.meta_path.insert(0, Blocker())
 import mmdet_eql.evaluation  # as a library, too
 sys.argv = sys.argv[1:]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))  # as Python does with a script
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
