@@ -1,7 +1,5 @@
 """Gradient-driven softmax EQL against its equation and a naive simulation of its sums."""
 
-import copy
-
 import numpy as np
 import pytest
 import torch
@@ -13,6 +11,7 @@ from mmengine.config import ConfigDict
 import mmdet_eql.classification  # noqa: F401
 from mmdet_eql.losses import GradientSoftmaxEqualizationLoss, connect_losses
 from mmdet_eql.utils.errors import UserError
+from tests.losses.test_loss_contract import check_checkpoint_in_the_middle
 
 
 class Simulation:
@@ -85,16 +84,8 @@ def test_a_checkpoint_in_the_middle_changes_nothing_and_evaluation_adds_nothing(
         z, labels = batch(seed, 16, 5)
         return loss(torch.tensor(z, requires_grad=True), torch.as_tensor(labels)).item()
 
-    loss = GradientSoftmaxEqualizationLoss(5)
-    step(loss, 0)
-    resumed = GradientSoftmaxEqualizationLoss()
-    resumed.load_state_dict(copy.deepcopy(loss.state_dict()))
-    assert step(resumed, 1) == step(loss, 1)
-    before = copy.deepcopy(loss.state_dict())
-    with torch.no_grad():
-        step(loss, 2)
-    step(loss.eval(), 2)
-    assert all(torch.equal(before[name], value) for name, value in loss.state_dict().items())
+    loss, resumed = GradientSoftmaxEqualizationLoss(5), GradientSoftmaxEqualizationLoss()
+    check_checkpoint_in_the_middle(loss, resumed, step)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])

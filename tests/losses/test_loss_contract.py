@@ -280,14 +280,8 @@ def test_a_checkpoint_holds_what_was_handed_over(name):
         assert torch.equal(restored(logits, labels), expected)
 
 
-@every_loss
-def test_a_checkpoint_in_the_middle_changes_nothing_and_evaluation_adds_nothing(name):
-    def step(loss, seed):
-        torch.manual_seed(seed)
-        logits = torch.randn(16, channels(name), requires_grad=True)
-        return loss(logits, torch.randint(0, C + 1, (16,))).item()
-
-    loss, resumed = make_loss(name), make_loss(name, hand_over=False)
+def check_checkpoint_in_the_middle(loss, resumed, step):
+    """It changes nothing, and evaluation adds nothing; ``step(loss, seed)`` returns a value."""
     step(loss, 0)
     resumed.load_state_dict(copy.deepcopy(loss.state_dict()))
     assert step(resumed, 1) == step(loss, 1)
@@ -296,6 +290,16 @@ def test_a_checkpoint_in_the_middle_changes_nothing_and_evaluation_adds_nothing(
         step(loss, 2)
     step(loss.eval(), 2)
     assert all(torch.equal(before[name], value) for name, value in loss.state_dict().items())
+
+
+@every_loss
+def test_a_checkpoint_in_the_middle_changes_nothing_and_evaluation_adds_nothing(name):
+    def step(loss, seed):
+        torch.manual_seed(seed)
+        logits = torch.randn(16, channels(name), requires_grad=True)
+        return loss(logits, torch.randint(0, C + 1, (16,))).item()
+
+    check_checkpoint_in_the_middle(make_loss(name), make_loss(name, hand_over=False), step)
 
 
 @every_loss
