@@ -315,7 +315,13 @@ def _starts(lengths: np.ndarray) -> np.ndarray:
 
 def positions_of_ids(values: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """Return the position of each value among unique ids; ValueError if one is not among them."""
-    order = np.argsort(ids)
-    found = order[np.searchsorted(ids, values, sorter=order).clip(max=len(ids) - 1)]
+    if len(ids) and ids.min() >= 0 and ids.max() < len(values):
+        # A table is faster than a search, and no longer than the values.
+        place = np.zeros(ids.max() + 1, dtype=np.int64)
+        place[ids] = np.arange(len(ids))
+        found = place[np.clip(values, 0, ids.max()).astype(np.int64)]
+    else:
+        order = np.argsort(ids)
+        found = order[np.searchsorted(ids, values, sorter=order).clip(max=len(ids) - 1)]
     _require(np.array_equal(ids[found], values), "a reference to nothing")
     return found

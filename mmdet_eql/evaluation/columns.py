@@ -189,6 +189,8 @@ class LVISDetections:
     @classmethod
     def concatenate(cls, blocks: Sequence["LVISDetections"]) -> "LVISDetections":
         """Join at least one block, in order; all have boxes or none, likewise masks."""
+        if len(blocks) == 1:
+            return blocks[0]
         columns = ([getattr(block, field.name) for block in blocks] for field in fields(cls))
         return cls(*(None if of[0] is None else np.concatenate(of) for of in columns))
 

@@ -193,8 +193,9 @@ def read_shards(
     for shard in shards:
         block = read_results(shard, ground_truth, iou_type, ann_file)
         again = seen[block.image]
-        repeated += len(np.unique(block.image[again]))
-        block = block.take(~again)
+        if again.any():
+            repeated += len(np.unique(block.image[again]))
+            block = block.take(~again)
         seen[block.image] = True
         blocks.append(block)
     if repeated:

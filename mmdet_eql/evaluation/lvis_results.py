@@ -21,7 +21,13 @@ from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth
 from mmdet_eql.evaluation.result_mistakes import explain_unknown_categories, explain_unknown_images
 from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.files import atomic_write, write_text
-from mmdet_eql.utils.json_pieces import load_json, pause_garbage_collection, read_pieces
+from mmdet_eql.utils.json_pieces import (
+    iterate_pieces,
+    load_json,
+    map_file,
+    map_pieces,
+    pause_garbage_collection,
+)
 
 _HINT = "choose another 'outfile_prefix'"
 
@@ -88,8 +94,8 @@ def read_results(
 ) -> LVISDetections:
     """Read a result file.
 
-    A valid file is decoded piece by piece into typed records. Any other is read again by
-    :mod:`json` and checked record by record, to say what is wrong with it.
+    A valid file is decoded piece by piece into typed records, a long one on all cores. Any other is
+    read again by :mod:`json` and checked record by record, to say what is wrong with it.
 
     Args:
         path (str): File to read.
@@ -145,15 +151,16 @@ _MAX_ID = 2**53
 
 
 def _decode(path: str, ground_truth: LVISGroundTruth, iou_type: str) -> LVISDetections:
-    blocks, decode_masks = [], None
-    for piece in read_pieces(path):
-        if not blocks:
-            kind = _BoxRecord
-            if iou_type == "segm":
-                raw = msgspec.json.decode(piece, type=list[dict[str, msgspec.Raw]])
-                kind = _BoxRecord if _has_boxes(raw) else _Record
-                decode_masks = msgspec.json.Decoder(list[_MaskRecord]).decode
-            decode = msgspec.json.Decoder(list[kind]).decode
+    content = map_file(path)
+    first = next(iterate_pieces(content))
+    kind, decode_masks = _BoxRecord, None
+    if iou_type == "segm":
+        raw = msgspec.json.decode(first, type=list[dict[str, msgspec.Raw]])
+        kind = _BoxRecord if _has_boxes(raw) else _Record
+        decode_masks = msgspec.json.Decoder(list[_MaskRecord]).decode
+    decode = msgspec.json.Decoder(list[kind]).decode
+
+    def columns_of(piece: bytes) -> LVISDetections:
         *ids, score, boxes = _numbers(decode(piece), kind)
         if max(np.abs(of).max(initial=0) for of in ids) >= _MAX_ID:
             raise ValueError("an id that may be rounded")
@@ -161,8 +168,9 @@ def _decode(path: str, ground_truth: LVISGroundTruth, iou_type: str) -> LVISDete
         if decode_masks:
             found = [one.segmentation for one in decode_masks(piece)]
             masks = [one.size for one in found], [one.counts for one in found]
-        blocks.append(_columns(ground_truth, *ids, score, boxes, masks))
-    return LVISDetections.concatenate(blocks)
+        return _columns(ground_truth, *ids, score, boxes, masks)
+
+    return LVISDetections.concatenate(map_pieces(columns_of, content))
 
 
 def _has_boxes(records: Sequence) -> bool:

@@ -13,6 +13,7 @@ import pycocotools.mask as mask_utils
 from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth, common_rows
 from mmdet_eql.evaluation.lvis_evaluation import MAX_DETECTIONS
 from mmdet_eql.utils.errors import UserError
+from mmdet_eql.utils.json_pieces import pause_garbage_collection
 
 #: COCO numbers its 80 categories from 1 to 90.
 _COCO_IDS = frozenset(range(1, 91)) - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
@@ -30,6 +31,7 @@ _HUNDREDS, _LVIS_SCORE = 500, 0.01
 _BOXES, _OBJECTS = 20_000, 3000
 
 
+@pause_garbage_collection()
 def check_detections(
     path: str, ground_truth: LVISGroundTruth, detections: LVISDetections, ann_file: str
 ) -> None:

@@ -1,5 +1,5 @@
-"""JSON files: long lists of objects, of which never more than a piece exists as Python objects, and
-whole files, with a sentence on what is wrong.
+"""JSON files: long lists of objects, of which never more than a piece exists as Python objects in a
+process, and whole files, with a sentence on what is wrong.
 
 Files may be compressed by gzip, whatever their name.
 """
@@ -10,19 +10,23 @@ import gc
 import gzip
 import json
 import mmap
+import multiprocessing
+import os
 import re
+import signal
 import zlib
-from collections.abc import Iterable, Iterator
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
 
 import msgspec
 
 from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.files import local_copy
 
-_BYTES_AT_ONCE = 1 << 22
-#: Where a piece of the file is searched for a place to cut it: its end.
-_CUT_WITHIN = 1 << 16
+_BYTES_AT_ONCE = 1 << 20
+#: For fewer pieces a process takes longer to start than it saves.
+_PIECES_OF_A_PROCESS = 16
 _GZIP = b"\x1f\x8b"
 _BEGINNING = re.compile(rb"[ \t\r\n]*\[")
 _BETWEEN_RECORDS = re.compile(rb"\}[ \t\r\n]*,[ \t\r\n]*\{")
@@ -46,17 +50,11 @@ def read_file(path: str, limit: int = -1) -> bytes:
     Raises:
         OSError: If it cannot be read, or its compressed data is cut off or damaged.
     """
-    with _open(path) as file:
-        return file.read(limit)
-
-
-@contextlib.contextmanager
-def _open(path: str) -> Iterator[BinaryIO]:
     with open(path, "rb") as file:
         compressed = file.read(2) == _GZIP
         file.seek(0)
         try:
-            yield gzip.GzipFile(fileobj=file) if compressed else file
+            return (gzip.GzipFile(fileobj=file) if compressed else file).read(limit)
         except (EOFError, zlib.error, gzip.BadGzipFile):
             raise OSError(errno.EIO, "its gzip data is cut off or damaged") from None
 
@@ -110,50 +108,84 @@ def forget_pages(content: mmap.mmap | bytes) -> None:
         content.madvise(mmap.MADV_DONTNEED)
 
 
-def iterate_pieces(content: bytes | msgspec.Raw) -> Iterator[bytes]:
-    """Cut a JSON list of objects into shorter lists.
+def cut_list(content: bytes | mmap.mmap | memoryview) -> Iterator[tuple[int, int]]:
+    """Cut a JSON list of objects where one ends, after about a megabyte each.
 
     A cut inside a string or an object leaves a piece that is no JSON, so whoever decodes all pieces
     knows that the whole is JSON.
 
     Yields:
-        bytes: Some megabytes of JSON: a list of the next objects.
+        tuple[int, int]: Where the next objects begin and end, for :func:`piece_of`.
 
     Raises:
         ValueError: If ``content`` does not begin like a list.
+    """
+    beginning = _BEGINNING.match(content)
+    if beginning is None:
+        raise ValueError("not a list")
+    start = beginning.end()
+    while cut := _BETWEEN_RECORDS.search(content, start + _BYTES_AT_ONCE):
+        yield start, cut.start() + 1
+        start = cut.end() - 1
+    yield start, len(content)
+
+
+def piece_of(content: bytes | mmap.mmap | memoryview, start: int, end: int) -> bytes:
+    """Return the objects from one place to another (:func:`cut_list`) as a JSON list."""
+    closing = b"]" if end < len(content) else b""  # the last objects have that of the whole
+    return b"".join((b"[", memoryview(content)[start:end], closing))
+
+
+def iterate_pieces(content: bytes | msgspec.Raw) -> Iterator[bytes]:
+    """Yield a JSON list of objects as shorter lists (:func:`cut_list`).
 
     Example:
         >>> list(iterate_pieces(b'[{"id": 1}, {"id": 2}]'))
         [b'[{"id": 1}, {"id": 2}]']
     """
-    view, step = memoryview(content), _BYTES_AT_ONCE
-    return _pieces(view[start : start + step] for start in range(0, len(view), step))
+    view = memoryview(content)
+    return (piece_of(view, *bounds) for bounds in cut_list(view))
 
 
-def read_pieces(path: str) -> Iterator[bytes]:
-    """Read a local file as :func:`iterate_pieces` cuts it, and raise OSError as `read_file`."""
-    with _open(path) as file:
-        yield from _pieces(iter(lambda: file.read(_BYTES_AT_ONCE), b""))
+def map_pieces(work: Callable[[bytes], Any], content: bytes | mmap.mmap) -> list:
+    """Apply a function to a JSON list of objects piece by piece, of a long list on all cores.
+
+    Args:
+        work (Callable): Takes a shorter list (:func:`cut_list`). What it returns or raises must be
+            such that it can be pickled.
+        content (bytes | mmap.mmap): The list, of a file that :func:`map_file` mapped.
+
+    Returns:
+        list: What ``work`` returned, in order.
+
+    Raises:
+        ValueError: If ``content`` does not begin like a list.
+    """
+
+    def work_on(bounds: tuple[int, int]) -> Any:
+        result = work(piece_of(content, *bounds))
+        forget_pages(content)
+        return result
+
+    bounds = list(cut_list(content))
+    num_workers = min(len(os.sched_getaffinity(0)), len(bounds) // _PIECES_OF_A_PROCESS)
+    if num_workers < 2 or multiprocessing.current_process().daemon:  # which may have no children
+        return list(map(work_on, bounds))
+    forget_pages(content)
+    # Forked processes share the content, and need no main module that can be imported.
+    fork = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(num_workers, fork, _begin_worker, (work_on,)) as pool:
+        return list(pool.map(_work_of_this_process, bounds))
 
 
-def _pieces(chunks: Iterable[bytes | memoryview]) -> Iterator[bytes]:
-    parts = []
-    for chunk in chunks:
-        if not parts:
-            beginning = _BEGINNING.match(chunk)
-            if beginning is None:
-                break
-            parts, chunk = [b"["], memoryview(chunk)[beginning.end() :]
-        cut = _BETWEEN_RECORDS.search(chunk, max(0, len(chunk) - _CUT_WITHIN))
-        if cut is None:
-            parts.append(chunk)
-        else:
-            chunk = memoryview(chunk)
-            yield b"".join((*parts, chunk[: cut.start() + 1], b"]"))
-            parts = [b"[", chunk[cut.end() - 1 :]]
-    if not parts:
-        raise ValueError("not a list")
-    yield b"".join(parts)
+def _begin_worker(work_on: Callable[[tuple[int, int]], Any]) -> None:
+    global _work_on
+    _work_on = work_on
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits
+
+
+def _work_of_this_process(bounds: tuple[int, int]) -> Any:
+    return _work_on(bounds)
 
 
 @contextlib.contextmanager
