@@ -20,7 +20,7 @@ from mmengine.registry import PARAM_SCHEDULERS, init_default_scope
 
 from mmdet_eql.frequency import ClassFrequency
 from mmdet_eql.losses import EqualizationLoss
-from mmdet_eql.runs.sweep_file import entries_of, read_sweep_file
+from mmdet_eql.runs.sweep_file import read_entries
 from tests import config_checks
 from tests.config_checks import read
 from tests.conftest import CONFIGS, REPOSITORY, TINY
@@ -438,7 +438,7 @@ def test_a_key_that_nothing_reads_is_found(line, fault, tmp_path):
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "studies").glob("*.yaml")), ids=lambda p: p.stem)
 def test_the_options_of_a_study_fit_its_configs(path):
-    for entry in entries_of(read_sweep_file(path), path.name):
+    for entry in read_entries(path):
         cfg = copy.deepcopy(read(REPOSITORY / entry.config))
         cfg.merge_from_dict(copy.deepcopy(entry.options))
         assert config_checks.unread_keys(REPOSITORY / entry.config, cfg) == []

@@ -8,113 +8,39 @@ import pytest
 from mmdet_eql.analysis.gradient_plot import format_ratios
 from mmdet_eql.engine.gradient_file import load_gradient_record
 from mmdet_eql.runs.groups import TITLES, group_runs, load_records, with_image_bins
+from mmdet_eql.runs.study_file import read_study
 from mmdet_eql.runs.sweep_file import read_entries
 from mmdet_eql.runs.tables import difference_rows, format_report, mean_rows
 from mmdet_eql.utils.markdown import markdown_table
 from tests.conftest import CONFIGS, REPOSITORY
 
 DOCS = REPOSITORY / "docs"
-BINS = [4, 10, 100]
-#: The sets of classifiers-tails.
-TAILS = ["steepness=1.25", "steepness=2.25", "label-rate=0.2", "label-rate=0.8"]
-#: The studies of each folder of raw results.
-STUDIES = {
-    "quickstart": ["quickstart"],
-    "quickstart-repeated": ["quickstart"],
-    "classifiers": ["classifiers", "classifiers-ablations"],
-    **{f"classifiers-tails/{tail}": ["classifiers-tails"] for tail in TAILS},
-    "classifiers-lvis": ["classifiers-lvis"],
-    "classifiers-end-to-end": ["classifiers-end-to-end"],
-    "minilvis-crops": ["minilvis-crops"],
-    "minilvis": ["minilvis", "minilvis-ablations"],
-    "minilvis-dense": ["minilvis-dense"],
-}
-#: Of each published table: its folder, the labels of its rows, the baseline's first, and its bins.
-TABLES = {
-    "quickstart": ("quickstart", ["sigmoid", "EQL", "RFS", "EQL+RFS"], None),
-    "quickstart-repeated": ("quickstart-repeated", ["sigmoid", "EQL", "RFS", "EQL+RFS"], None),
-    "classifiers": (
-        "classifiers",
-        [
-            *("sigmoid", "EQL", "EQLv2", "class-balanced", "federated", "focal", "EFL"),
-            *("softmax", "SEQL", "Seesaw"),
-        ],
-        None,
-    ),
-    "classifiers-with-rfs": (
-        "classifiers",
-        [f"{loss}+RFS" for loss in ("sigmoid", "EQL", "EQLv2", "softmax", "SEQL", "Seesaw")],
-        None,
-    ),
-    "classifiers-normalised": (
-        "classifiers",
-        ["softmax", "softmax-normalised", "Seesaw-linear", "Seesaw", "EQL", "EQL-normalised"],
-        None,
-    ),
-    "classifiers-ablations-lambda": (
-        "classifiers",
-        [
-            *("sigmoid", "EQL_lambda=0.0003", "EQL_lambda=0.0005", "EQL_lambda=0.001", "EQL"),
-            *("EQL_lambda=0.005", "EQL_lambda=0.01", "EQL_lambda=0.02", "EQL_lambda=0.05"),
-            "EQL_lambda=1",
-        ],
-        None,
-    ),
-    "classifiers-ablations-designs": (
-        "classifiers",
-        ["EQL", "EQL-without-E", "EQL-exponential", "EQL-Gompertz", "EQL-image-labels"],
-        None,
-    ),
-    "classifiers-ablations-thresholds": (
-        "classifiers",
-        ["sigmoid", "EQL", "sigmoid-scores-above-1e-3", "EQL-scores-above-1e-3"],
-        None,
-    ),
-    **{
-        f"classifiers-tails-{tail}": (f"classifiers-tails/{tail}", ["sigmoid", "EQL"], None)
-        for tail in TAILS
-    },
-    "classifiers-lvis": (
-        "classifiers-lvis",
-        ["sigmoid", "EQL", "sigmoid+RFS", "EQL+RFS"],
-        None,
-    ),
-    "classifiers-end-to-end": ("classifiers-end-to-end", ["sigmoid", "EQL"], None),
-    "classifiers-lvis-with-rfs": ("classifiers-lvis", ["sigmoid+RFS", "EQL+RFS"], None),
-    "minilvis-crops": (
-        "minilvis-crops",
-        ["softmax", "SEQL", "balanced-softmax", "cRT", "class-balanced_beta=0.9", "class-balanced"],
-        None,
-    ),
-    "minilvis": (
-        "minilvis",
-        ["sigmoid", "EQL", "softmax", "RFS", "EQL+RFS", "EQLv2", "Seesaw"],
-        BINS,
-    ),
-    "minilvis-with-rfs": ("minilvis", ["RFS", "EQL+RFS"], BINS),
-    "minilvis-ablations-lambda": (
-        "minilvis",
-        ["sigmoid", "EQL", "EQL_lambda=0.005", "EQL_lambda=0.02", "EQL_lambda=1"],
-        BINS,
-    ),
-    "minilvis-ablations-designs": (
-        "minilvis",
-        ["EQL", "EQL-Gompertz", "EQL-exponential", "EQL-image-labels", "EQL-without-E"],
-        BINS,
-    ),
-    "minilvis-ablations-classifier": (
-        "minilvis",
-        ["softmax", "softmax_type=NormedLinear", "Seesaw"],
-        BINS,
-    ),
-    "minilvis-dense": ("minilvis-dense", ["focal", "EFL", "EFL+RFS", "sigmoid", "EQL"], BINS),
-    "minilvis-dense-sigmoid": ("minilvis-dense", ["sigmoid", "EQL"], BINS),
-}
+#: The studies whose tables are published.
+PUBLISHED = [
+    *("quickstart", "classifiers", "classifiers-ablations", "classifiers-tails"),
+    *("classifiers-lvis", "classifiers-end-to-end"),
+    *("minilvis", "minilvis-ablations", "minilvis-dense", "minilvis-crops"),
+]
+#: The studies of each folder of raw results, and each published table: its folder, the labels of
+#: its rows, the baseline's first, and its bins.
+STUDIES, TABLES = {}, {}
+for name in PUBLISHED:
+    study = read_study(CONFIGS / "studies" / f"{name}.yaml")
+    for folder in (str(Path(study.folder or name, one_set)) for one_set in study.sets):
+        STUDIES.setdefault(folder, []).append(name)
+        for table, labels in study.tables.items():
+            if not table.startswith("epochs"):  # in one table
+                key = f"{folder}: {table} of {name}"
+                TABLES[key] = (folder, labels, list(study.image_bins))
+STUDIES["quickstart-repeated"] = ["quickstart"]
+_, *table = TABLES["quickstart: table of quickstart"]
+TABLES["quickstart-repeated"] = ("quickstart-repeated", *table)
 
 
 def key_of(config, options, seed):
-    # Where a machine had the features is not in the sweep file.
-    options = {key: value for key, value in options.items() if key != "features"}
+    # Where a machine had the features and the first stage is not part of the experiment.
+    places = ("features", "load_from")
+    options = {key: value for key, value in options.items() if key not in places}
     return repr((Path(config).stem, sorted(options.items()), seed))
 
 
@@ -135,7 +61,7 @@ def results():
 def test_the_tables_follow_from_the_results(table, results):
     folder, labels, bins = TABLES[table]
     records = [record for record in results[folder] if record.label in labels]
-    if bins is not None:
+    if bins:
         records = [with_image_bins(record, bins) for record in records]
     groups = group_runs(sorted(records, key=lambda record: labels.index(record.label)))
     assert [group.label for group in groups] == labels
@@ -184,7 +110,8 @@ def test_the_repetition_agrees_with_the_study(results):
     again = load_records([DOCS / "evidence" / "minilvis-repeated"])
     assert {record.label for record in again} == {"sigmoid"}
     again = [dataclasses.replace(record, label="sigmoid, repeated") for record in again]
-    groups = group_runs([with_image_bins(record, BINS) for record in first + again])
+    _, _, bins = TABLES["minilvis: losses of minilvis"]
+    groups = group_runs([with_image_bins(record, bins) for record in first + again])
     assert format_report(groups, groups[0], "welch") in (DOCS / "evidence.md").read_text()
 
 

@@ -12,35 +12,51 @@ from pathlib import Path
 import cv2
 import pytest
 
-from mmdet_eql.utils.errors import UserError
 from tests.conftest import TINY, tiny_options
 
 REPOSITORY = Path(__file__).parents[1]
 
 
+STUDIES = REPOSITORY / "configs" / "studies"
+NAMES = {"sigmoid": "sigmoid", "EQL+RFS": "eql-rfs"}
+
+
 @pytest.fixture
-def quickstart(minilvis, tmp_path, monkeypatch):
-    """The tool as a module, with two runs on the tiny set."""
+def run(minilvis, tmp_path, monkeypatch):
+    """Run the quickstart with two runs, on the tiny set or on data of other options."""
+    for name, value in (("CUDA_VISIBLE_DEVICES", ""), ("OMP_NUM_THREADS", "1")):
+        monkeypatch.setenv(name, value)
     monkeypatch.syspath_prepend(REPOSITORY / "tools")
-    module = importlib.import_module("quickstart")
-    spec = {"_base_": str(REPOSITORY / module.STUDY), "seeds": [0], "runs": runs()}
-    study = tmp_path / "study.json"
-    study.write_text(json.dumps(spec))
-    monkeypatch.setattr(module, "STUDY", str(study))
-    # Two of them are started elsewhere in the tests.
-    monkeypatch.setattr(module, "PROCESSES", 1)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MMDET_EQL_DATA", str(tmp_path))
-    for folder in (tmp_path / "quickstart", tmp_path / "quickstart" / "balanced"):
-        folder.mkdir()
-        (folder / "minilvis").symlink_to(minilvis)
-    return module
+    tool = importlib.import_module("run_study")
+    for folder in ("quickstart", "balanced"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "minilvis").symlink_to(minilvis)
 
+    def run(data, work_dir=None, **options):
+        config = "configs/minilvis/mask-rcnn_r18_fpn_{}_1xb4_minilvis.py"
+        spec = {
+            "_base_": str(STUDIES / "quickstart.yaml"),
+            "seeds": [0],
+            "runs": [{"name": name, "config": config.format(NAMES[name])} for name in NAMES],
+            "study": {
+                "data": {"folder": "quickstart", **data},
+                "first_stage": {
+                    "file": str(STUDIES / "quickstart-first-stage.yaml"),
+                    "data": {"folder": "balanced", **data},
+                },
+                "tables": {"table": list(NAMES)},
+            },
+        }
+        study = tmp_path / "study.json"
+        study.write_text(json.dumps(spec))
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("MMDET_EQL_DATA", str(tmp_path))  # as for a new process
+        args = argparse.Namespace(
+            study=str(study), work_dir=work_dir, cfg_options=options, of_sweep=[]
+        )
+        tool.run_study(args)
 
-def runs() -> list[dict]:
-    names = {"sigmoid": "sigmoid", "EQL+RFS": "eql-rfs"}
-    config = "configs/minilvis/mask-rcnn_r18_fpn_{}_1xb4_minilvis.py"
-    return [{"name": name, "config": config.format(part)} for name, part in names.items()]
+    return run
 
 
 def contents(folder: Path) -> dict[str, tuple[str, int]]:
@@ -55,15 +71,15 @@ def contents(folder: Path) -> dict[str, tuple[str, int]]:
     }
 
 
-def test_data_made_with_other_options_are_refused(quickstart, tmp_path):
-    args = argparse.Namespace(work_dir=tmp_path / "work_dir", cfg_options=None)
-    with pytest.raises(UserError, match="num_categories=12 instead of 200"):
-        quickstart.train_and_compare(args)
+def test_data_made_with_other_options_are_refused(run, capfd):
+    with pytest.raises(SystemExit, match="2"):
+        run({"num_categories": 13})
+    assert "num_categories=12 instead of 13" in capfd.readouterr().err
 
 
-def test_to_the_results_and_once_more(quickstart, minilvis, tmp_path, monkeypatch, capsys):
+def test_to_the_results_and_once_more(run, minilvis, tmp_path, capsys):
     tiny = dataclasses.asdict(TINY)
-    monkeypatch.setattr(quickstart, "DATA", dict.fromkeys(quickstart.DATA, tiny))
+    del tiny["image_counts"]
     work_dir = tmp_path / "work dirs, all of them" / "quickstart"
     options = tiny_options(minilvis, max_iters=4, method="sigmoid")
     # The study has neither masks nor a single seed.
@@ -73,9 +89,8 @@ def test_to_the_results_and_once_more(quickstart, minilvis, tmp_path, monkeypatc
         if not key.startswith(("model.roi_head.mask", "randomness"))
         and not key.endswith(("data_root", "ann_file"))
     }
-    args = argparse.Namespace(work_dir=work_dir, cfg_options=kept)
-    args.cfg_options["decoupled.epochs"] = 1
-    quickstart.train_and_compare(args)
+    kept["decoupled.epochs"] = 1
+    run(tiny, work_dir, **kept)
     shown = capsys.readouterr().out
 
     # The tables show the metrics of the runs.
@@ -85,7 +100,7 @@ def test_to_the_results_and_once_more(quickstart, minilvis, tmp_path, monkeypatc
     rows = {line.split("|")[1].strip(): line.split("|")[3:-1] for line in means.splitlines()[2:4]}
     assert list(rows) == ["sigmoid", "EQL+RFS"]
     for name, cells in rows.items():
-        result = work_dir / "classifiers" / f"{name}_seed=0" / "result.json"
+        result = work_dir / f"{name}_seed=0" / "result.json"
         metrics = json.loads(result.read_text())["figures"]["bbox"]
         for cell, metric in zip(cells, ("AP", "AP50", "AP75", "APr", "APc", "APf"), strict=True):
             value = metrics[metric]
@@ -93,15 +108,14 @@ def test_to_the_results_and_once_more(quickstart, minilvis, tmp_path, monkeypatc
     for part in (gains, over_images):
         assert "minus sigmoid" in part
         assert "| EQL+RFS" in part
-    assert "</html>" in (work_dir / "comparison.html").read_text()
-    assert cv2.imread(str(work_dir / "ap_over_frequency.png")).shape[1] > 1000
+    assert "</html>" in (work_dir / "table.html").read_text()
+    assert cv2.imread(str(work_dir / "table.png")).shape[1] > 1000
     pictures = list((work_dir / "predictions").glob("*.png"))
     assert len(pictures) == 6
     assert all(cv2.imread(str(picture)).std() > 0 for picture in pictures)
 
     before = contents(work_dir)
-    monkeypatch.setenv("MMDET_EQL_DATA", str(tmp_path))  # as for a new process
-    quickstart.train_and_compare(args)
+    run(tiny, work_dir, **kept)
     assert table.strip() in capsys.readouterr().out
     assert contents(work_dir) == before
 
@@ -110,7 +124,7 @@ def test_help_needs_no_environment(tmp_path):
     # A copy without .venv, and a python3 that has no packages.
     tools = tmp_path / "repository" / "tools"
     tools.mkdir(parents=True)
-    for name in ("quickstart.sh", "quickstart.py", "arguments.py"):
+    for name in ("quickstart.sh", "run_study.py", "sweep.py", "arguments.py"):
         (tools / name).write_bytes((REPOSITORY / "tools" / name).read_bytes())
     environment = {**os.environ, "PYTHONNOUSERSITE": "1"}
     environment.pop("PYTHONPATH", None)
@@ -144,7 +158,7 @@ def test_the_environment_comes_first(tmp_path):
     setup.write_text('echo "environment: $*"\n')
     lines = run("--work-dir", "some where").stdout.splitlines()
     assert lines[0] == "environment: "
-    assert lines[1].endswith("tools/quickstart.py --work-dir some where")
+    assert lines[1].endswith("tools/run_study.py quickstart --work-dir some where")
 
     setup.write_text("echo broken >&2\nexit 3\n")
     result = run()

@@ -324,35 +324,6 @@ def test_launchers_say_how_to_call_them(run_tool, script):
     assert "usage:" in result.stderr
 
 
-@pytest.mark.parametrize(
-    "study",
-    [
-        *("minilvis", "minilvis-dense", "classifiers", "classifiers-lvis"),
-        "classifiers-end-to-end",
-    ],
-)
-@pytest.mark.parametrize("arguments", [["--dry-run"], ["--slurm", "gpu"]])
-def test_a_study_that_is_not_trained_here_has_no_tables(run_tool, tmp_path, study, arguments):
-    stub = tmp_path / "python"
-    stub.write_text('#!/bin/bash\nprintf "%s\\n" "$1"\n')
-    stub.chmod(0o755)
-    env = {"PYTHON": str(stub), "MMDET_EQL_DATA": str(tmp_path / "data")}
-    env["LVIS_ANNOTATIONS"] = str(stub)  # that it is a file is all that is looked at here
-    result = run_tool("run_study.sh", study, *arguments, env=env, check=True)
-    _, *called = result.stdout.splitlines()
-    assert called[-1] == "tools/sweep.py"
-    if arguments == ["--dry-run"]:
-        assert called[:-1] == ["tools/datasets/make_minilvis.py"]
-
-
-@pytest.mark.parametrize("given", ["", "no/lvis_v0.5_train.json"])
-def test_a_study_with_the_counts_of_lvis_asks_for_its_annotations(run_tool, given):
-    result = run_tool("run_study.sh", "classifiers-lvis", env={"LVIS_ANNOTATIONS": given})
-    assert result.returncode != 0
-    expected = "no such annotation file" if given else "LVIS_ANNOTATIONS: is not set"
-    assert expected in result.stderr
-
-
 def test_slurm_passes_everything_on(run_tool, tmp_path):
     srun = tmp_path / "bin" / "srun"
     srun.parent.mkdir()

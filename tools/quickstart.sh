@@ -5,9 +5,9 @@ tools="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 
 for argument in "$@"; do
   if [[ "$argument" == -h || "$argument" == --help ]]; then
-    exec python3 "$tools/quickstart.py" --help
+    exec python3 "$tools/run_study.py" --help
   fi
 done
 
 bash "$tools/setup_env.sh"
-exec "$tools/../.venv/bin/python" "$tools/quickstart.py" "$@"
+exec "$tools/../.venv/bin/python" "$tools/run_study.py" quickstart "$@"

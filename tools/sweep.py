@@ -22,7 +22,7 @@ FLAGS = {
 }
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = tool_parser(__doc__)
     parser.add_argument("file", nargs="?", help="sweep file (.yaml, .json or .py)")
     parser.add_argument("--config", nargs="+", metavar="CONFIG", help="configs, without a file")
@@ -47,6 +47,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--delete-checkpoints", action="store_true", help="of runs that are done and not needed"
     )
+    parser.add_argument(
+        "--keep-detections", action="store_true", help="write those of validations to the runs"
+    )
     parser.add_argument("--dry-run", action="store_true", help="show what would run, and end")
     parser.add_argument("--slurm", metavar="PARTITION", help="write job scripts instead")
     parser.add_argument("--cpus-per-task", type=positive, default=5, help="for --slurm; default: 5")
@@ -54,7 +57,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--record", type=Path, metavar="WORK_DIR", help="write the result.json of a run, and end"
     )
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     if args.record is None and (args.file is None) == (args.config is None):
         parser.error("give either a sweep file or --config; see --help.")
     return args
@@ -68,7 +71,8 @@ def threads_per_process(processes: int) -> int:
     return max(1, (os.cpu_count() or 1) // processes)
 
 
-def sweep(args: argparse.Namespace) -> None:
+def sweep(args: argparse.Namespace) -> list | None:
+    """Do what the arguments say; return the runs if they were trained here."""
     from mmdet_eql.runs.execution import Machine, visible_devices
     from mmdet_eql.runs.planning import TrainingOptions, plan_runs
     from mmdet_eql.runs.records import record_run
@@ -79,11 +83,11 @@ def sweep(args: argparse.Namespace) -> None:
 
     if args.record is not None:
         record_run(args.record)
-        return
+        return None
     entries = read_entries(args.file, args.config or [], args.cfg_options, args.grid, args.seeds)
     work_dir = args.work_dir or Path("work_dirs") / Path(args.file or "sweep").stem
     flags = tuple(flag for flag in FLAGS if flag in args.flags)
-    training = TrainingOptions(args.gpus, flags, args.delete_checkpoints)
+    training = TrainingOptions(args.gpus, flags, args.delete_checkpoints, args.keep_detections)
     if args.dry_run:
         plan = plan_runs(entries, work_dir, training)
         print(plan.describe())
@@ -102,8 +106,10 @@ def sweep(args: argparse.Namespace) -> None:
     else:
         threads = threads_per_process(args.jobs * args.gpus)
         machine = Machine(TOOLS, args.jobs, visible_devices(), threads)
-        _, finished = run_sweep(entries, work_dir, machine, training)
-    sys.exit(0 if finished else 1)
+        plan, finished = run_sweep(entries, work_dir, machine, training)
+    if not finished:
+        sys.exit(1)
+    return None if args.dry_run or args.slurm is not None else plan.runs
 
 
 if __name__ == "__main__":

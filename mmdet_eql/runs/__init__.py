@@ -1,6 +1,7 @@
 """Many trainings and their comparison: one pipeline for sweeps, studies and the quickstart.
 
 sweep_file      what a sweep file or the command line asks for: one entry per run
+study_file      what makes a sweep file a study: data, first stage, tables
 planning        entries to runs: merged configs, identities, names; what is invalid
 sweep           a sweep from its entries to the last run
 execution       trainings as processes: order, GPUs, resuming, stopping

@@ -96,6 +96,7 @@ def read_entries(
     spec, source = {"config": list(configs)}, "command line"
     if file is not None:
         spec, source = read_sweep_file(file), str(file)
+        spec.pop("study", None)  # of tools/run_study.py
     for key, given in (("options", options), ("grid", parse_grid(grid))):
         if given:
             spec[key] = {**_mapping(spec, key, source), **given}

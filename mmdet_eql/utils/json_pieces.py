@@ -13,16 +13,15 @@ import mmap
 import multiprocessing
 import os
 import re
-import signal
 import zlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import msgspec
 
 from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.files import local_copy
+from mmdet_eql.utils.processes import process_pool
 
 _BYTES_AT_ONCE = 1 << 20
 #: For fewer pieces a process takes longer to start than it saves.
@@ -172,16 +171,13 @@ def map_pieces(work: Callable[[bytes], Any], content: bytes | mmap.mmap) -> list
     if num_workers < 2 or multiprocessing.current_process().daemon:  # which may have no children
         return list(map(work_on, bounds))
     forget_pages(content)
-    # Forked processes share the content, and need no main module that can be imported.
-    fork = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(num_workers, fork, _begin_worker, (work_on,)) as pool:
+
+    def begin() -> None:
+        global _work_on
+        _work_on = work_on
+
+    with process_pool(num_workers, begin) as pool:
         return list(pool.map(_work_of_this_process, bounds))
-
-
-def _begin_worker(work_on: Callable[[tuple[int, int]], Any]) -> None:
-    global _work_on
-    _work_on = work_on
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits
 
 
 def _work_of_this_process(bounds: tuple[int, int]) -> Any:

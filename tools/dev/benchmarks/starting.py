@@ -5,17 +5,15 @@ contains. The training is of the small Mask R-CNN of configs/minilvis on a few i
 with EQL, our dataset and our hooks beside softmax and the dataset and hooks of MMDetection.
 """
 
-import os
 import sys
 import tempfile
-import time
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from mmengine.config import Config
-from side_by_side import CONFIGS, Comparison, Run, compare_runs, output_of
+from side_by_side import CONFIGS, Comparison, Run, clocks, compare_runs, output_of
 
 from mmdet_eql.minilvis import MiniLVISConfig, make_minilvis
 from mmdet_eql.minilvis.conversion import write_as_coco
@@ -59,15 +57,9 @@ def measure(quick: bool) -> list[Comparison]:
 
 def run_python(arguments: list[str]) -> Run:
     """Run the interpreter, and say what that took."""
-    before = clocks_of_children()
+    before = clocks()
     output_of([sys.executable, *arguments])
-    return Run(*np.subtract(clocks_of_children(), before).tolist())
-
-
-def clocks_of_children() -> tuple[float, float]:
-    """Return seconds by wall clock and of all processes that have ended."""
-    times = os.times()
-    return time.perf_counter(), times.children_user + times.children_system
+    return Run(*np.subtract(clocks(), before).tolist())
 
 
 def write_configs(folder: Path) -> None:

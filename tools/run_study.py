@@ -1,0 +1,223 @@
+"""Run a study: make its data, train all of its runs and print its tables.
+
+    bash tools/run_study.sh classifiers
+    bash tools/run_study.sh my_study.yaml --seeds 0 --jobs 4
+
+What is done is not done again, and what was stopped goes on where it was.
+"""
+
+import argparse
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import sweep
+from arguments import add_cfg_options, run_tool, tool_parser
+
+TOOLS = Path(__file__).resolve().parent
+REPOSITORY = TOOLS.parent
+STUDIES = REPOSITORY / "configs" / "studies"
+EPILOG = """Further options are those of tools/sweep.py (default: --jobs with the number of
+cores); with --dry-run data are made, and nothing is trained.
+
+environment variables:
+  MMDET_EQL_DATA        folder for the data (default: data in the repository)
+  CUDA_VISIBLE_DEVICES  GPUs to train on (default: none, as for the published tables)
+  LVIS_ANNOTATIONS      lvis_v0.5_train.json, for classifiers-lvis
+"""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = tool_parser(__doc__)
+    parser.epilog = EPILOG
+    parser.add_argument(
+        "study", help="sweep file with a section 'study', or its name in configs/studies"
+    )
+    parser.add_argument("--work-dir", type=Path, help="for all results (default: in work_dirs)")
+    add_cfg_options(
+        parser, "of all trainings; a shorter try: train_cfg.max_iters=200 decoupled.epochs=1"
+    )
+    args, args.of_sweep = parser.parse_known_args()
+    return args
+
+
+def run_study(args: argparse.Namespace) -> None:
+    from mmdet_eql.runs.study_file import read_study
+
+    file = Path(args.study) if Path(args.study).is_file() else STUDIES / f"{args.study}.yaml"
+    study, file = read_study(file), file.resolve()
+    sets = {name: with_paths({**study.data, **more}) for name, more in study.sets.items()}
+    # What is not given is relative to the repository: paths in results are the same in all clones.
+    work_dir = Path("work_dirs", study.folder or file.stem)
+    if args.work_dir is not None:
+        work_dir = args.work_dir.resolve()
+    given = os.environ.get("MMDET_EQL_DATA")
+    data = Path(given).resolve() if given else Path("data")
+    os.environ["MMDET_EQL_DATA"] = str(data)
+    os.chdir(REPOSITORY)
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    print(f"{file.stem}: about {study.core_hours} hours of one core, shared out among the jobs")
+
+    options, first, first_run = args.cfg_options or {}, study.first_stage, None
+    # The rest is for the classifiers alone.
+    of_detector = {key: options[key] for key in options if not key.startswith("decoupled.")}
+    if first is not None and "--dry-run" not in args.of_sweep:
+        folder = Path("work_dirs", first.folder) if first.folder else work_dir / "first_stage"
+        make_data(data, first.data)
+        first_file = file.parent / first.file
+        given = ["--gpus", str(first.processes)]
+        (first_run,) = train(first_file, folder, given, of_detector)
+    given = [*args.of_sweep, *["--keep-detections"] * study.pictures]
+    if "--jobs" not in given:
+        given += ["--jobs", str(os.cpu_count())]
+    for name, made_with in sets.items():
+        folder = work_dir / name
+        make_data(data, made_with, name)
+        if study.features is not None and first_run is not None:
+            cache_features(first_run, first_file, folder / "features", study.features, of_detector)
+            options = {**options, "features": str(folder / "features")}
+        runs = train(file, folder, given, options)
+        if runs is not None:
+            compare(study, runs, folder, file.stem)
+
+
+def with_paths(options: dict) -> dict:
+    """Put absolute paths in place of environment variables."""
+    from mmdet_eql.utils.errors import UserError
+
+    paths = {}
+    for key, value in options.items():
+        if isinstance(value, str) and value.startswith("$"):
+            path = os.environ.get(value[1:], "")
+            if not os.path.isfile(path):
+                raise UserError(f"{value[1:]} is {path!r}; set it to the path of a file for {key}.")
+            paths[key] = os.path.abspath(path)
+    return {**options, **paths}
+
+
+def make_data(data: Path, options: dict, name: str = "") -> None:
+    """Make a set that is not there yet, and have configs use it."""
+    arguments = [f"--{key.replace('_', '-')}={options[key]}" for key in options if key != "folder"]
+    folder = data / "-".join(filter(None, [options.get("folder"), name]))
+    if folder.suffix != ".npz":
+        os.environ["MMDET_EQL_DATA"] = str(folder)
+        if options:
+            run("tools/datasets/make_minilvis.py", folder / "minilvis", *arguments)
+    elif not folder.exists():
+        run("tools/datasets/make_minilvis_crops.py", folder, *arguments)
+
+
+def train(file: Path, work_dir: Path, arguments: list, options: dict) -> list | None:
+    """Train what is not trained yet, and return the runs if they are trained here."""
+    args = sweep.parse_args([str(file), "--work-dir", str(work_dir), *arguments])
+    args.cfg_options = options
+    return sweep.sweep(args)
+
+
+def cache_features(first_run, first_file: Path, out: Path, of_cache: dict, options: dict) -> None:
+    """Compute what is missing of the features of the first stage, on the data in use."""
+    from mmdet_eql.decoupled.feature_cache import read_description
+    from mmdet_eql.runs.execution import final_checkpoint
+    from mmdet_eql.runs.planning import plan_runs
+    from mmdet_eql.runs.sweep_file import read_entries
+    from mmdet_eql.utils.files import write_text
+
+    if (out / "features.json").exists():
+        description = read_description(out)
+        if not any(description.missing_shards(out, split) for split in description.splits):
+            print(f"{out}: complete.")
+            return
+    (on_these,) = plan_runs(read_entries(first_file, options=options), out).runs
+    config = out.with_name("features.py")
+    write_text(config, on_these.cfg.pretty_text)
+    arguments = [f"--{key}={value}" for key, value in of_cache.items()]
+    run(
+        *("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
+        *("tools/cache_features.py", config, final_checkpoint(first_run.work_dir)),
+        *("--out", out, "--launcher", "pytorch", *arguments),
+    )
+
+
+def compare(study, runs: list, folder: Path, title: str) -> None:
+    """Print the tables, and write them, pages and pictures beside the runs."""
+    from mmdet_eql.analysis.gradient_plot import format_ratios, plot_gradients
+    from mmdet_eql.engine.gradient_file import load_gradient_record, pool_records
+    from mmdet_eql.runs.groups import group_runs, load_records, with_image_bins
+    from mmdet_eql.runs.page import format_page
+    from mmdet_eql.runs.planning import RESULT_NAME
+    from mmdet_eql.runs.tables import format_report
+    from mmdet_eql.utils.errors import UserError
+    from mmdet_eql.utils.files import write_text
+
+    runs_of = {run.label: [each for each in runs if each.label == run.label] for run in runs}
+    for name, labels in {**study.tables, "gradients": study.gradients}.items():
+        if unknown := [label for label in labels if label not in runs_of]:
+            names = ", ".join(runs_of)
+            raise UserError(f"{title}: its {name} have {unknown[0]!r}; give some of {names}.")
+    for name, labels in study.tables.items():
+        table, page = folder / f"{name}.md", folder / f"{name}.html"
+        chosen = {label: runs_of[label] for label in labels}
+        paths = [run.work_dir for of_label in chosen.values() for run in of_label]
+        # What is compared, written last.
+        compared = table.with_suffix(".compared")
+        results = "".join(f"{path} {(path / RESULT_NAME).stat().st_mtime}\n" for path in paths)
+        if not compared.exists() or compared.read_text(encoding="utf-8") != results:
+            with contextlib.redirect_stdout(None):  # counting training sets prints, too
+                records = load_records(paths)
+                if study.image_bins:
+                    records = [with_image_bins(record, study.image_bins) for record in records]
+                groups = group_runs(records)
+            report = format_report(groups, groups[0], "welch")
+            if study.pictures:
+                report += f"\n\n{draw(groups, chosen, table, title)}"
+            write_text(table, report + "\n")
+            write_text(page, format_page(groups, groups[0], "welch", f"{title}: {name}"))
+            write_text(compared, results)
+        print(f"\n{table.read_text(encoding='utf-8')}\n{table}\n{page}", flush=True)
+    if study.gradients:
+        records = {
+            label.removesuffix("-gradients"): pool_records(
+                [load_gradient_record(run.work_dir) for run in runs_of[label]]
+            )
+            for label in study.gradients
+        }
+        plot_gradients(records, folder / "gradients.png")
+        print(f"\n{format_ratios(records)}\n\n{folder / 'gradients.png'}")
+
+
+def draw(groups: list, runs: dict, table: Path, title: str) -> str:
+    """Draw AP over frequency and detections; return intervals over the validation images."""
+    from mmdet.registry import DATASETS
+
+    from mmdet_eql.analysis.drawing import draw_predictions
+    from mmdet_eql.analysis.image_intervals import gain_table
+    from mmdet_eql.frequency import class_frequency_of
+    from mmdet_eql.runs.execution import DETECTIONS_NAME, final_checkpoint
+    from mmdet_eql.runs.plots import save_overview
+
+    save_overview(groups, table.with_suffix(".png"), title)
+    models = {
+        label: (of_label[0].cfg, final_checkpoint(of_label[0].work_dir))
+        for label, of_label in runs.items()
+    }
+    cfg = models[groups[0].label][0]
+    frequency = class_frequency_of(DATASETS.build(cfg.train_dataloader.dataset))
+    draw_predictions(models, frequency, table.with_name("predictions"))
+    detections = {
+        label: [run.work_dir / DETECTIONS_NAME for run in of_label]
+        for label, of_label in runs.items()
+    }
+    return gain_table(cfg.val_evaluator.ann_file, detections)
+
+
+def run(*arguments: str | Path) -> None:
+    """Run Python with arguments; end with its status if it fails."""
+    if status := subprocess.run([sys.executable, *map(str, arguments)]).returncode:
+        sys.exit(status)
+
+
+if __name__ == "__main__":
+    run_tool(run_study, parse_args())
