@@ -3,11 +3,6 @@
 set -euo pipefail
 tools="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 
-for argument in "$@"; do
-  if [[ "$argument" == -h || "$argument" == --help ]]; then
-    exec python3 "$tools/run_study.py" --help
-  fi
-done
-
+[[ " $* " == *" --help "* || " $* " == *" -h "* ]] && exec python3 "$tools/run_study.py" --help
 bash "$tools/setup_env.sh"
 exec "$tools/../.venv/bin/python" "$tools/run_study.py" quickstart "$@"

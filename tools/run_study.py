@@ -16,8 +16,7 @@ from pathlib import Path
 import sweep
 from arguments import add_cfg_options, run_tool, tool_parser
 
-TOOLS = Path(__file__).resolve().parent
-REPOSITORY = TOOLS.parent
+REPOSITORY = Path(__file__).resolve().parents[1]
 STUDIES = REPOSITORY / "configs" / "studies"
 EPILOG = """Further options are those of tools/sweep.py (default: --jobs with the number of
 cores); with --dry-run data are made, and nothing is trained.
@@ -51,10 +50,9 @@ def run_study(args: argparse.Namespace) -> None:
     sets = {name: with_paths({**study.data, **more}) for name, more in study.sets.items()}
     # What is not given is relative to the repository: paths in results are the same in all clones.
     work_dir = Path("work_dirs", study.folder or file.stem)
-    if args.work_dir is not None:
-        work_dir = args.work_dir.resolve()
-    given = os.environ.get("MMDET_EQL_DATA")
-    data = Path(given).resolve() if given else Path("data")
+    work_dir = args.work_dir.resolve() if args.work_dir else work_dir
+    data = os.environ.get("MMDET_EQL_DATA")
+    data = Path(data).resolve() if data else Path("data")
     os.environ["MMDET_EQL_DATA"] = str(data)
     os.chdir(REPOSITORY)
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")

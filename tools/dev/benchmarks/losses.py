@@ -1,11 +1,9 @@
 """The losses, forward and backward, beside focal loss and cross-entropy in PyTorch.
 
 On the 10,000 anchors (quick: 1,000) of a dense head with 1,230 categories, and on the 1,024
-proposals of two images with up to the 13,204 categories of V3Det, where the record of gradients is
-measured, too. A loss must read each logit and write its gradient, the record read each gradient.
+proposals of two images with up to the 13,204 categories of V3Det. A loss must read each logit and
+write its gradient.
 """
-
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +21,6 @@ from side_by_side import (
 from torch import Tensor
 
 import mmdet_eql.losses  # noqa: F401 (registers them)
-from mmdet_eql.engine.gradient_record_hook import gradient_sums
 
 NUM_PROPOSALS = 1024
 
@@ -61,48 +58,29 @@ DENSE = {
 
 
 def measure(quick: bool) -> list[Comparison]:
-    """Compare each loss to its rival, and EQL and the record over the number of categories."""
+    """Compare each loss to its rival, and EQL over the number of categories."""
     rows, comparisons = 1_000 if quick else 10_000, []
-    size = rows, LVIS_CATEGORIES
-    options = dict(repeats=3 if quick else 5)
+    size, repeats = (rows, LVIS_CATEGORIES), 3 if quick else 5
     for kind, (rival, target) in DENSE.items():
         comparisons += compare(
             kind,
             f"{rows:,} anchors, {LVIS_CATEGORIES:,} categories, forward + backward",
             {"ours": step_of(kind, *size), rival: step_of(rival, *size)},
             {rival: target},
+            repeats,
             limit=Limit(2 * 4 * rows * LVIS_CATEGORIES),
-            **options,
         )
     for number in NUMBERS_OF_CATEGORIES[:: 2 if quick else 1]:
-        size, text = (NUM_PROPOSALS, number), f"{NUM_PROPOSALS:,} proposals, {number:,} categories"
-        num_bytes, options["size"] = 4 * NUM_PROPOSALS * number, ("categories", number)
+        size = NUM_PROPOSALS, number
         comparisons += compare(
             "EQL",
-            f"{text}, forward + backward",
+            f"{NUM_PROPOSALS:,} proposals, {number:,} categories, forward + backward",
             {"ours": step_of("EqualizationLoss", *size), "softmax": step_of("softmax", *size)},
-            limit=Limit(2 * num_bytes),
-            **options,
-        )
-        gradient, labels = torch.randn(*size).to(DEVICE), make_labels(*size)
-        comparisons += compare(
-            "gradient record",
-            text,
-            {
-                "ours": partial(gradient_sums, gradient, labels, number),
-                "copying": partial(torch.empty_like(gradient).copy_, gradient),
-            },
-            limit=Limit(num_bytes),
-            **options,
+            repeats=repeats,
+            limit=Limit(2 * 4 * NUM_PROPOSALS * number),
+            size=("categories", number),
         )
     return comparisons
-
-
-def make_labels(rows: int, num_classes: int) -> Tensor:
-    """Labels of which one in fifty is an object."""
-    labels = torch.randint(num_classes, (rows,))
-    labels[torch.arange(rows) % 50 > 0] = num_classes
-    return labels.to(DEVICE)
 
 
 def step_of(kind: str, rows: int, num_classes: int) -> Workload:
@@ -116,7 +94,9 @@ def step_of(kind: str, rows: int, num_classes: int) -> Workload:
     if isinstance(loss, torch.nn.Module):
         loss.to(DEVICE)
     logits = (torch.randn(rows, num_classes) - 4).to(DEVICE).requires_grad_()
-    labels, weight = make_labels(rows, num_classes), torch.ones(rows, device=DEVICE)
+    labels = torch.randint(num_classes, (rows,), device=DEVICE)
+    labels[torch.arange(rows) % 50 > 0] = num_classes  # one in fifty is an object
+    weight = torch.ones(rows, device=DEVICE)
 
     def step() -> None:
         logits.grad = None

@@ -4,11 +4,8 @@
     python tools/dev/benchmarks/run.py --json figures.json --growth growth.png
     python tools/dev/benchmarks/run.py --parts losses training
 
-A row of the table, in Markdown, compares a part with one rival: seconds of both, the rival's time
-over ours (the median and the range over the turns, of wall-clock time and of processor time), the
-least time that the work needs on this machine and what share of our processor time that is, the
-extra memory of both at its peak, and the target with whether it was met. side_by_side.py says how
-it is measured; the module of each part says what.
+A row of the table, in Markdown, compares a part with one rival, as docs/speed.md explains.
+side_by_side.py says how it is measured; the module of each part says what.
 """
 
 import argparse

@@ -1,22 +1,13 @@
 """Measuring a part of the package beside its rivals, and beside what the machine can do at best.
 
 A benchmark module has a function ``measure(quick: bool) -> list[Comparison]``, which ``run.py``
-calls:
-
-    comparisons = compare(
-        "mask head",
-        "128 RoIs, 1,230 categories, forward + loss + backward",
-        {"ours": step("ours"), "class-agnostic": step("class-agnostic")},
-        {"class-agnostic": 1 / 1.15},
-        limit=Limit(multiplications=multiplications(step("ours"))),
-    )
+calls, and which calls :func:`compare`.
 
 Time is measured in turns (ours, rival, ours, rival, ...), so that a neighbour who uses the machine
-disturbs both; the ratio is the median over the turns. Wall-clock time is what a user waits for,
-processor time is steadier on a busy machine. Memory is the peak above what was held before, in a
-process of each one's own. The limit is the time that the work needs at least: its bytes at the
-bandwidth of copying a large array, its multiplications at the rate of a matrix product, both
-measured in the same run.
+disturbs both. Wall-clock time is what a user waits for, processor time is steadier on a busy
+machine. Memory is the peak above what was held before, in a process of each one's own. The limit is
+the time that the work needs at least: its bytes at the bandwidth of copying a large array, its
+multiplications at the rate of a matrix product, both measured in the same run.
 
 With the environment variable BENCHMARK_DEVICE=cuda, models and tensors lie on the GPU: times are
 then by wall clock alone, after all its work, and memory is what PyTorch allocates there.
