@@ -75,6 +75,13 @@ def test_a_study_that_is_not_there(called):
         called("nothing")
 
 
+def test_a_first_stage_is_one_run(called, monkeypatch):
+    tool = importlib.import_module("run_study")
+    monkeypatch.setattr(tool.sweep, "sweep", lambda args: ["one", "another"])
+    with pytest.raises(UserError, match=r"quickstart-first-stage\.yaml: has 2 runs; leave one"):
+        called("quickstart")
+
+
 @pytest.mark.parametrize("place", ["tables", "gradients"])
 def test_a_table_of_an_unknown_run_is_named(called, place, monkeypatch, tmp_path):
     tool = importlib.import_module("run_study")
@@ -82,5 +89,5 @@ def test_a_table_of_an_unknown_run_is_named(called, place, monkeypatch, tmp_path
     named = {"tables": {"losses": ["EQL", "EFL"]}, "gradients": ["EFL"]}[place]
     path = tmp_path / "a.json"
     path.write_text(json.dumps({"config": "a.py", "study": {**SECTION, place: named}}))
-    with pytest.raises(UserError, match=r"a: its .* 'EFL'; give some of EQL"):
+    with pytest.raises(UserError, match=r"a: its .* 'EFL'; give some of .'EQL'"):
         called(str(path))

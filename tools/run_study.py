@@ -17,7 +17,6 @@ import sweep
 from arguments import add_cfg_options, run_tool, tool_parser
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-STUDIES = REPOSITORY / "configs" / "studies"
 EPILOG = """Further options are those of tools/sweep.py (default: --jobs with the number of
 cores); with --dry-run data are made, and nothing is trained.
 
@@ -34,7 +33,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "study", help="sweep file with a section 'study', or its name in configs/studies"
     )
-    parser.add_argument("--work-dir", type=Path, help="for all results (default: in work_dirs)")
+    parser.add_argument("--work-dir", type=os.path.abspath, help="default: in work_dirs")
     add_cfg_options(
         parser, "of all trainings; a shorter try: train_cfg.max_iters=200 decoupled.epochs=1"
     )
@@ -44,16 +43,16 @@ def parse_args() -> argparse.Namespace:
 
 def run_study(args: argparse.Namespace) -> None:
     from mmdet_eql.runs.study_file import read_study
+    from mmdet_eql.utils.errors import UserError
 
-    file = Path(args.study) if Path(args.study).is_file() else STUDIES / f"{args.study}.yaml"
+    shipped = REPOSITORY / "configs" / "studies" / f"{args.study}.yaml"
+    file = Path(args.study) if Path(args.study).is_file() else shipped
     study, file = read_study(file), file.resolve()
     sets = {name: with_paths({**study.data, **more}) for name, more in study.sets.items()}
-    # What is not given is relative to the repository: paths in results are the same in all clones.
-    work_dir = Path("work_dirs", study.folder or file.stem)
-    work_dir = args.work_dir.resolve() if args.work_dir else work_dir
+    # Relative to the repository, so that paths in results are the same in all clones.
+    work_dir = Path(args.work_dir or f"work_dirs/{study.folder or file.stem}")
     data = os.environ.get("MMDET_EQL_DATA")
-    data = Path(data).resolve() if data else Path("data")
-    os.environ["MMDET_EQL_DATA"] = str(data)
+    data = os.environ["MMDET_EQL_DATA"] = os.path.abspath(data) if data else "data"
     os.chdir(REPOSITORY)
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -66,17 +65,18 @@ def run_study(args: argparse.Namespace) -> None:
         folder = Path("work_dirs", first.folder) if first.folder else work_dir / "first_stage"
         make_data(data, first.data)
         first_file = file.parent / first.file
-        given = ["--gpus", str(first.processes)]
-        (first_run,) = train(first_file, folder, given, of_detector)
+        first_run, *others = train(first_file, folder, [f"--gpus={first.processes}"], of_detector)
+        if others:
+            raise UserError(f"{first_file}: has {1 + len(others)} runs; leave one.")
     given = [*args.of_sweep, *["--keep-detections"] * study.pictures]
-    if "--jobs" not in given:
-        given += ["--jobs", str(os.cpu_count())]
+    if not any(option.startswith("--jobs") for option in given):
+        given.append(f"--jobs={os.cpu_count()}")
     for name, made_with in sets.items():
         folder = work_dir / name
         make_data(data, made_with, name)
         if study.features is not None and first_run is not None:
-            cache_features(first_run, first_file, folder / "features", study.features, of_detector)
-            options = {**options, "features": str(folder / "features")}
+            features = cache_features(first_run, first_file, study.features, of_detector)
+            options = {**options, "features": str(features)}
         runs = train(file, folder, given, options)
         if runs is not None:
             compare(study, runs, folder, file.stem)
@@ -96,10 +96,10 @@ def with_paths(options: dict) -> dict:
     return {**options, **paths}
 
 
-def make_data(data: Path, options: dict, name: str = "") -> None:
-    """Make a set that is not there yet, and have configs use it."""
+def make_data(data: str, options: dict, name: str = "") -> None:
+    """Make a set, unless it is there, and have configs use it."""
     arguments = [f"--{key.replace('_', '-')}={options[key]}" for key in options if key != "folder"]
-    folder = data / "-".join(filter(None, [options.get("folder"), name]))
+    folder = Path(data, "-".join(filter(None, [options.get("folder"), name])))
     if folder.suffix != ".npz":
         os.environ["MMDET_EQL_DATA"] = str(folder)
         if options:
@@ -115,28 +115,32 @@ def train(file: Path, work_dir: Path, arguments: list, options: dict) -> list | 
     return sweep.sweep(args)
 
 
-def cache_features(first_run, first_file: Path, out: Path, of_cache: dict, options: dict) -> None:
+def cache_features(first_run, first_file: Path, of_cache: dict, options: dict) -> Path:
     """Compute what is missing of the features of the first stage, on the data in use."""
-    from mmdet_eql.decoupled.feature_cache import read_description
+    from mmdet_eql.decoupled.feature_cache import read_description, sha256_of
     from mmdet_eql.runs.execution import final_checkpoint
     from mmdet_eql.runs.planning import plan_runs
     from mmdet_eql.runs.sweep_file import read_entries
     from mmdet_eql.utils.files import write_text
 
+    checkpoint = final_checkpoint(first_run.work_dir)
+    out = first_run.work_dir / f"features-{Path(os.environ['MMDET_EQL_DATA']).name}"
     if (out / "features.json").exists():
-        description = read_description(out)
-        if not any(description.missing_shards(out, split) for split in description.splits):
+        made = read_description(out)
+        whole = not any(made.missing_shards(out, split) for split in made.splits)
+        if whole and made.checkpoint_sha256 == sha256_of(checkpoint):
             print(f"{out}: complete.")
-            return
+            return out
     (on_these,) = plan_runs(read_entries(first_file, options=options), out).runs
-    config = out.with_name("features.py")
+    config = out / "config.py"
     write_text(config, on_these.cfg.pretty_text)
     arguments = [f"--{key}={value}" for key, value in of_cache.items()]
     run(
         *("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
-        *("tools/cache_features.py", config, final_checkpoint(first_run.work_dir)),
-        *("--out", out, "--launcher", "pytorch", *arguments),
+        *("tools/cache_features.py", config, checkpoint, "--out", out),
+        *("--launcher", "pytorch", *arguments),
     )
+    return out
 
 
 def compare(study, runs: list, folder: Path, title: str) -> None:
@@ -153,15 +157,15 @@ def compare(study, runs: list, folder: Path, title: str) -> None:
     runs_of = {run.label: [each for each in runs if each.label == run.label] for run in runs}
     for name, labels in {**study.tables, "gradients": study.gradients}.items():
         if unknown := [label for label in labels if label not in runs_of]:
-            names = ", ".join(runs_of)
-            raise UserError(f"{title}: its {name} have {unknown[0]!r}; give some of {names}.")
+            raise UserError(f"{title}: its {name} have {unknown[0]!r}; give some of {[*runs_of]}.")
     for name, labels in study.tables.items():
         table, page = folder / f"{name}.md", folder / f"{name}.html"
         chosen = {label: runs_of[label] for label in labels}
         paths = [run.work_dir for of_label in chosen.values() for run in of_label]
         # What is compared, written last.
         compared = table.with_suffix(".compared")
-        results = "".join(f"{path} {(path / RESULT_NAME).stat().st_mtime}\n" for path in paths)
+        made_from = [(str(path), (path / RESULT_NAME).stat().st_mtime) for path in paths]
+        results = repr((study.image_bins, study.pictures, made_from))
         if not compared.exists() or compared.read_text(encoding="utf-8") != results:
             with contextlib.redirect_stdout(None):  # counting training sets prints, too
                 records = load_records(paths)

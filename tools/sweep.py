@@ -47,9 +47,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--delete-checkpoints", action="store_true", help="of runs that are done and not needed"
     )
-    parser.add_argument(
-        "--keep-detections", action="store_true", help="write those of validations to the runs"
-    )
+    parser.add_argument("--keep-detections", action="store_true", help="write them to the runs")
     parser.add_argument("--dry-run", action="store_true", help="show what would run, and end")
     parser.add_argument("--slurm", metavar="PARTITION", help="write job scripts instead")
     parser.add_argument("--cpus-per-task", type=positive, default=5, help="for --slurm; default: 5")
