@@ -21,7 +21,7 @@ import msgspec
 
 from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.files import local_copy
-from mmdet_eql.utils.processes import process_pool
+from mmdet_eql.utils.processes import map_forked
 
 _BYTES_AT_ONCE = 1 << 20
 #: For fewer pieces a process takes longer to start than it saves.
@@ -159,6 +159,7 @@ def map_pieces(work: Callable[[bytes], Any], content: bytes | mmap.mmap) -> list
 
     Raises:
         ValueError: If ``content`` does not begin like a list.
+        KilledError: If a process was killed.
     """
 
     def work_on(bounds: tuple[int, int]) -> Any:
@@ -171,17 +172,7 @@ def map_pieces(work: Callable[[bytes], Any], content: bytes | mmap.mmap) -> list
     if num_workers < 2 or multiprocessing.current_process().daemon:  # which may have no children
         return list(map(work_on, bounds))
     forget_pages(content)
-
-    def begin() -> None:
-        global _work_on
-        _work_on = work_on
-
-    with process_pool(num_workers, begin) as pool:
-        return list(pool.map(_work_of_this_process, bounds))
-
-
-def _work_of_this_process(bounds: tuple[int, int]) -> Any:
-    return _work_on(bounds)
+    return map_forked(work_on, bounds, num_workers)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 from dataclasses import fields, replace
 
 import numpy as np
@@ -147,6 +148,16 @@ def test_a_sound_file_is_read_once(files, iou_type, monkeypatch):
 
     monkeypatch.setattr(lvis_results, "load_json", refuse)
     assert len(read_results(files[1], truth, iou_type).score)
+
+
+def test_a_process_that_is_killed_is_told(files, iou_type, monkeypatch):
+    """As the system does when memory runs out: no figure, and no endless wait."""
+    monkeypatch.setattr(json_pieces, "_BYTES_AT_ONCE", 100)
+    monkeypatch.setattr(json_pieces.os, "sched_getaffinity", lambda pid: {0, 1})
+    monkeypatch.setattr(lvis_results, "_columns", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    truth = read_ground_truth(files[0])
+    with pytest.raises(UserError, match=rf"{files[1]}: a process that decoded it was killed"):
+        read_results(files[1], truth, iou_type)
 
 
 @pytest.mark.parametrize("huge", [0, 2**53 + 1, -(2**53) - 1])

@@ -1,13 +1,15 @@
-"""Pools of processes end with the process that started them."""
+"""Processes end with the process that started them, and it does not wait for those that ended."""
 
 import multiprocessing
 import os
+import signal
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from mmdet_eql.utils.processes import process_pool
+from mmdet_eql.utils.processes import KilledError, map_forked, process_pool
 
 
 def alive(pid: int) -> bool:
@@ -49,3 +51,26 @@ def test_an_error_drops_what_is_still_to_do(tmp_path):
 def write_slowly(path) -> None:
     time.sleep(0.05)
     path.touch()
+
+
+def test_forked_processes_share_what_cannot_be_pickled():
+    found = map_forked(lambda item: (item, os.getpid()), range(7), 2)
+    items, processes = zip(*found, strict=True)
+    assert items == tuple(range(7))
+    assert len(set(processes)) == 2
+    assert os.getpid() not in processes
+
+
+@pytest.mark.parametrize("num_bytes", [1, 1 << 24])
+def test_a_process_that_is_killed_is_not_waited_for(num_bytes):
+    """Before its result, and in the middle of one, of which a pipe holds 64 KiB."""
+
+    def work(item: int) -> bytes:
+        if item == 1:
+            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        time.sleep(0.3 if item == 0 or num_bytes == 1 else 0)
+        return bytes(num_bytes)
+
+    with pytest.raises(KilledError):
+        map_forked(work, range(4), 2)
+    assert not multiprocessing.active_children()
