@@ -47,7 +47,8 @@ def plot_files(files: Sequence[FileEvaluation], path: str | os.PathLike) -> None
         bars = panels[0].bar(np.arange(len(groups)) + shift, heights, **look)
         panels[0].bar_label(bars, fmt="%.1f", label_type="center", color="w", fontsize=8)
         if file.intervals is not None:
-            ends = 100 * np.array([file.intervals[name] for name in groups]).T
+            ends = [file.intervals[name] or (np.nan, np.nan) for name in groups]
+            ends = 100 * np.array(ends).T
             panels[0].errorbar(
                 np.arange(len(groups)) + shift,
                 heights,

@@ -150,9 +150,8 @@ def comparison_json(files: Sequence[FileEvaluation], classwise: bool = False) ->
 
     Metrics are fractions, -1 without ground truth. After a bootstrap there are ``intervals``, and
     for all but the first file ``gain``, and where they were asked for there are ``errors``, as in
-    :class:`FileEvaluation`. With ``classwise`` there are
-    ``categories``: a list of ``id``, ``name``, ``frequency`` and ``AP``, which is null without
-    ground truth.
+    :class:`FileEvaluation`. With ``classwise`` there are ``categories``: a list of ``id``,
+    ``name``, ``frequency`` and ``AP``. These, intervals and errors are null without ground truth.
     """
     content = []
     for file in files:
@@ -162,7 +161,10 @@ def comparison_json(files: Sequence[FileEvaluation], classwise: bool = False) ->
         if file.gain is not None:
             content[-1]["gain"] = asdict(file.gain)
         if file.errors is not None:
-            content[-1]["errors"] = file.errors
+            content[-1]["errors"] = {
+                kind: {name: _or_none(value) for name, value in of.items()}
+                for kind, of in file.errors.items()
+            }
         if classwise:
             content[-1]["categories"] = _category_records(file.evaluation)
     return json.dumps(content, indent=1) + "\n"
@@ -191,7 +193,7 @@ def comparison_csv(files: Sequence[FileEvaluation], classwise: bool = False) -> 
 def _category_records(evaluation: LVISEvaluation) -> list[dict]:
     values = evaluation.category_ap().tolist()
     return [
-        {**record, "AP": None if math.isnan(ap) else ap}
+        {**record, "AP": _or_none(ap)}
         for record, ap in zip(_categories(evaluation), values, strict=True)
     ]
 
@@ -204,6 +206,11 @@ def _categories(of: LVISGroundTruth | LVISEvaluation) -> list[dict]:
         for record, frequency in zip(records, of.frequencies, strict=True):
             record["frequency"] = str(frequency)
     return records
+
+
+def _or_none(value: float) -> float | None:
+    """JSON has no NaN."""
+    return None if math.isnan(value) else value
 
 
 def _percent(fraction: float) -> str:

@@ -1,9 +1,12 @@
 """Kinds of errors and what they cost, by hand and beside the metrics."""
 
+import json
+
 import numpy as np
 import pytest
 
 from mmdet_eql.evaluation import compare_files, read_ground_truth, read_results
+from mmdet_eql.evaluation.bootstrap import draw_images
 from mmdet_eql.evaluation.error_kinds import KINDS, error_costs
 from tests.analysis.test_category_errors import (
     AWAY,
@@ -110,14 +113,27 @@ def test_the_metric_is_ap50_and_each_object_is_found_or_lost_once(seed, iou_type
 
 
 def test_errors_of_files_side_by_side(tmp_path, call_tool):
-    files = save(tmp_path, *make_federated_set(3))
+    data, results = make_federated_set(3)
+    # The one draw misses the only image of the only rare category; no category is frequent.
+    (missed, *_) = np.flatnonzero(draw_images(len(data["images"]), 1, 0)[:, 0] == 0)
+    missed = sorted(image["id"] for image in data["images"])[missed]
+    rare = next(a["category_id"] for a in data["annotations"] if a["image_id"] == missed)
+    data["annotations"] = [
+        a for a in data["annotations"] if a["category_id"] != rare or a["image_id"] == missed
+    ]
+    for category in data["categories"]:
+        category["frequency"] = "r" if category["id"] == rare else "c"
+    files = save(tmp_path, data, results)
     (file,) = compare_files(files[0], [files[1]], errors=True)
     assert file.errors["AP50"]["AP"] == pytest.approx(file.metrics["AP50"], abs=1e-9)
     figure = tmp_path / "figure.png"
     out = call_tool(
-        "evaluate.py", files[0], files[1], files[1], "--errors", "--bootstrap", 20,
+        "evaluate.py", files[0], files[1], files[1], "--errors", "--bootstrap", 1,
         "--plot", figure, "--json", tmp_path / "out.json", check=True,
     )  # fmt: skip
     assert "|  Miss |" in out.stdout
     assert figure.read_bytes().startswith(b"\x89PNG")
-    assert '"Dupe"' in (tmp_path / "out.json").read_text()
+    content = json.loads((tmp_path / "out.json").read_text(), parse_constant=pytest.fail)  # NaN
+    assert content[1]["intervals"]["APr"] is None
+    assert content[1]["errors"]["Dupe"]["APf"] is None
+    assert content[1]["errors"]["Dupe"]["APc"] == file.errors["Dupe"]["APc"]
