@@ -144,7 +144,9 @@ def compare_files(
         try:
             evaluation = evaluate_detections(truth, detections, iou_type)
             metrics = evaluation.metrics()
-            metrics |= best_of_category_metrics(truth, detections, iou_type, fixed_ap, pooled_ap)
+            metrics |= best_of_category_metrics(
+                truth, detections, iou_type, fixed_ap, pooled_ap, source=f"{one}: "
+            )
         except UserError as error:
             raise UserError(f"{one}: {error}") from None
         check_classes(one, truth, detections, ann_file)
@@ -219,10 +221,12 @@ def read_image_list(path: str) -> list[int]:
         UserError: If the file cannot be read or is none of these.
     """
     try:
-        text = read_file(path).decode("utf-8")
+        text = read_file(path).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text"
-        raise UserError(f"{path}: the list of images cannot be read ({reason}).") from None
+        raise UserError(
+            f"{path}: the list of images cannot be read ({reason}); correct the path."
+        ) from None
     try:
         content = json.loads(text)
         if isinstance(content, dict):

@@ -53,6 +53,7 @@ def best_of_category_metrics(
     fixed: int | None = None,
     pooled: int | None = None,
     iou_thresholds: np.ndarray = IOU_THRESHOLDS,
+    source: str = "",
 ) -> dict[str, float]:
     """Return Fixed AP, pooled AP, both or nothing.
 
@@ -65,6 +66,7 @@ def best_of_category_metrics(
         pooled (int, optional): For ``pooled_AP``, ``pooled_AP50``, ``pooled_AP75``, ``pooled_APr``,
             ``pooled_APc`` and ``pooled_APf``, likewise.
         iou_thresholds (np.ndarray): T numbers.
+        source (str): What the warning begins with, such as ``"a.json: "``.
 
     Returns:
         dict[str, float]: Fractions, or -1 without ground truth. A warning says how many categories
@@ -84,9 +86,9 @@ def best_of_category_metrics(
     for number, categories in few.items():
         if categories:
             warnings.warn(
-                f"{categories:,} of the {len(ground_truth.category_ids):,} categories have fewer "
-                f"than {number:,} detections; Fixed AP and pooled AP rise if the model is asked "
-                "for more: no limit per image, and no score threshold.",
+                f"{source}{categories:,} of the {len(ground_truth.category_ids):,} categories have "
+                f"fewer than {number:,} detections; Fixed AP and pooled AP rise if the model is "
+                "asked for more: no limit per image, and no score threshold.",
                 stacklevel=2,
             )
     return metrics

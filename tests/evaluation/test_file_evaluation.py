@@ -180,7 +180,7 @@ def test_a_list_of_images(layout, federated, tmp_path):
     content = {
         "ids": json.dumps(ids),
         "annotations": json.dumps({"images": images}),
-        "lines": "\n".join(map(str, ids)) + "\n",
+        "lines": "\ufeff" + "\r\n".join(map(str, ids)) + "\r\n",  # as Windows programs write it
         "names": "\n".join(f"./val2017/{image_id:012}.jpg" for image_id in ids),
     }
     (tmp_path / "list").write_text(content[layout])
@@ -433,7 +433,10 @@ def test_the_command_where_no_framework_is_installed(files, expected, tmp_path):
         assert low < expected["AP"] < high
     assert content[1]["gain"]["intervals"]["APr"] == [0, 0]
     assert f"{100 * expected['AP']:.2f}" in done.stdout
-    assert "warning: 9 of the 9 categories have fewer than 10,000 detections" in done.stderr
+    assert (
+        f"warning: {files[1]}: 9 of the 9 categories have fewer than 10,000 detections"
+        in done.stderr
+    )
     assert (tmp_path / "new" / "out.csv").read_text().startswith("results,metric,value\n")
 
 

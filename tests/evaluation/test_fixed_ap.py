@@ -137,5 +137,7 @@ def test_categories_with_few_detections_are_counted(tmp_path):
     data, results = make_federated_set(1)
     number = max(np.unique([r["category_id"] for r in results], return_counts=True)[1]) - 1
     files = save(tmp_path, data, results)
-    with pytest.warns(UserWarning, match=rf"8 of the 9 categories have fewer than {number:,} det"):
+    with pytest.warns(
+        UserWarning, match=rf"{files[1]}: 8 of the 9 categories have fewer .* {number:,} d"
+    ):
         compare_files(files[0], [files[1]], fixed_ap=number)
