@@ -315,6 +315,7 @@ def _starts(lengths: np.ndarray) -> np.ndarray:
 
 def positions_of_ids(values: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """Return the position of each value among unique ids; ValueError if one is not among them."""
+    _require(len(ids) > 0 or not len(values), "a reference to nothing")
     if len(ids) and ids.min() >= 0 and ids.max() < len(values):
         # A table is faster than a search, and no longer than the values.
         place = np.zeros(ids.max() + 1, dtype=np.int64)

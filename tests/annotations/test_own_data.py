@@ -309,6 +309,17 @@ def test_a_root_category_is_no_class(write, images, name):
     assert read_annotations(write(own, "own.json")).category_name[-1] == "person"
 
 
+def test_roots_alone_and_an_unknown_category(write):
+    data = by_script()
+    names = [category["name"] for category in data["categories"]]
+    for category, other in zip(data["categories"], [names[-1], *names], strict=False):
+        category["supercategory"] = other
+    for annotation in data["annotations"]:
+        annotation["category_id"] = 99
+    with pytest.raises(UserError, match="has category 99, which is not in 'categories'"):
+        read_annotations(write(data))
+
+
 def test_more_objects_than_detections_count(write):
     data = by_script()
     data["annotations"] = [
