@@ -399,25 +399,32 @@ def test_masks_in_another_order(masks, tmp_path):
 
 BLOCKED = """
 import os, runpy, sys
+known = {*sys.stdlib_module_names, "mmdet_eql", "arguments", *sys.argv[1].split()}
 class Blocker:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "mmdet", "mmcv", "mmengine"):
+        if name.split(".")[0] not in known and name[0] != "_":  # _sysconfigdata_...
             raise ModuleNotFoundError(name, name=name)
 sys.meta_path.insert(0, Blocker())
 import mmdet_eql.evaluation  # as a library, too
-sys.argv = sys.argv[1:]
+sys.argv = sys.argv[2:]
 sys.path.insert(0, os.path.dirname(sys.argv[0]))  # as Python does with a script
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def test_the_command_where_no_framework_is_installed(files, expected, tmp_path):
+@pytest.mark.parametrize("iou_type", ["bbox", "boundary"])
+def test_the_command_with_the_packages_of_the_docs_alone(iou_type, boxes, masks, tmp_path):
+    files = save(tmp_path, *(boxes if iou_type == "bbox" else masks))
+    expected = evaluate_files(*files, iou_type).metrics()
+    docs = (REPOSITORY / "docs" / "evaluation.md").read_text()
+    packages = re.findall(r"[a-z]\w*", re.search(r"^pip install (.*)", docs, re.M)[1])
     out = tmp_path / "out.json"
     script = REPOSITORY / "tools" / "evaluate.py"
-    options = ["--fixed-ap", "--pooled-ap", "50", "--bootstrap", "10", "--classwise"]
+    options = ["--fixed-ap", "--pooled-ap", "50", "--bootstrap", "10", "--classwise", "--errors"]
+    options += ["--iou-type", iou_type]
     options += ["--json", out, "--csv", tmp_path / "new" / "out.csv"]
     done = subprocess.run(
-        [sys.executable, "-c", BLOCKED, script, *files, files[1], *options],
+        [sys.executable, "-c", BLOCKED, " ".join(packages), script, *files, files[1], *options],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
