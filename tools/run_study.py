@@ -178,7 +178,8 @@ def compare(study, runs: list, folder: Path, title: str) -> None:
             write_text(table, report + "\n")
             write_text(page, format_page(groups, groups[0], "welch", f"{title}: {name}"))
             write_text(compared, results)
-        print(f"\n{table.read_text(encoding='utf-8')}\n{table}\n{page}", flush=True)
+        pictures = [table.with_suffix(".png"), folder / "predictions"] * study.pictures
+        print("", table.read_text(encoding="utf-8"), table, page, *pictures, sep="\n", flush=True)
     if study.gradients:
         records = {
             label.removesuffix("-gradients"): pool_records(
