@@ -34,7 +34,7 @@ def parse_args() -> argparse.Namespace:
             metavar="N",
             nargs="?",
             type=positive,
-            const=10_000,
+            const=True,
             help=f"add {of}, of the N best detections of each category (default: 10,000)",
         )
     parser.add_argument(
@@ -42,7 +42,7 @@ def parse_args() -> argparse.Namespace:
         metavar="N",
         nargs="?",
         type=positive,
-        const=1000,
+        const=True,
         help="add 95 %% intervals from N draws of images (default: 1,000), and what the files gain "
         "over the first one",
     )

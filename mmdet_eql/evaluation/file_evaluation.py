@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mmdet_eql.evaluation.bootstrap import intervals, resample_metrics
+from mmdet_eql.evaluation.bootstrap import NUM_DRAWS, intervals, resample_metrics
 from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth, read_ground_truth
 from mmdet_eql.evaluation.error_kinds import error_costs
-from mmdet_eql.evaluation.fixed_ap import best_of_category_metrics
+from mmdet_eql.evaluation.fixed_ap import MAX_PER_CATEGORY, best_of_category_metrics
 from mmdet_eql.evaluation.lvis_evaluation import (
     MAX_DETECTIONS,
     LVISEvaluation,
@@ -26,6 +26,7 @@ from mmdet_eql.evaluation.lvis_evaluation import (
     evaluate_detections,
 )
 from mmdet_eql.evaluation.lvis_results import read_results
+from mmdet_eql.evaluation.metric_items import check_number
 from mmdet_eql.evaluation.result_mistakes import (
     check_classes,
     check_detections,
@@ -80,27 +81,28 @@ class FileGain:
 
 
 def compare_files(
-    ann_file: str,
-    results: Sequence[str],
+    ann_file: str | os.PathLike,
+    results: Sequence[str | os.PathLike],
     iou_type: str = "bbox",
-    images: str | Sequence[int] | None = None,
-    fixed_ap: int | None = None,
-    pooled_ap: int | None = None,
-    bootstrap: int | None = None,
+    images: str | os.PathLike | Sequence[int] | None = None,
+    fixed_ap: bool | int = False,
+    pooled_ap: bool | int = False,
+    bootstrap: bool | int = False,
     errors: bool = False,
 ) -> list[FileEvaluation]:
     """Evaluate result files, or their shards, on one annotation file.
 
     Args:
-        ann_file (str): Annotation file in LVIS or COCO format.
-        results (Sequence[str]): Result files, folders or patterns of shards.
+        ann_file (str | os.PathLike): Annotation file in LVIS or COCO format.
+        results (Sequence[str | os.PathLike]): Result files, folders or patterns of shards.
         iou_type (str): 'bbox', 'segm' or 'boundary'.
-        images (str | Sequence[int], optional): Image ids to evaluate on, such as those of LVIS
-            minival, or a file with them (:func:`read_image_list`). Defaults to all.
-        fixed_ap (int, optional): Add Fixed AP, of so many detections of each category.
-        pooled_ap (int, optional): Add pooled AP, likewise (:mod:`mmdet_eql.evaluation.fixed_ap`).
-        bootstrap (int, optional): Add intervals from so many draws of images, and what each file
-            gains over the first one (:mod:`mmdet_eql.evaluation.bootstrap`).
+        images (str | os.PathLike | Sequence[int], optional): Image ids to evaluate on, such as
+            those of LVIS minival, or a file with them (:func:`read_image_list`). Defaults to all.
+        fixed_ap (bool | int): Add Fixed AP, of the best 10,000 detections of each category, or of
+            another number.
+        pooled_ap (bool | int): Add pooled AP, likewise (:mod:`mmdet_eql.evaluation.fixed_ap`).
+        bootstrap (bool | int): Add intervals from 1,000 draws of images, or from another number,
+            and what each file gains over the first one (:mod:`mmdet_eql.evaluation.bootstrap`).
         errors (bool): Add what each kind of error costs
             (:mod:`mmdet_eql.evaluation.error_kinds`).
 
@@ -115,6 +117,10 @@ def compare_files(
         >>> a.metrics["APr"], b.metrics["APr"]  # doctest: +SKIP
     """
     check_iou_type(iou_type)
+    ann_file, *results = map(os.fspath, (ann_file, *results))
+    fixed_ap = check_number("fixed_ap", fixed_ap, MAX_PER_CATEGORY)
+    pooled_ap = check_number("pooled_ap", pooled_ap, MAX_PER_CATEGORY)
+    bootstrap = check_number("bootstrap", bootstrap, NUM_DRAWS)
     ground_truth = read_ground_truth(ann_file, iou_type != "bbox")
     if ground_truth.judged is None:
         warnings.warn(
@@ -123,8 +129,8 @@ def compare_files(
             "where COCO's own evaluation has 100 of each category.",
             stacklevel=2,
         )
-    if isinstance(images, str):
-        images = read_image_list(images)
+    if isinstance(images, (str, os.PathLike)):
+        images = read_image_list(os.fspath(images))
     if images is not None:
         _check_images(images, ground_truth, ann_file)
     files, first_draws = [], None
@@ -232,7 +238,7 @@ def read_image_list(path: str) -> list[int]:
         if isinstance(content, dict):
             content = [image["id"] for image in content["images"]]
         ids = content if isinstance(content, list) else [content]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         ids = [Path(line.strip()).stem for line in text.splitlines() if line.strip()]
         ids = [int(stem) if stem.isdecimal() else stem for stem in ids]
     wrong = [value for value in ids if type(value) is not int]

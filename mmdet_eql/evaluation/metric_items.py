@@ -1,4 +1,4 @@
-"""Names of the metrics of ``LVISFastMetric``, and checks of the arguments that choose them."""
+"""Names of the metrics of ``LVISFastMetric``, and checks of the arguments that choose metrics."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -91,19 +91,18 @@ def list_names(
     return names
 
 
-def check_number(name: str, value: bool | int, default: int) -> int | None:
-    """Return the number that an option stands for: ``default`` for True, None for False.
+def check_number(name: str, value: bool | int | None, default: int) -> int | None:
+    """Return the number that an option stands for: ``default`` for True, None for False and None.
 
     Raises:
         UserError: If it is neither that nor a positive whole number.
     """
-    if isinstance(value, bool):
+    if value is None or isinstance(value, bool):
         return default if value else None
-    if type(value) is int and value > 0:
-        return value
+    if isinstance(value, (int, np.integer)) and value > 0:
+        return int(value)
     raise UserError(
-        f"LVISFastMetric: '{name}' is {value!r}; give True for {default:,}, a whole number above 0 "
-        "or False."
+        f"'{name}' is {value!r}; give True for {default:,}, a whole number above 0 or False."
     )
 
 

@@ -187,7 +187,8 @@ def test_a_list_of_images(layout, federated, tmp_path):
     files = save(tmp_path, data, results)
     warned = contextlib.nullcontext() if federated else pytest.warns(UserWarning, match="in COCO;")
     with warned:
-        (chosen,) = compare_files(files[0], [files[1]], "segm", str(tmp_path / "list"))
+        paths = [Path(file) for file in files]
+        (chosen,) = compare_files(paths[0], paths[1:], "segm", tmp_path / "list")
     small = {
         **data,
         "images": images,
@@ -204,6 +205,7 @@ def test_a_list_of_images(layout, federated, tmp_path):
         ("cat.jpg", "'cat' is no image id"),
         ("[]", "it is empty"),
         ('{"images": 5}', "is no image id"),
+        ("[" * 100_000, "is no image id"),
     ],
 )
 def test_bad_lists_of_images(content, problem, boxes, files, tmp_path):

@@ -9,6 +9,7 @@ import pycocotools.mask as mask_utils
 import pytest
 
 from mmdet_eql.evaluation import compare_files
+from mmdet_eql.utils.errors import UserError
 from tests.evaluation.federated_sets import evaluate_files, make_federated_set, save
 
 
@@ -137,6 +138,13 @@ def test_categories_with_few_detections_are_counted(tmp_path):
     data, results = make_federated_set(1)
     number = max(np.unique([r["category_id"] for r in results], return_counts=True)[1]) - 1
     files = save(tmp_path, data, results)
+    for option in ({"fixed_ap": True}, {"pooled_ap": True}):
+        with pytest.warns(
+            UserWarning, match="9 of the 9 categories have fewer than 10,000 detecti"
+        ):
+            compare_files(files[0], [files[1]], **option)
+    with pytest.raises(UserError, match="'fixed_ap' is 0; give True for 10,000, a whole number"):
+        compare_files(files[0], [files[1]], fixed_ap=0)
     with pytest.warns(
         UserWarning, match=rf"{files[1]}: 8 of the 9 categories have fewer .* {number:,} d"
     ):
