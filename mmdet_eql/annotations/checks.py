@@ -54,8 +54,8 @@ def load_lvis_json(
         UserError: If the file cannot be read, is not JSON, or is not in LVIS format.
     """
     hint = (
-        "correct 'ann_file' (or 'data_root') in the config, or prepare the dataset as the README "
-        "describes"
+        "correct the path ('ann_file' and 'data_root' of a config), or prepare the dataset as the "
+        "README describes"
     )
     data = load_json(path, "annotation file", hint, backend_args)
     if not annotated and isinstance(data, dict):
