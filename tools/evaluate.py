@@ -56,7 +56,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--classwise", action="store_true", help="add the AP of each category")
     parser.add_argument("--json", help="write metrics, as fractions, to this JSON file")
-    parser.add_argument("--plot", help="draw metrics and errors to this PNG file")
+    parser.add_argument("--plot", help="draw metrics and errors to this PNG, PDF or SVG file")
     parser.add_argument("--csv", help="write metrics, as fractions, to this CSV file")
     return parser.parse_args()
 

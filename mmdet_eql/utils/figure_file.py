@@ -13,10 +13,14 @@ RUN_MARKERS = ("o", "^", "s", "D", "v", "P")
 
 
 def save_figure(figure: Figure, path: str | os.PathLike, dpi: int = 100) -> None:
-    """Write a figure as PNG with ``dpi`` pixels per inch, whole or not at all; make its folder.
+    """Write a figure whole or not at all; make its folder.
+
+    It is a PNG with ``dpi`` pixels per inch, or PDF or SVG by its ending.
 
     Raises:
         UserError: If the file cannot be written.
     """
+    ending = os.path.splitext(path)[1].lower()
     with atomic_write(path, "choose another folder") as unfinished:
-        figure.savefig(unfinished, format="png", dpi=dpi)
+        kind = ending[1:] if ending in (".pdf", ".svg") else "png"
+        figure.savefig(unfinished, format=kind, dpi=dpi)

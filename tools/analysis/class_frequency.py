@@ -31,7 +31,7 @@ def parse_args() -> argparse.Namespace:
         "--tail-ratio", type=float, help="choose lambda so that the tail holds this share of labels"
     )
     parser.add_argument("--repeat-threshold", type=float, default=1e-3, help="default: %(default)s")
-    parser.add_argument("--out", help="PNG file to draw")
+    parser.add_argument("--out", help="PNG, PDF or SVG file to draw")
     return parser.parse_args()
 
 

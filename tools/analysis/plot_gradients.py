@@ -27,7 +27,9 @@ def parse_args() -> argparse.Namespace:
         help="work_dirs with a gradient_record.npz, or such files; named after the folder if no "
         "name is given",
     )
-    parser.add_argument("--out", default="gradients.png", help="PNG file (default: %(default)s)")
+    parser.add_argument(
+        "--out", default="gradients.png", help="PNG, PDF or SVG file (default: %(default)s)"
+    )
     return parser.parse_args()
 
 
