@@ -14,6 +14,7 @@ from mmdet.registry import (
     LOOPS,
     METRICS,
     MODELS,
+    OPTIM_WRAPPERS,
     OPTIMIZERS,
     PARAM_SCHEDULERS,
     TASK_UTILS,
@@ -114,6 +115,8 @@ def _build_model(cfg: Config, with_optimizer: bool) -> Any:
     # A plain wrapper: mixed precision may be for another machine.
     keys = ("optimizer", "paramwise_cfg", "constructor")
     plain = ConfigDict({key: wrapper[key] for key in keys if key in wrapper})
+    own = {key: value for key, value in wrapper.items() if key not in keys}
+    _check_arguments(OPTIM_WRAPPERS, {"type": "OptimWrapper", **own}, "optim_wrapper")
     return _try(lambda: build_optim_wrapper(model, plain), plain, "optim_wrapper")
 
 

@@ -79,6 +79,7 @@ MOVED = dict(type="RandomFlip")
         ),
         ({"load_from": "gone.pth"}, ["load_from: gone.pth does not exist"]),
         ({"optim_wrapper.optimizer.rate": 1}, ["optim_wrapper.optimizer", "rate"]),
+        ({"optim_wrapper.optimiser.lr": 1}, ["optim_wrapper ", "'optimiser'", "clip_grad"]),
         ({"param_scheduler.0.begin": "late"}, ["param_scheduler.0 (type 'LinearLR')"]),
         ({"param_scheduler.1.by_epoch": True}, ["param_scheduler.1: counts epochs"]),
         ({"train_cfg.max_iters": 2.5}, ["train_cfg (type 'IterBasedTrainLoop')", "integer"]),
