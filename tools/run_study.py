@@ -42,13 +42,18 @@ def parse_args() -> argparse.Namespace:
 
 
 def run_study(args: argparse.Namespace) -> None:
+    from mmdet_eql.runs.execution import final_checkpoint
+    from mmdet_eql.runs.planning import labels_of
     from mmdet_eql.runs.study_file import read_study
-    from mmdet_eql.utils.errors import UserError
+    from mmdet_eql.runs.sweep_file import read_entries
 
-    shipped = REPOSITORY / "configs" / "studies" / f"{args.study}.yaml"
-    file = Path(args.study) if Path(args.study).is_file() else shipped
+    file = REPOSITORY / "configs" / "studies" / f"{args.study}.yaml"
+    file = file if file.is_file() else Path(args.study)
     study, file = read_study(file), file.resolve()
     sets = {name: with_paths({**study.data, **more}) for name, more in study.sets.items()}
+    given = [f"--jobs={os.cpu_count()}", *args.of_sweep, *["--keep-detections"] * study.pictures]
+    of_sweep = sweep.parse_args([str(file), *given])
+    check_labels(study, labels_of(read_entries(file, grid=of_sweep.grid)), file)
     # Relative to the repository, so that paths in results are the same in all clones.
     work_dir = Path(args.work_dir or f"work_dirs/{study.folder or file.stem}")
     data = os.environ.get("MMDET_EQL_DATA")
@@ -58,28 +63,37 @@ def run_study(args: argparse.Namespace) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     print(f"{file.stem}: about {study.core_hours} hours of one core, shared out among the jobs")
 
-    options, first, first_run = args.cfg_options or {}, study.first_stage, None
+    options, first, start = args.cfg_options or {}, study.first_stage, {}
     # The rest is for the classifiers alone.
     of_detector = {key: options[key] for key in options if not key.startswith("decoupled.")}
-    if first is not None and "--dry-run" not in args.of_sweep:
+    if first is not None:
         folder = Path("work_dirs", first.folder) if first.folder else work_dir / "first_stage"
         make_data(data, first.data)
         first_file = file.parent / first.file
-        first_run, *others = train(first_file, folder, [f"--gpus={first.processes}"], of_detector)
-        if others:
-            raise UserError(f"{first_file}: has {1 + len(others)} runs; leave one.")
-    given = [*args.of_sweep, *["--keep-detections"] * study.pictures]
-    if not any(option.startswith("--jobs") for option in given):
-        given.append(f"--jobs={os.cpu_count()}")
+        first_run = only_run(first_file, folder, of_detector, first.processes)
+        if not of_sweep.dry_run:
+            train(first_file, folder, [f"--gpus={first.processes}"], of_detector)
+        elif not first_run.is_done:
+            print(f"{first_run.work_dir}: to do, and then what starts from it")
+            return
+        start = {"load_from": str(final_checkpoint(first_run.work_dir))}
     for name, made_with in sets.items():
         folder = work_dir / name
         make_data(data, made_with, name)
-        if study.features is not None and first_run is not None:
-            features = cache_features(first_run, first_file, study.features, of_detector)
-            options = {**options, "features": str(features)}
-        runs = train(file, folder, given, options)
+        if study.features is not None:
+            out = first_run.work_dir / f"features-{Path(os.environ['MMDET_EQL_DATA']).name}"
+            if not of_sweep.dry_run:
+                cfg = only_run(first_file, out, of_detector).cfg
+                cache_features(cfg.pretty_text, first_run.work_dir, out, study.features)
+            elif not out.exists():
+                print(f"{out}: to do, and then what is trained on it")
+                continue
+            start = {"features": str(out)}
+        if study.image_bins:
+            start["val_evaluator.classwise"] = True
+        runs = train(file, folder, given, {**start, **options})
         if runs is not None:
-            compare(study, runs, folder, file.stem)
+            compare(study, runs, folder, file)
 
 
 def with_paths(options: dict) -> dict:
@@ -115,35 +129,60 @@ def train(file: Path, work_dir: Path, arguments: list, options: dict) -> list | 
     return sweep.sweep(args)
 
 
-def cache_features(first_run, first_file: Path, of_cache: dict, options: dict) -> Path:
-    """Compute what is missing of the features of the first stage, on the data in use."""
-    from mmdet_eql.decoupled.feature_cache import read_description, sha256_of
-    from mmdet_eql.runs.execution import final_checkpoint
-    from mmdet_eql.runs.planning import plan_runs
+def only_run(file: Path, work_dir: Path, options: dict, processes: int = 1):
+    """Plan the run of the sweep file of a first stage."""
+    from mmdet_eql.runs.planning import TrainingOptions, plan_runs
     from mmdet_eql.runs.sweep_file import read_entries
+    from mmdet_eql.utils.errors import UserError
+
+    plan = plan_runs(read_entries(file, options=options), work_dir, TrainingOptions(processes))
+    if plan.invalid:
+        raise UserError(f"{file}: {plan.invalid[0].name}: {plan.invalid[0].reason}")
+    if len(plan.runs) != 1:
+        raise UserError(f"{file}: has {len(plan.runs)} runs, but is a first stage; leave one.")
+    return plan.runs[0]
+
+
+def cache_features(config: str, first_stage: Path, out: Path, options) -> None:
+    """Compute what is missing of the features of the first stage, on the data in use."""
+    from mmdet_eql.decoupled.feature_cache import sha256_of
+    from mmdet_eql.runs.execution import final_checkpoint
+    from mmdet_eql.utils.errors import UserError
     from mmdet_eql.utils.files import write_text
 
-    checkpoint = final_checkpoint(first_run.work_dir)
-    out = first_run.work_dir / f"features-{Path(os.environ['MMDET_EQL_DATA']).name}"
-    if (out / "features.json").exists():
-        made = read_description(out)
-        whole = not any(made.missing_shards(out, split) for split in made.splits)
-        if whole and made.checkpoint_sha256 == sha256_of(checkpoint):
-            print(f"{out}: complete.")
-            return out
-    (on_these,) = plan_runs(read_entries(first_file, options=options), out).runs
-    config = out / "config.py"
-    write_text(config, on_these.cfg.pretty_text)
-    arguments = [f"--{key}={value}" for key, value in of_cache.items()]
+    checkpoint = final_checkpoint(first_stage)
+    arguments = ["--dtype", options.dtype, *["--flips"] * options.flips]
+    arguments += ["--rois", str(options.rois)] * (options.rois is not None)
+    # What they are made of, written last.
+    made, wanted = out / "made.txt", f"{sha256_of(checkpoint)} {arguments}\n{config}"
+    if made.exists():
+        if made.read_text(encoding="utf-8") != wanted:
+            raise UserError(
+                f"{out}: has features of another first stage or of other options; remove it, to "
+                "compute them anew, or give these options."
+            )
+        print(f"{out}: complete.")
+        return
+    write_text(out / "config.py", config)
     run(
         *("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
-        *("tools/cache_features.py", config, checkpoint, "--out", out),
+        *("tools/cache_features.py", out / "config.py", checkpoint, "--out", out),
         *("--launcher", "pytorch", *arguments),
     )
-    return out
+    write_text(made, wanted)
 
 
-def compare(study, runs: list, folder: Path, title: str) -> None:
+def check_labels(study, known: list[str], file: Path) -> None:
+    """Refuse a study whose tables have runs that are not its own."""
+    from mmdet_eql.utils.errors import UserError
+
+    for name, labels in {**study.tables, "gradients": study.gradients}.items():
+        if unknown := [label for label in labels if label not in known]:
+            names = ", ".join(dict.fromkeys(known))
+            raise UserError(f"{file}: its {name} have {unknown[0]!r}; give some of {names}.")
+
+
+def compare(study, runs: list, folder: Path, file: Path) -> None:
     """Print the tables, and write them, pages and pictures beside the runs."""
     from mmdet_eql.analysis.gradient_plot import format_ratios, plot_gradients
     from mmdet_eql.engine.gradient_file import load_gradient_record, pool_records
@@ -151,13 +190,10 @@ def compare(study, runs: list, folder: Path, title: str) -> None:
     from mmdet_eql.runs.page import format_page
     from mmdet_eql.runs.planning import RESULT_NAME
     from mmdet_eql.runs.tables import format_report
-    from mmdet_eql.utils.errors import UserError
     from mmdet_eql.utils.files import write_text
 
     runs_of = {run.label: [each for each in runs if each.label == run.label] for run in runs}
-    for name, labels in {**study.tables, "gradients": study.gradients}.items():
-        if unknown := [label for label in labels if label not in runs_of]:
-            raise UserError(f"{title}: its {name} have {unknown[0]!r}; give some of {[*runs_of]}.")
+    check_labels(study, list(runs_of), file)
     for name, labels in study.tables.items():
         table, page = folder / f"{name}.md", folder / f"{name}.html"
         chosen = {label: runs_of[label] for label in labels}
@@ -174,9 +210,9 @@ def compare(study, runs: list, folder: Path, title: str) -> None:
                 groups = group_runs(records)
             report = format_report(groups, groups[0], "welch")
             if study.pictures:
-                report += f"\n\n{draw(groups, chosen, table, title)}"
+                report += f"\n\n{draw(groups, chosen, table, file.stem)}"
             write_text(table, report + "\n")
-            write_text(page, format_page(groups, groups[0], "welch", f"{title}: {name}"))
+            write_text(page, format_page(groups, groups[0], "welch", f"{file.stem}: {name}"))
             write_text(compared, results)
         pictures = [table.with_suffix(".png"), folder / "predictions"] * study.pictures
         print("", table.read_text(encoding="utf-8"), table, page, *pictures, sep="\n", flush=True)

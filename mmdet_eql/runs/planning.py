@@ -130,7 +130,7 @@ def plan_runs(
                     raise UserError("load_from goes round in a circle")
                 planner.add(entry)
             except UserError as error:
-                planner.invalid.append(InvalidEntry(planner.names(entry)[1], str(error)))
+                planner.invalid.append(InvalidEntry(names_of(entry, planner.shorts)[1], str(error)))
         waiting = [entry for entry in waiting if ready and entry.load_from in labels]
     return Plan(work_dir, list(planner.runs.values()), planner.invalid, planner.repeated)
 
@@ -162,12 +162,12 @@ class _Planner:
                 "from; leave it out"
             )
         experiment = self._digest(without_seed(cfg), first and first.experiment)
-        self._check(cfg, experiment, self.names(entry)[0])
+        self._check(cfg, experiment, names_of(entry, self.shorts)[0])
         identity = self._digest(cfg, first and first.identity)
         if identity in self.runs:
             self.repeated += 1
         else:
-            label, name = self.names(entry)
+            label, name = names_of(entry, self.shorts)
             if identity in self._known:
                 name = self._known[identity]
                 marked = read_marker(self.work_dir / name).get("features")
@@ -185,17 +185,6 @@ class _Planner:
                 name, label, entry, cfg, identity, experiment, folder, file, self.training, first
             )
         self._of_label.setdefault(entry.label, []).append(self.runs[identity])
-
-    def names(self, entry: Entry) -> tuple[str, str]:
-        """Name without and with the seed."""
-        # No hidden folder, and nothing that looks like an option.
-        parts = [_safe(entry.label).lstrip(".-") or "run"]
-        parts += [f"{self.shorts[key]}={_shown(entry.options[key])}" for key in entry.differing]
-        label = "_".join(parts)
-        if len(label) > _LONGEST_NAME:
-            digest = hashlib.sha256(label.encode()).hexdigest()[:8]
-            label = f"{label[:_LONGEST_NAME]}_{digest}"
-        return label, label if entry.seed is None else f"{label}_seed={entry.seed}"
 
     def merged_config(self, entry: Entry) -> Config:
         if entry.config not in self._configs:
@@ -305,6 +294,24 @@ def read_marker(work_dir: Path) -> dict:
     except (OSError, ValueError):
         return {}
     return marker if isinstance(marker, dict) else {}
+
+
+def labels_of(entries: Sequence[Entry]) -> list[str]:
+    """Return the names of the runs of entries without their seeds."""
+    shorts = short_keys(entry.differing for entry in entries)
+    return [names_of(entry, shorts)[0] for entry in entries]
+
+
+def names_of(entry: Entry, shorts: Mapping[str, str]) -> tuple[str, str]:
+    """Return the name of a run without and with its seed; ``shorts`` are those of its keys."""
+    # No hidden folder, and nothing that looks like an option.
+    parts = [_safe(entry.label).lstrip(".-") or "run"]
+    parts += [f"{shorts[key]}={_shown(entry.options[key])}" for key in entry.differing]
+    label = "_".join(parts)
+    if len(label) > _LONGEST_NAME:
+        digest = hashlib.sha256(label.encode()).hexdigest()[:8]
+        label = f"{label[:_LONGEST_NAME]}_{digest}"
+    return label, label if entry.seed is None else f"{label}_seed={entry.seed}"
 
 
 def short_keys(differing: Iterable[Sequence[str]]) -> dict[str, str]:

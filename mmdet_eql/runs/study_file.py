@@ -16,15 +16,19 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
+
+import msgspec
 
 from mmdet_eql.runs.sweep_file import read_sweep_file
 from mmdet_eql.utils.errors import UserError
 
 
-@dataclass(frozen=True)
-class FirstStage:
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Refuses unknown keys and values of other types."""
+
+
+class FirstStage(_Section, frozen=True):
     """The training that all runs of a study begin from.
 
     Args:
@@ -36,13 +40,20 @@ class FirstStage:
     """
 
     file: str
-    data: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = {}
     folder: str | None = None
     processes: int = 1
 
 
-@dataclass(frozen=True)
-class Study:
+class Features(_Section, frozen=True):
+    """Options of ``tools/cache_features.py``."""
+
+    rois: int | None = None
+    flips: bool = False
+    dtype: Literal["float16", "float32"] = "float16"
+
+
+class Study(_Section, frozen=True):
     """The section ``study`` of a sweep file.
 
     Args:
@@ -53,9 +64,10 @@ class Study:
             variable. Defaults to data that are there.
         sets (Mapping[str, Mapping]): Further options of several sets, by name; the runs are trained
             on each.
-        first_stage (FirstStage, optional): What comes first.
-        features (Mapping[str, Any], optional): Options of ``tools/cache_features.py``, to train
-            classifiers on the features of the first stage.
+        first_stage (FirstStage, optional): What comes first. Its weights are the ``load_from`` of
+            the runs.
+        features (Features, optional): To train classifiers on the features of the first stage
+            instead.
         folder (str, optional): Folder in ``work_dirs``. Defaults to the name of the file.
         tables (Mapping[str, Sequence[str]]): Names of runs without their seed, that of the baseline
             first, by the name of the table.
@@ -64,34 +76,31 @@ class Study:
         pictures (bool): Whether to add intervals over images, a plot and detections in images.
     """
 
-    core_hours: str | float
-    data: Mapping[str, Any] = field(default_factory=dict)
-    sets: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"": {}})
+    core_hours: str | int | float
+    data: Mapping[str, Any] = {}
+    sets: Mapping[str, Mapping[str, Any]] = msgspec.field(default_factory=lambda: {"": {}})
     first_stage: FirstStage | None = None
-    features: Mapping[str, Any] | None = None
+    features: Features | None = None
     folder: str | None = None
-    tables: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    tables: Mapping[str, Sequence[str]] = {}
     image_bins: Sequence[int] = ()
     gradients: Sequence[str] = ()
     pictures: bool = False
 
+    def __post_init__(self) -> None:
+        if self.features is not None and self.first_stage is None:
+            raise ValueError("features are those of a first_stage, which is missing")
+        if sorted({0, *self.image_bins}) != [0, *self.image_bins]:
+            raise ValueError("image_bins are no ascending numbers of training images")
+
 
 def read_study(path: str | os.PathLike) -> Study:
-    """Read the section of a sweep file; a UserError if there is none, or an unknown key."""
+    """Read the section of a sweep file; a UserError if there is none, or one that is invalid."""
     section = read_sweep_file(path).get("study")
-    if not isinstance(section, Mapping):
+    if section is None:
         raise UserError(f"{path}: has no section 'study'; train its runs by tools/sweep.py.")
-    if "first_stage" in section:
-        first_stage = _filled(FirstStage, section["first_stage"], f"{path}: study.first_stage")
-        section = {**section, "first_stage": first_stage}
-    return _filled(Study, section, f"{path}: study")
-
-
-def _filled(kind: type, values: Mapping[str, Any], where: str) -> Any:
-    names = [one.name for one in fields(kind)]
-    if unknown := [key for key in values if key not in names]:
-        raise UserError(f"{where} has no key {unknown[0]!r}; give {', '.join(names)}.")
     try:
-        return kind(**values)
-    except TypeError:
-        raise UserError(f"{where} lacks a key; see docs/sweeps.md.") from None
+        return msgspec.convert(section, Study)
+    except msgspec.ValidationError as error:
+        reason = str(error).replace("Object", "section").replace("`$", "`study")
+        raise UserError(f"{path}: study: {reason}; correct it (see docs/sweeps.md).") from None
