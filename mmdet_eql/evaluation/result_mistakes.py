@@ -46,7 +46,7 @@ def check_detections(
         return
     score, num_categories = detections.score, len(ground_truth.category_ids)
     problem = None
-    if 1 < score.max() <= 100 and score.min() >= 0:
+    if 1.01 < score.max() <= 100 and score.min() >= 0:  # means of 1 are rounded to more than 1
         problem = (
             f"its scores reach {score.max():g} and look like percent; divide them by 100, since a "
             "score is at most 1"
