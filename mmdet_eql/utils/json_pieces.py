@@ -168,7 +168,9 @@ def map_pieces(work: Callable[[bytes], Any], content: bytes | mmap.mmap) -> list
         return result
 
     bounds = list(cut_list(content))
-    num_workers = min(len(os.sched_getaffinity(0)), len(bounds) // _PIECES_OF_A_PROCESS)
+    # macOS has no such function, and its libraries may not survive a fork.
+    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    num_workers = min(num_cores, len(bounds) // _PIECES_OF_A_PROCESS)
     if num_workers < 2 or multiprocessing.current_process().daemon:  # which may have no children
         return list(map(work_on, bounds))
     forget_pages(content)

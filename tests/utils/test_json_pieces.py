@@ -38,6 +38,11 @@ def test_what_a_process_raises_is_raised(long_list):
         all_ids(long_list)
 
 
+def test_a_system_without_affinity_decodes_in_one_process(long_list, monkeypatch):
+    monkeypatch.delattr(json_pieces.os, "sched_getaffinity")
+    assert {os.getpid()} == set(map_pieces(lambda _: os.getpid(), map_file(long_list)))
+
+
 def test_a_daemon_decodes_by_itself(long_list):
     with multiprocessing.get_context("fork").Pool(1) as pool:
         assert pool.apply(all_ids, (long_list,)) == list(range(500))
