@@ -129,7 +129,7 @@ def make_files(
 
 
 if __name__ == "__main__":
-    os.environ["MMDET_EQL_CACHE"] = "off"
+    os.environ.update(MMDET_EQL_CACHE="off", MMDET_EQL_REGISTER="off")  # the latter as evaluate.py
     name, *arguments = sys.argv[1:]
     run = load(name)
     print(json.dumps(measured(lambda: run(*arguments))[1]))
