@@ -8,8 +8,8 @@ import argparse
 from arguments import add_common_arguments, run_tool, tool_parser
 
 
-def make_parser(description: str) -> argparse.ArgumentParser:
-    parser = tool_parser(description)
+def parse_args() -> argparse.Namespace:
+    parser = tool_parser(__doc__)
     parser.add_argument("config", help="config file")
     add_common_arguments(parser)
     parser.add_argument("--amp", action="store_true", help="automatic mixed precision")
@@ -33,7 +33,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
         const="auto",
         help="go on from this checkpoint, or without one from the last whole one in the work_dir",
     )
-    return parser
+    return parser.parse_args()
 
 
 def train(args: argparse.Namespace) -> None:
@@ -61,4 +61,4 @@ def train(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run_tool(train, make_parser(__doc__).parse_args())
+    run_tool(train, parse_args())
