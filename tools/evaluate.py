@@ -54,6 +54,12 @@ def parse_args() -> argparse.Namespace:
         help="evaluate on these images alone: a JSON list of ids, an annotation file, or a text "
         "file with an id or COCO file name on each line",
     )
+    parser.add_argument(
+        "--train-ann-file",
+        metavar="FILE",
+        help="training annotations, by whose numbers of images categories are rare, common or "
+        "frequent (default: by the field 'frequency')",
+    )
     parser.add_argument("--classwise", action="store_true", help="add the AP of each category")
     parser.add_argument("--json", help="write metrics, as fractions, to this JSON file")
     parser.add_argument("--plot", help="draw metrics and errors to this PNG, PDF or SVG file")
@@ -78,6 +84,7 @@ def main() -> None:
         args.pooled_ap,
         args.bootstrap,
         args.errors,
+        args.train_ann_file,
     )
     print(tables.comparison_table(files))
     if args.errors:

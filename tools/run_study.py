@@ -249,7 +249,9 @@ def draw(groups: list, runs: dict, table: Path, title: str) -> str:
         label: [run.work_dir / DETECTIONS_NAME for run in of_label]
         for label, of_label in runs.items()
     }
-    return gain_table(cfg.val_evaluator.ann_file, detections)
+    keys = ("train_ann_file", "max_detections")
+    given = {key: cfg.val_evaluator[key] for key in keys if key in cfg.val_evaluator}
+    return gain_table(cfg.val_evaluator.ann_file, detections, **given)
 
 
 def run(*arguments: str | Path) -> None:

@@ -12,8 +12,9 @@ import numpy as np
 
 from mmdet_eql.evaluation.bootstrap import NUM_DRAWS, intervals, resample_metrics
 from mmdet_eql.evaluation.columns import LVISGroundTruth, read_ground_truth
-from mmdet_eql.evaluation.lvis_evaluation import evaluate_detections
+from mmdet_eql.evaluation.lvis_evaluation import MAX_DETECTIONS, evaluate_detections
 from mmdet_eql.evaluation.lvis_results import read_results
+from mmdet_eql.evaluation.protocol import count_groups
 from mmdet_eql.utils.markdown import markdown_table
 
 
@@ -21,21 +22,25 @@ def gain_table(
     ann_file: str,
     result_files: Mapping[str, Sequence[str | os.PathLike]],
     number: int = NUM_DRAWS,
+    train_ann_file: str | None = None,
+    max_detections: int = MAX_DETECTIONS,
 ) -> str:
     """Format what each group of runs gains in box AP over the first group as Markdown.
 
     Args:
-        ann_file (str): Annotation file in LVIS format.
+        ann_file (str): Annotation file in LVIS or COCO format.
         result_files (Mapping[str, Sequence[str | os.PathLike]]): Result files of the runs of each
             group by its name.
         number (int): Draws of images.
+        train_ann_file (str, optional): Training annotations that the groups go by.
+        max_detections (int): Detections of an image that count.
 
     Raises:
         UserError: If a file cannot be used.
     """
-    truth, means = read_ground_truth(ann_file), {}
+    truth, means = count_groups(read_ground_truth(ann_file), train_ann_file, ann_file), {}
     for name, paths in result_files.items():
-        runs = [_metric_and_draws(truth, str(path), number) for path in paths]
+        runs = [_metric_and_draws(truth, str(path), number, max_detections) for path in paths]
         means[name] = {metric: np.mean([run[metric] for run in runs], axis=0) for metric in runs[0]}
     baseline, *others = means
     rows = [[f"box AP minus {baseline}, over images", *means[baseline]]]
@@ -52,11 +57,13 @@ def gain_table(
     )
 
 
-def _metric_and_draws(truth: LVISGroundTruth, path: str, number: int) -> dict[str, np.ndarray]:
+def _metric_and_draws(
+    truth: LVISGroundTruth, path: str, number: int, max_detections: int
+) -> dict[str, np.ndarray]:
     """Each metric of a result file, followed by its value on each draw, shape (1 + B,)."""
-    detections = read_results(path, truth, "bbox")
-    metrics = evaluate_detections(truth, detections, "bbox").metrics()
-    draws = resample_metrics(truth, detections, "bbox", number)
+    given = truth, read_results(path, truth, "bbox"), "bbox"
+    metrics = evaluate_detections(*given, max_detections=max_detections).metrics()
+    draws = resample_metrics(*given, number, max_detections=max_detections)
     return {name: np.append(metrics[name], values) for name, values in draws.items()}
 
 

@@ -27,6 +27,7 @@ from mmdet_eql.evaluation.lvis_evaluation import (
 )
 from mmdet_eql.evaluation.lvis_results import read_results
 from mmdet_eql.evaluation.metric_items import check_number
+from mmdet_eql.evaluation.protocol import count_groups
 from mmdet_eql.evaluation.result_mistakes import (
     check_classes,
     check_detections,
@@ -89,6 +90,7 @@ def compare_files(
     pooled_ap: bool | int = False,
     bootstrap: bool | int = False,
     errors: bool = False,
+    train_ann_file: str | None = None,
 ) -> list[FileEvaluation]:
     """Evaluate result files, or their shards, on one annotation file.
 
@@ -105,6 +107,8 @@ def compare_files(
             and what each file gains over the first one (:mod:`mmdet_eql.evaluation.bootstrap`).
         errors (bool): Add what each kind of error costs
             (:mod:`mmdet_eql.evaluation.error_kinds`).
+        train_ann_file (str, optional): Training annotations, whose numbers of images
+            say which categories are rare, common and frequent. Defaults to the field ``frequency``.
 
     Returns:
         list[FileEvaluation]: In the order of ``results``.
@@ -129,6 +133,7 @@ def compare_files(
             "where COCO's own evaluation has 100 of each category.",
             stacklevel=2,
         )
+    ground_truth = count_groups(ground_truth, train_ann_file, ann_file)
     if isinstance(images, (str, os.PathLike)):
         images = read_image_list(os.fspath(images))
     if images is not None:

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -387,10 +386,8 @@ class LVISFastMetric(GatheredMetric):
         ids, known = self._categories(ground_truth.category_ids, ground_truth.category_names)
         if known.sum() < len(ground_truth.category_ids):
             ground_truth = ground_truth.select_categories(ids[known])
-        if self.train_ann_file is not None:
-            names = ground_truth.category_names
-            groups = count_groups(self.train_ann_file, names, self.ann_file, self.backend_args)
-            ground_truth = replace(ground_truth, frequencies=groups)
+        files = self.train_ann_file, self.ann_file
+        ground_truth = count_groups(ground_truth, *files, self.backend_args)
         self._grouped = ground_truth.frequencies is not None
         check_groups(self.metric_items, ground_truth.frequencies, self.ann_file)
         return ground_truth

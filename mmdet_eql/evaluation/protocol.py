@@ -1,6 +1,6 @@
 """How an annotation file is evaluated: what is said about it, and who is rare."""
 
-from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,24 +11,27 @@ from mmdet_eql.utils.errors import UserError
 
 
 def count_groups(
-    train_ann_file: str,
-    category_names: Sequence[str],
+    ground_truth: LVISGroundTruth,
+    train_ann_file: str | None,
     ann_file: str,
     backend_args: dict | None = None,
-) -> np.ndarray:
-    """Return 'r', 'c' or 'f' of each category, from the training annotations.
+) -> LVISGroundTruth:
+    """Return the ground truth with groups by the training annotations; as it is without these.
 
     Raises:
         UserError: If the training set lacks a category of ``ann_file``, or cannot be read.
     """
-    columns = read_annotations(train_ann_file, backend_args)
-    unknown = [name for name in category_names if name not in columns.category_name]
+    if train_ann_file is None:
+        return ground_truth
+    columns, names = read_annotations(train_ann_file, backend_args), ground_truth.category_names
+    unknown = [name for name in names if name not in columns.category_name]
     if unknown:
         raise UserError(
             f"{train_ann_file}: has no category {unknown[0]!r}, which {ann_file} has; give the "
             "annotation file that the model is trained on."
         )
-    return DatasetAnnotations(columns, category_names).class_frequency.group
+    groups = DatasetAnnotations(columns, names).class_frequency.group
+    return replace(ground_truth, frequencies=groups)
 
 
 def describe_protocol(

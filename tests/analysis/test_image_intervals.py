@@ -1,12 +1,14 @@
 """Gains of groups of runs, with intervals over images."""
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 
 from mmdet_eql.analysis.image_intervals import gain_table
 from mmdet_eql.evaluation import compare_files
-from tests.evaluation.federated_sets import make_federated_set, save
+from tests.evaluation.federated_sets import counted_in_training, make_federated_set, save
 
 
 def rows_of(table: str) -> dict[str, list[list[float]]]:
@@ -49,3 +51,15 @@ def test_a_group_has_the_mean_of_its_runs(files):
     both = rows_of(gain_table(ann_file, {"a": [first], "b": [middle, last]}, 5))
     for cell, one, other in zip(both["b"], alone["b"], alone["c"], strict=True):
         assert cell[0] == pytest.approx((one[0] + other[0]) / 2, abs=0.11)
+
+
+def test_groups_and_limits_are_those_of_the_evaluator(files, tmp_path):
+    ann_file, (first, _, last) = files
+    given = {"some": [first], "more": [last]}
+    data, training = counted_in_training(json.loads(Path(ann_file).read_text()))
+    bare, train = tmp_path / "bare.json", tmp_path / "train.json"
+    bare.write_text(json.dumps(data))
+    train.write_text(json.dumps(training))
+    whole = gain_table(ann_file, given, 5)
+    assert gain_table(str(bare), given, 5, str(train)) == whole
+    assert gain_table(ann_file, given, 5, max_detections=3) != whole

@@ -33,6 +33,24 @@ def evaluate_files(ann_file, results, iou_type="bbox", *limits):
     return evaluate_detections(truth, detections, iou_type, *limits)
 
 
+def counted_in_training(data):
+    """Take the frequencies out of the categories of an annotation file.
+
+    Returns:
+        tuple: Its content without them, and that of a training set whose counts give the same.
+    """
+    categories = [{"id": one["id"], "name": one["name"]} for one in data["categories"]]
+    counts = [{"r": 10, "c": 100, "f": 101}[one["frequency"]] for one in data["categories"]]
+    pairs = [(j, one["id"]) for one, n in zip(categories, counts, strict=True) for j in range(n)]
+    annotations = [
+        {"id": k, "image_id": j, "category_id": i, "bbox": [1, 1, 9, 9], "area": 81, "iscrowd": 0}
+        for k, (j, i) in enumerate(pairs, start=1)
+    ]
+    images = [{"id": j, "file_name": f"{j}.jpg", "width": 20, "height": 20} for j in range(101)]
+    training = {"images": images, "annotations": annotations, "categories": categories}
+    return {**data, "categories": categories}, training
+
+
 def make_federated_set(seed, num_images=12, num_categories=9, masks=False, first_id=1):
     """Make an annotation file's content and results for it.
 

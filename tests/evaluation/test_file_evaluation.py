@@ -19,7 +19,12 @@ from mmdet_eql.evaluation import compare_files
 from mmdet_eql.evaluation.result_mistakes import describe_limits
 from mmdet_eql.evaluation.tables import category_comparison, comparison_csv, comparison_json
 from mmdet_eql.utils.errors import UserError
-from tests.evaluation.federated_sets import evaluate_files, make_federated_set, save
+from tests.evaluation.federated_sets import (
+    counted_in_training,
+    evaluate_files,
+    make_federated_set,
+    save,
+)
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -97,6 +102,18 @@ def test_layouts_of_masks(with_boxes, masks, tmp_path):
         (file,) = compare_files(ann_file, [path], "segm")
     for name in ("AP", "AP50", "AP75", "APr", "APc", "APf"):
         assert file.metrics[name] == expected[name]
+
+
+def test_groups_by_the_counts_of_the_training_set(boxes, expected, tmp_path):
+    data, training = counted_in_training(boxes[0])
+    ann_file, results = save(tmp_path, data, boxes[1])
+    train = write(tmp_path / "train.json", training)
+    (file,) = compare_files(ann_file, [results], train_ann_file=train)
+    assert file.metrics == expected
+    training["categories"][0]["name"] = "unicorn"
+    train = write(tmp_path / "other.json", training)
+    with pytest.raises(UserError, match=f"{train}: has no category 'category_"):
+        compare_files(ann_file, [results], train_ann_file=train)
 
 
 def test_several_files_side_by_side(boxes, files, tmp_path):
