@@ -9,10 +9,13 @@ expressed in its input:
   times height of the box that comes with a mask; the box that it gets has the right area.
 """
 
+import os
+
 import numpy as np
 from hotcoco import COCO, LVISEval
 
 from mmdet_eql.evaluation.columns import LVISDetections, LVISGroundTruth
+from mmdet_eql.utils.errors import UserError
 
 #: Smallest and largest area in square pixels, both inclusive.
 AREA_RANGES = {
@@ -22,6 +25,8 @@ AREA_RANGES = {
     "large": (96.0**2, 1e5**2),
 }
 _BEYOND_ALL_RANGES = 1e12
+#: The process that has hotcoco's threads, once it has evaluated.
+_process: int | None = None
 
 
 def precision_recall(
@@ -44,7 +49,17 @@ def precision_recall(
     Returns:
         tuple: Precision of shape (T, R, C, A) and recall of shape (T, C, A), float64; R are the
         recall thresholds 0, 0.01, ..., 1. -1 for a category without ground truth in the area range.
+
+    Raises:
+        UserError: If this process was forked from one that has evaluated.
     """
+    global _process
+    _process = _process or os.getpid()
+    if _process != os.getpid():
+        raise UserError(
+            "this process was forked from one that has evaluated, and would wait for ever for that "
+            "one's threads; start processes by multiprocessing's 'spawn'."
+        )
     with_masks = iou_type == "segm"
     truth = COCO.from_arrays(
         _images(ground_truth, detections),

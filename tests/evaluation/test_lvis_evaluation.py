@@ -1,10 +1,12 @@
 import copy
+import multiprocessing
 
 import numpy as np
 import pytest
 
 from mmdet_eql.evaluation import (
     LVISDetections,
+    compare_files,
     evaluate_detections,
     read_ground_truth,
     read_results,
@@ -349,6 +351,15 @@ def test_annotated_masks_must_be_usable(segmentation, tmp_path):
     with pytest.raises(UserError, match=f"{ann_file}: annotation 1 has"):
         read_ground_truth(ann_file, with_masks=True)
     read_ground_truth(ann_file)  # boxes do not care
+
+
+def test_a_process_forked_after_an_evaluation_does_not_wait_for_ever(tmp_path):
+    files = save(tmp_path, *make_federated_set(0))
+    evaluate_files(*files)
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        forked = pool.apply_async(compare_files, (files[0], [files[1]]))
+        with pytest.raises(UserError, match=rf"{files[1]}: this process was forked from one that"):
+            forked.get(60)
 
 
 def test_unknown_iou_type():
