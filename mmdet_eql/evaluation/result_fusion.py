@@ -9,7 +9,6 @@ result file.
 import contextlib
 import functools
 import math
-import multiprocessing
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from mmdet_eql.evaluation.result_mistakes import (
 )
 from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.json_pieces import pause_garbage_collection, read_file
+from mmdet_eql.utils.processes import process_pool
 
 #: ensemble-boxes computes fused boxes in single precision, and divides by scores.
 _LOWEST_SCORE = float(np.finfo(np.float32).tiny)
@@ -102,9 +102,9 @@ def fuse_files(
     images = _images_of(models, ground_truth)
     hint = "choose another --out"
     if num_workers > 1:
-        # Started afresh, workers hold no copy of the files.
-        with multiprocessing.get_context("spawn").Pool(num_workers) as pool:
-            num_written = write_results(out, pool.imap(fuse, images, _IMAGES_AT_ONCE), hint)
+        with process_pool(num_workers) as pool:
+            fused = pool.map(fuse, images, chunksize=_IMAGES_AT_ONCE)
+            num_written = write_results(out, fused, hint)
     else:
         num_written = write_results(out, map(fuse, images), hint)
     return sum(len(model.score) for model in models), num_written
