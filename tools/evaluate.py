@@ -93,12 +93,12 @@ def main() -> None:
         print("\n" + tables.category_comparison(files))
     if args.json:
         write_text(args.json, tables.comparison_json(files, args.classwise))
+    if args.csv:
+        write_text(args.csv, tables.comparison_csv(files, args.classwise))
     if args.plot:
         from mmdet_eql.evaluation.comparison_plot import plot_files
 
         plot_files(files, args.plot)
-    if args.csv:
-        write_text(args.csv, tables.comparison_csv(files, args.classwise))
 
 
 if __name__ == "__main__":

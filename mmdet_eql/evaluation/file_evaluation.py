@@ -90,7 +90,7 @@ def compare_files(
     pooled_ap: bool | int = False,
     bootstrap: bool | int = False,
     errors: bool = False,
-    train_ann_file: str | None = None,
+    train_ann_file: str | os.PathLike | None = None,
 ) -> list[FileEvaluation]:
     """Evaluate result files, or their shards, on one annotation file.
 
@@ -107,7 +107,7 @@ def compare_files(
             and what each file gains over the first one (:mod:`mmdet_eql.evaluation.bootstrap`).
         errors (bool): Add what each kind of error costs
             (:mod:`mmdet_eql.evaluation.error_kinds`).
-        train_ann_file (str, optional): Training annotations, whose numbers of images
+        train_ann_file (str | os.PathLike, optional): Training annotations, whose numbers of images
             say which categories are rare, common and frequent. Defaults to the field ``frequency``.
 
     Returns:
@@ -133,6 +133,7 @@ def compare_files(
             "where COCO's own evaluation has 100 of each category.",
             stacklevel=2,
         )
+    train_ann_file = train_ann_file and os.fspath(train_ann_file)
     ground_truth = count_groups(ground_truth, train_ann_file, ann_file)
     if isinstance(images, (str, os.PathLike)):
         images = read_image_list(os.fspath(images))

@@ -108,7 +108,7 @@ def test_groups_by_the_counts_of_the_training_set(boxes, expected, tmp_path):
     data, training = counted_in_training(boxes[0])
     ann_file, results = save(tmp_path, data, boxes[1])
     train = write(tmp_path / "train.json", training)
-    (file,) = compare_files(ann_file, [results], train_ann_file=train)
+    (file,) = compare_files(ann_file, [results], train_ann_file=Path(train))
     assert file.metrics == expected
     training["categories"][0]["name"] = "unicorn"
     train = write(tmp_path / "other.json", training)
