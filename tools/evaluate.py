@@ -7,6 +7,7 @@ Prints a Markdown table of metrics in percent. Neither PyTorch nor MMDetection i
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -73,8 +74,10 @@ def main() -> None:
     print_warnings_as_sentences()
 
     from mmdet_eql.evaluation import compare_files, tables
-    from mmdet_eql.utils.files import write_text
+    from mmdet_eql.utils.files import check_writable, write_text
 
+    for path in filter(None, (args.json, args.csv, args.plot)):
+        check_writable(path)
     files = compare_files(
         args.ground_truth,
         args.results,
@@ -86,15 +89,17 @@ def main() -> None:
         args.errors,
         args.train_ann_file,
     )
+    if args.json:
+        write_text(args.json, tables.comparison_json(files, args.classwise))
+    if args.csv:
+        write_text(args.csv, tables.comparison_csv(files, args.classwise))
+    # As any command, this one ends in silence where it is piped to `head`.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     print(tables.comparison_table(files))
     if args.errors:
         print("\n" + tables.error_table(files))
     if args.classwise:
         print("\n" + tables.category_comparison(files))
-    if args.json:
-        write_text(args.json, tables.comparison_json(files, args.classwise))
-    if args.csv:
-        write_text(args.csv, tables.comparison_csv(files, args.classwise))
     if args.plot:
         from mmdet_eql.evaluation.comparison_plot import plot_files
 

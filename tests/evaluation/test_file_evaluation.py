@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import warnings
@@ -465,6 +466,27 @@ def test_the_command_with_the_packages_of_the_docs_alone(iou_type, boxes, masks,
         in done.stderr
     )
     assert (tmp_path / "new" / "out.csv").read_text().startswith("results,metric,value\n")
+
+
+def test_the_command_where_nobody_reads_its_tables(files, expected, tmp_path):
+    """As of `head`, which ends before the command."""
+    script, out = REPOSITORY / "tools" / "evaluate.py", tmp_path / "out.json"
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, script, *files, "--json", out]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert done.returncode == -signal.SIGPIPE
+    assert done.stderr == b""
+    assert json.loads(out.read_text())[0]["metrics"] == expected
+
+
+def test_files_that_cannot_be_written_are_told_first(files):
+    script = REPOSITORY / "tools" / "evaluate.py"
+    command = [sys.executable, script, files[0], "nowhere.json", "--csv", f"{files[1]}/out.csv"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {files[1]}/out.csv: cannot be written")
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "many"])
