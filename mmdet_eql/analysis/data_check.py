@@ -24,10 +24,8 @@ from mmdet_eql.datasets.image_file import (
     size_hint,
 )
 from mmdet_eql.utils.errors import UserError
-from mmdet_eql.utils.processes import process_pool
+from mmdet_eql.utils.processes import map_forked
 
-#: Images that a process takes at once.
-_CHUNK = 16
 #: The label of a semantic map that stands for none, as in MMDetection.
 _NO_LABEL = 255
 #: IoU of a segmentation's extent and its box from which on they are taken for the same object.
@@ -115,10 +113,10 @@ def check_data_set(
 
     paths, semantic_paths = zip(*map(dataset.files, images.tolist()), strict=True)
     sizes = map(tuple, columns.image_size.tolist())
+    files = zip(paths, sizes, semantic_paths, strict=True)
     check = partial(check_image, num_semantic=num_semantic, turns=turns)
     own: dict[bytes, str] = {}
-    with process_pool(num_workers) as pool:
-        results = pool.map(check, paths, sizes, semantic_paths, chunksize=_CHUNK)
+    with map_forked(lambda file: check(*file), files, num_workers) as results:
         # None: a log file gets no bar.
         bar = tqdm(results, dataset.ann_file, len(paths), unit=" images", disable=None)
         for path, (digest, problems) in zip(paths, bar, strict=True):

@@ -28,7 +28,6 @@ from mmdet_eql.utils.json_pieces import (
     map_pieces,
     pause_garbage_collection,
 )
-from mmdet_eql.utils.processes import KilledError
 
 _HINT = "choose another 'outfile_prefix'"
 
@@ -119,11 +118,6 @@ def read_results(
         except (msgspec.DecodeError, ValueError, OverflowError, RecursionError, OSError):
             # ValueError covers an empty file, and columns that are invalid.
             detections = _read_carefully(path, ground_truth, iou_type, ann_file)
-        except KilledError:
-            raise UserError(
-                f"{path}: a process that decoded it was killed, as the system does when memory "
-                "runs out; free some and start again."
-            ) from None
     if iou_type == "segm" and detections.boxes is not None:
         warnings.warn(
             f"{path}: the records have 'bbox' beside 'segmentation'; as in lvis-api, APs, APm and "

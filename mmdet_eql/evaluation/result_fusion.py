@@ -27,12 +27,11 @@ from mmdet_eql.evaluation.result_mistakes import (
 )
 from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.json_pieces import pause_garbage_collection, read_file
-from mmdet_eql.utils.processes import process_pool
+from mmdet_eql.utils.processes import map_forked
 
 #: ensemble-boxes computes fused boxes in single precision, and divides by scores.
 _LOWEST_SCORE = float(np.finfo(np.float32).tiny)
 _HEAD = 1 << 16  # bytes of a file that show its kind
-_IMAGES_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -99,14 +98,8 @@ def fuse_files(
         ground_truth = LVISGroundTruth.from_columns(columns, ann_file)
         models = [_read_model(path, ground_truth, iou_type, ann_file) for path in paths]
     fuse = functools.partial(_fused_records, config=config)
-    images = _images_of(models, ground_truth)
-    hint = "choose another --out"
-    if num_workers > 1:
-        with process_pool(num_workers) as pool:
-            fused = pool.map(fuse, images, chunksize=_IMAGES_AT_ONCE)
-            num_written = write_results(out, fused, hint)
-    else:
-        num_written = write_results(out, map(fuse, images), hint)
+    with map_forked(fuse, _images_of(models, ground_truth), num_workers) as records:
+        num_written = write_results(out, records, "choose another --out")
     return sum(len(model.score) for model in models), num_written
 
 

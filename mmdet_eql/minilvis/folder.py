@@ -5,8 +5,6 @@ import dataclasses
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +23,7 @@ from mmdet_eql.minilvis.planning import DatasetPlan, ImagePlan, plan_dataset
 from mmdet_eql.minilvis.rendering import render_scene
 from mmdet_eql.minilvis.vocabulary import Category
 from mmdet_eql.utils.errors import UserError
-from mmdet_eql.utils.processes import process_pool
+from mmdet_eql.utils.processes import map_forked, num_cores
 
 #: Name of the marker file of a finished folder.
 MARKER = "minilvis.json"
@@ -33,7 +31,6 @@ MARKER = "minilvis.json"
 FORMAT_VERSION = 1
 
 _JPEG_QUALITY = 95
-_CHUNK = 16
 # Below this, starting processes takes longer than drawing.
 _MIN_IMAGES_PER_WORKER = 150
 
@@ -190,12 +187,11 @@ def _write_files(
         (folder / name).mkdir(parents=True)
     plans = [plan for split in SPLITS for plan in dataset.images[split]]
     if num_workers is None:
-        cores = len(os.sched_getaffinity(0))
-        num_workers = min(cores, 1 + len(plans) // _MIN_IMAGES_PER_WORKER)
+        num_workers = min(num_cores(), 1 + len(plans) // _MIN_IMAGES_PER_WORKER)
     draw = partial(_write_image, folder=folder, categories=dataset.categories, config=config)
     annotations = {split: [] for split in SPLITS}
-    # Closed at once when interrupted: no worker may write on while the folder is removed.
-    with contextlib.closing(_run(draw, plans, num_workers)) as results:
+    # When interrupted, no process writes on while the folder is removed.
+    with map_forked(draw, plans, num_workers) as results:
         # None: a log file gets no bar.
         bar = tqdm(results, "MiniLVIS", len(plans), unit="image", disable=None)
         for plan, records in zip(plans, bar, strict=True):
@@ -226,18 +222,3 @@ def _write_image(
     (folder / image_path(plan.split, plan.image_id)).write_bytes(jpeg.tobytes())
     (folder / semantic_path(plan.split, plan.image_id)).write_bytes(png.tobytes())
     return annotation_records(plan, scene)
-
-
-def _run(draw: Callable, plans: list[ImagePlan], num_workers: int) -> Iterator[list[dict]]:
-    """Results of all images in their order."""
-    if num_workers == 1:
-        yield from map(draw, plans)
-        return
-    with process_pool(num_workers) as pool:
-        try:
-            yield from pool.map(draw, plans, chunksize=_CHUNK)
-        except BrokenProcessPool:
-            raise UserError(
-                "MiniLVIS: a worker process was killed, probably for lack of memory; try again "
-                "with fewer workers (--workers)."
-            ) from None

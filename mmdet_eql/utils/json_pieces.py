@@ -10,8 +10,6 @@ import gc
 import gzip
 import json
 import mmap
-import multiprocessing
-import os
 import re
 import zlib
 from collections.abc import Callable, Iterator
@@ -21,7 +19,7 @@ import msgspec
 
 from mmdet_eql.utils.errors import UserError
 from mmdet_eql.utils.files import local_copy
-from mmdet_eql.utils.processes import map_forked
+from mmdet_eql.utils.processes import map_forked, num_cores
 
 _BYTES_AT_ONCE = 1 << 20
 #: For fewer pieces a process takes longer to start than it saves.
@@ -159,7 +157,7 @@ def map_pieces(work: Callable[[bytes], Any], content: bytes | mmap.mmap) -> list
 
     Raises:
         ValueError: If ``content`` does not begin like a list.
-        KilledError: If a process was killed.
+        UserError: If a process was killed.
     """
 
     def work_on(bounds: tuple[int, int]) -> Any:
@@ -168,13 +166,10 @@ def map_pieces(work: Callable[[bytes], Any], content: bytes | mmap.mmap) -> list
         return result
 
     bounds = list(cut_list(content))
-    # macOS has no such function, and its libraries may not survive a fork.
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    num_workers = min(num_cores, len(bounds) // _PIECES_OF_A_PROCESS)
-    if num_workers < 2 or multiprocessing.current_process().daemon:  # which may have no children
-        return list(map(work_on, bounds))
+    num_workers = min(num_cores(), len(bounds) // _PIECES_OF_A_PROCESS)
     forget_pages(content)
-    return map_forked(work_on, bounds, num_workers)
+    with map_forked(work_on, bounds, max(1, num_workers)) as results:
+        return list(results)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from mmdet_eql.utils.json_pieces import map_file, map_pieces
 def long_list(tmp_path, monkeypatch):
     """A file of more pieces than one process takes."""
     monkeypatch.setattr(json_pieces, "_BYTES_AT_ONCE", 100)
-    monkeypatch.setattr(json_pieces.os, "sched_getaffinity", lambda pid: {0, 1})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
     path = tmp_path / "list.json"
     path.write_text(json.dumps([{"id": index} for index in range(500)]))
     return path
@@ -39,7 +39,7 @@ def test_what_a_process_raises_is_raised(long_list):
 
 
 def test_a_system_without_affinity_decodes_in_one_process(long_list, monkeypatch):
-    monkeypatch.delattr(json_pieces.os, "sched_getaffinity")
+    monkeypatch.delattr(os, "sched_getaffinity")
     assert {os.getpid()} == set(map_pieces(lambda _: os.getpid(), map_file(long_list)))
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mmdet_eql.utils.processes import KilledError, map_forked, process_pool
+from mmdet_eql.utils.errors import UserError
+from mmdet_eql.utils.processes import map_forked
 
 
 def alive(pid: int) -> bool:
@@ -19,9 +20,9 @@ def alive(pid: int) -> bool:
 
 
 def work_for_ever(pids) -> None:
-    with process_pool(2) as pool:
-        pids.send(pool.submit(os.getpid).result())
-        list(pool.map(time.sleep, [600] * 4))
+    with map_forked(lambda item: time.sleep(item) or os.getpid(), [0, 0, 600, 600], 2) as results:
+        pids.send(next(results))
+        list(results)
 
 
 def test_workers_end_when_their_parent_is_killed():
@@ -41,10 +42,10 @@ def test_workers_end_when_their_parent_is_killed():
 
 
 def test_an_error_drops_what_is_still_to_do(tmp_path):
-    with pytest.raises(KeyboardInterrupt), process_pool(1) as pool:
-        for number in range(50):
-            pool.submit(write_slowly, tmp_path / str(number))
+    files = [tmp_path / str(number) for number in range(50)]
+    with pytest.raises(KeyboardInterrupt), map_forked(write_slowly, files, 2):
         raise KeyboardInterrupt
+    assert not multiprocessing.active_children()
     assert len(list(tmp_path.iterdir())) < 10
 
 
@@ -54,8 +55,8 @@ def write_slowly(path) -> None:
 
 
 def test_forked_processes_share_what_cannot_be_pickled():
-    found = map_forked(lambda item: (item, os.getpid()), range(7), 2)
-    items, processes = zip(*found, strict=True)
+    with map_forked(lambda item: (item, os.getpid()), range(7), 2) as results:
+        items, processes = zip(*results, strict=True)
     assert items == tuple(range(7))
     assert len(set(processes)) == 2
     assert os.getpid() not in processes
@@ -71,6 +72,9 @@ def test_a_process_that_is_killed_is_not_waited_for(num_bytes):
         time.sleep(0.3 if item == 0 or num_bytes == 1 else 0)
         return bytes(num_bytes)
 
-    with pytest.raises(KilledError):
-        map_forked(work, range(4), 2)
+    with (
+        pytest.raises(UserError, match="a process was killed at its work"),
+        map_forked(work, range(4), 2) as results,
+    ):
+        list(results)
     assert not multiprocessing.active_children()
