@@ -283,6 +283,21 @@ def test_options_that_cannot_be_followed(call_tool, minilvis):
     assert_one_sentence(call_tool("test.py", *args), "no effect", "set test_evaluator.ann_file")
 
 
+@pytest.mark.parametrize(
+    ("tool", "option"),
+    [
+        ("datasets/check.py", "--workers"),
+        ("analysis/browse_errors.py", "--max-cases"),
+        ("demo.py", "--max-instances"),
+        ("calibrate.py", "--images"),
+    ],
+)
+def test_numbers_below_1_are_refused(call_tool, tool, option):
+    result = call_tool(tool, option, "0")
+    assert result.returncode == 2
+    assert f"argument {option}: invalid positive value: '0'" in result.stderr
+
+
 def test_predictions_that_cannot_be_written(call_tool, tmp_path):
     """Known before the first image."""
     (tmp_path / "file").touch()

@@ -7,7 +7,7 @@ the best calibration in its classifier. See docs/test-time.md.
 
 import argparse
 
-from arguments import add_common_arguments, run_tool, tool_parser
+from arguments import add_common_arguments, positive, run_tool, tool_parser
 
 
 def parse_args() -> argparse.Namespace:
@@ -16,7 +16,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("checkpoint", help="checkpoint file")
     add_common_arguments(parser)
     parser.add_argument(
-        "--images", type=int, default=1000, help="training images to choose on (default: 1,000)"
+        "--images",
+        type=positive,
+        default=1000,
+        help="training images to choose on (default: 1,000)",
     )
     parser.add_argument(
         "--grid",
@@ -31,7 +34,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         "--max-per-img",
-        type=int,
+        type=positive,
         help="detections of an image for Fixed AP and pooled AP, by default those of the config",
     )
     return parser.parse_args()

@@ -8,7 +8,7 @@ checkpoints, too: DetInferencer(model=CONFIG, weights=CHECKPOINT).
 
 import argparse
 
-from arguments import add_cfg_options, run_tool, tool_parser
+from arguments import add_cfg_options, positive, run_tool, tool_parser
 
 
 def parse_args() -> argparse.Namespace:
@@ -23,7 +23,7 @@ def parse_args() -> argparse.Namespace:
         "--score-thr", type=float, default=0.3, help="least score (default: %(default)s)"
     )
     parser.add_argument(
-        "--max-instances", type=int, default=50, help="per image (default: %(default)s)"
+        "--max-instances", type=positive, default=50, help="per image (default: %(default)s)"
     )
     add_cfg_options(parser)
     return parser.parse_args()

@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from arguments import run_tool, tool_parser
+from arguments import positive, run_tool, tool_parser
 
 
 def parse_args() -> argparse.Namespace:
@@ -35,7 +35,7 @@ def parse_args() -> argparse.Namespace:
         "--score-thr", type=float, default=0.05, help="lowest score (default: %(default)s)"
     )
     parser.add_argument(
-        "--max-cases", type=int, default=60, help="pictures of a kind (default: %(default)s)"
+        "--max-cases", type=positive, default=60, help="pictures of a kind (default: %(default)s)"
     )
     return parser.parse_args()
 

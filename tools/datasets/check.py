@@ -15,7 +15,7 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from arguments import run_tool, tool_parser
+from arguments import positive, run_tool, tool_parser
 
 
 def parse_args() -> argparse.Namespace:
@@ -23,7 +23,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("source", metavar="CONFIG or ANN_FILE", help="config or annotation file")
     parser.add_argument("images", metavar="IMAGE_FOLDER", nargs="?", help="of an annotation file")
     parser.add_argument("--out", default="data_check.json", help="default: %(default)s")
-    parser.add_argument("--workers", type=int, help="processes; default: one for each core")
+    parser.add_argument("--workers", type=positive, help="processes; default: one for each core")
     return parser.parse_args()
 
 
