@@ -7,6 +7,6 @@ files               writes files whole or not at all; locks folders; fetches rem
 gathered_metric     metrics whose results travel between processes as messages
 json_pieces         reads JSON files, large ones in pieces
 markdown            Markdown tables
-processes           a pool of processes that ends with the one that started it
+processes           work in forked processes, which end with the one that started them
 rle                 masks as RLE
 """

@@ -2,6 +2,7 @@ import json
 import os
 import signal
 from dataclasses import fields, replace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -109,8 +110,13 @@ def spoilt_files(tmp_path_factory):
 
 
 @settings(max_examples=80, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-@given(data=st.data(), iou_type=st.sampled_from(["bbox", "segm"]), boxed=st.booleans())
-def test_both_ways_of_reading_agree(spoilt_files, data, iou_type, boxed):
+@given(
+    data=st.data(),
+    iou_type=st.sampled_from(["bbox", "segm"]),
+    boxed=st.booleans(),
+    num_bytes=st.sampled_from([1, 1 << 20]),
+)
+def test_both_ways_of_reading_agree(spoilt_files, data, iou_type, boxed, num_bytes):
     """A file is refused with the same words, or gives the same columns."""
     truth = read_ground_truth(spoilt_files[0])
     size = truth.image_sizes[0].tolist()
@@ -129,7 +135,8 @@ def test_both_ways_of_reading_agree(spoilt_files, data, iou_type, boxed):
         except UserError as error:
             return str(error)
 
-    decoded, carefully = outcome(read_results), outcome(_read_carefully)
+    with mock.patch.object(json_pieces, "_BYTES_AT_ONCE", num_bytes):
+        decoded, carefully = outcome(read_results), outcome(_read_carefully)
     assert type(decoded) is type(carefully)
     if isinstance(decoded, str):
         assert decoded == carefully
