@@ -300,6 +300,8 @@ def call_tool(tmp_path, monkeypatch, capfd):
             runpy.run_path(str(path), run_name="__main__")
         except SystemExit as exit_:
             status = exit_.code or 0
+        finally:
+            signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # evaluate.py has itself ended by it
         result = subprocess.CompletedProcess(sys.argv, status, *capfd.readouterr())
         if check:
             assert status == 0, result.stdout + result.stderr
