@@ -376,3 +376,13 @@ def test_launchers_take_names_as_names(run_tool, tmp_path, name):
         assert result.returncode == 0, result.stderr
         assert result.stdout.splitlines().count(name) == expected
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["bin", name])
+
+
+@pytest.mark.parametrize(
+    ("tool", "option"),
+    [("datasets/check.py", "--workers"), ("misc/merge_results.py", "--num-workers")],
+)
+def test_work_needs_a_process(tool, option, run_tool):
+    done = run_tool(tool, "nothing", option, 0)
+    assert done.returncode == 2
+    assert f"{option}: invalid positive value: '0'" in done.stderr

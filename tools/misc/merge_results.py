@@ -4,11 +4,15 @@ All files hold boxes, or all hold masks, as LVISFastMetric writes them with 'out
 are fused by the boxes around them.
 """
 
-import argparse
 import os
+import sys
+from pathlib import Path
 
 # What is registered for configs is not needed here and takes seconds to import.
 os.environ["MMDET_EQL_REGISTER"] = "off"
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from arguments import positive, tool_parser
 
 from mmdet_eql.evaluation.result_fusion import FusionConfig, fuse_files
 from mmdet_eql.utils.errors import exit_on_user_error, print_warnings_as_sentences
@@ -16,9 +20,7 @@ from mmdet_eql.utils.errors import exit_on_user_error, print_warnings_as_sentenc
 
 @exit_on_user_error
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__)
     parser.add_argument("results", nargs="+", help="result files (.json), one per model")
     parser.add_argument(
         "--ann-file", required=True, help="annotation file that they belong to, or image_info_test"
@@ -43,7 +45,7 @@ def main() -> None:
         default=FusionConfig.max_per_image,
         help="detections to keep per image (default: %(default)s)",
     )
-    parser.add_argument("--num-workers", type=int, default=1, help="processes (default: 1)")
+    parser.add_argument("--num-workers", type=positive, default=1, help="processes (default: 1)")
     args = parser.parse_args()
     print_warnings_as_sentences()
     config = FusionConfig(
