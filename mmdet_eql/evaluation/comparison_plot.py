@@ -5,6 +5,7 @@ Needs matplotlib, which evaluation else does without.
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -30,7 +31,7 @@ def plot_files(files: Sequence[FileEvaluation], path: str | os.PathLike) -> None
             f"{path}: matplotlib, which draws it, is not installed; install it by `pip install "
             "matplotlib`, or leave out --plot."
         ) from None
-    names = [os.path.basename(file.results) for file in files]
+    names = [Path(file.results).name for file in files]
     if len(set(names)) < len(names):
         names = [file.results for file in files]
     colours = [RUN_COLOURS[index % len(RUN_COLOURS)] for index in range(len(files))]

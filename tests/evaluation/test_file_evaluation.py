@@ -17,8 +17,10 @@ import pycocotools.mask as mask_utils
 import pytest
 
 from mmdet_eql.evaluation import compare_files
+from mmdet_eql.evaluation.comparison_plot import plot_files
 from mmdet_eql.evaluation.result_mistakes import describe_limits
 from mmdet_eql.evaluation.tables import category_comparison, comparison_csv, comparison_json
+from mmdet_eql.utils import figure_file
 from mmdet_eql.utils.errors import UserError
 from tests.evaluation.federated_sets import (
     counted_in_training,
@@ -174,6 +176,16 @@ def test_shards(kind, boxes, masks, tmp_path):
     with pytest.warns(UserWarning, match="1 images are in more than one shard"):
         (file,) = compare_files(ann_file, [str(folder)], kind)
     assert file.metrics == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_plot_names_a_folder_of_shards(boxes, files, tmp_path, monkeypatch):
+    (tmp_path / "shards").mkdir()
+    write(tmp_path / "shards" / "part-0.json", boxes[1])
+    drawn = []
+    monkeypatch.setattr(figure_file, "save_figure", lambda figure, path: drawn.append(figure))
+    plot_files(compare_files(files[0], [files[1], f"{tmp_path}/shards/"]), "a.png")
+    (legend,) = drawn[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["results.json", "shards"]
 
 
 def test_no_shards(files, tmp_path):
