@@ -127,10 +127,14 @@ def warn_of_classifier(
     """Log a warning if a training begins with the classifier of as many other classes."""
     named, own = classes_of_checkpoint(checkpoint), model.state_dict()
     rows = (len(classes), len(classes) + 1)
+    # The RPN has an output for each anchor, of which there are three; a loss has statistics.
     classifier = [
         key
         for key, value in weights_of(checkpoint).items()
-        if "cls" in key and _fits(value, own.get(key)) and own[key].dim() and len(own[key]) in rows
+        if re.search("(?<!rpn_)(?<!loss_)cls", key)
+        and _fits(value, own.get(key))
+        and own[key].dim()
+        and len(own[key]) in rows
     ]
     if classifier and named != tuple(classes):
         whose = "does not name" if named is None else "names in another order or as others"

@@ -15,6 +15,7 @@ from mmdet_eql.engine.checkpoint import load_checkpoint_file
 from mmdet_eql.engine.checkpoint_fit import (
     check_weights,
     has_fitting_weights,
+    warn_of_classifier,
     warn_of_other_model,
 )
 from mmdet_eql.utils.errors import UserError
@@ -53,6 +54,15 @@ def test_weights_of_another_model(trained, tested, words):
     assert "\n" not in str(caught.value)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_three_anchors_are_no_three_classes(caplog):
+    model, logger = build(EQL), logging.getLogger("anchors")
+    warn_of_classifier(model, {"state_dict": model.state_dict()}, "abc", "a.pth", logger)
+    assert not caplog.text
+    classes = range(len(model.roi_head.bbox_head.fc_cls.weight))
+    warn_of_classifier(model, {"state_dict": model.state_dict()}, classes, "a.pth", logger)
+    assert "its classifier (roi_head.bbox_head.fc_cls.weight) is loaded" in caplog.text
 
 
 def test_what_a_test_does_not_need():
