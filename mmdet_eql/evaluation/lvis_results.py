@@ -277,20 +277,20 @@ def _read_carefully(
 
 def _explain(record: Any, field: str, records: list, ground_truth: LVISGroundTruth) -> str:
     """What an invalid field comes from, if the ids of all records show it, or what to do."""
-    explanation = None
-    value = record.get(field) if isinstance(record, dict) else None
-    if field in ("image_id", "category_id") and type(value) in (str, float):
-        return "write ids as whole numbers"
-    if isinstance(record, dict) and type(record.get(field)) is int:
+    if isinstance(record, dict) and field in record and field in ("image_id", "category_id"):
+        if not _is_whole(record[field]):
+            return "write ids as whole numbers"
         ids = [one.get(field) for one in records if isinstance(one, dict)]
-        ids = [value for value in ids if type(value) is int]
+        ids = [int(one) for one in ids if _is_whole(one)]
         if field == "image_id":
-            explanation = explain_unknown_images(ids, ground_truth.image_ids)
-        elif field == "category_id":
-            explanation = explain_unknown_categories(ids, ground_truth.category_ids)
-    return explanation or (
-        "correct the file, or give the one that belongs to this annotation file and metric"
-    )
+            return explain_unknown_images(ids, ground_truth.image_ids)
+        if explanation := explain_unknown_categories(ids, ground_truth.category_ids):
+            return explanation
+    return "correct the file, or give the one that belongs to this annotation file and metric"
+
+
+def _is_whole(value: Any) -> bool:
+    return type(value) in (int, float) and value % 1 == 0
 
 
 def _is_valid(record: dict, field: str, size_of: dict, category_ids: Container[int]) -> bool:

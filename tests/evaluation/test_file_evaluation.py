@@ -315,6 +315,10 @@ def another_split(data, results):
     return data, [{**r, "image_id": r["image_id"] + 1000} for r in results]
 
 
+def another_split_as_floats(data, results):
+    return data, [{**r, "image_id": r["image_id"] + 1000.0} for r in results]
+
+
 def joined_twice(data, results):
     return data, results + results[::2]
 
@@ -337,6 +341,10 @@ def larger_set(data, results):
         (labels, "they begin at 0 and look like labels"),
         (another_order, "classes look to be in another order, or of another LVIS version"),
         (another_split, "none of its images is, so that it looks like results of another split"),
+        (
+            another_split_as_floats,
+            "none of its images is, so that it looks like results of another",
+        ),
         (text_ids, "write ids as whole numbers"),
         (joined_twice, "33% of its detections are the same as another one"),
         (larger_set, "1 of its .* images are not"),
