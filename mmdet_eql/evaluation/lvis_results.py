@@ -258,6 +258,7 @@ def _read_carefully(
                 continue
             else:
                 problem = f"has a '{field}' that {rules[field]}"
+                record = {field: record[field], **record}  # it may be long, and is cut
             shown = repr(record)
             shown = shown if len(shown) <= 150 else shown[:147] + "..."
             raise UserError(
