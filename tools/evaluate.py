@@ -17,7 +17,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from arguments import positive, tool_parser
 
-from mmdet_eql.utils.errors import exit_on_user_error, print_warnings_as_sentences
+from mmdet_eql.utils.errors import UserError, exit_on_user_error, print_warnings_as_sentences
 
 
 def parse_args() -> argparse.Namespace:
@@ -76,7 +76,12 @@ def main() -> None:
     from mmdet_eql.evaluation import compare_files, tables
     from mmdet_eql.utils.files import check_writable, write_text
 
-    for path in filter(None, (args.json, args.csv, args.plot)):
+    written = list(filter(None, (args.json, args.csv, args.plot)))
+    read = filter(None, (args.ground_truth, *args.results, args.images, args.train_ann_file))
+    places = [os.path.realpath(path) for path in (*written, *read)]
+    for path in written:
+        if places.count(os.path.realpath(path)) > 1:
+            raise UserError(f"{path}: is read, or written twice; write to a file of its own.")
         check_writable(path)
     files = compare_files(
         args.ground_truth,

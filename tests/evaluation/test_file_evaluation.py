@@ -501,12 +501,18 @@ def test_the_command_where_nobody_reads_its_tables(files, expected, tmp_path):
     assert json.loads(out.read_text())[0]["metrics"] == expected
 
 
-def test_files_that_cannot_be_written_are_told_first(files):
-    script = REPOSITORY / "tools" / "evaluate.py"
-    command = [sys.executable, script, files[0], "nowhere.json", "--csv", f"{files[1]}/out.csv"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--csv", "annotations.json/out.csv"], "annotations.json/out.csv: cannot be written"),
+        (["--json", "./nowhere.json"], "./nowhere.json: is read, or written twice"),
+        (["--json", "out", "--csv", "out"], "out: is read, or written twice"),
+    ],
+)
+def test_files_that_cannot_be_written_are_told_first(options, sentence, files, call_tool):
+    done = call_tool("evaluate.py", files[0], "nowhere.json", *options)
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {files[1]}/out.csv: cannot be written")
+    assert done.stderr.startswith(f"error: {sentence}")
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "many"])
