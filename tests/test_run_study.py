@@ -1,6 +1,7 @@
 import argparse
 import importlib
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,12 @@ def test_an_unknown_option_of_the_sweep_ends_before_anything_is_done(called, cap
 def test_a_study_that_is_not_there(called):
     with pytest.raises(UserError, match=r"^nothing.yaml: cannot be read"):
         called("nothing.yaml")
+
+
+def test_warnings_are_sentences(called, capsys):
+    called({"study": SECTION})
+    warnings.warn("odd", stacklevel=1)
+    assert capsys.readouterr().err == "warning: odd\n"
 
 
 def test_options_of_the_sweep_win_over_the_defaults(called):

@@ -46,7 +46,9 @@ def run_study(args: argparse.Namespace) -> None:
     from mmdet_eql.runs.planning import labels_of
     from mmdet_eql.runs.study_file import read_study
     from mmdet_eql.runs.sweep_file import read_entries
+    from mmdet_eql.utils.errors import print_warnings_as_sentences
 
+    print_warnings_as_sentences()
     file = REPOSITORY / "configs" / "studies" / f"{args.study}.yaml"
     file = file if file.is_file() else Path(args.study)
     study, file = read_study(file), file.resolve()
