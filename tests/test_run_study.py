@@ -108,6 +108,11 @@ def test_warnings_are_sentences(called, capsys):
     assert capsys.readouterr().err == "warning: odd\n"
 
 
+def test_a_folder_may_be_a_number(called, tmp_path):
+    made, _ = called({"study": {**SECTION, "data": {"folder": 2026}, "sets": {"a": {"seed": 1}}}})
+    assert made[1:] == [str(tmp_path / "data" / "2026-a" / "minilvis"), "--seed=1"]
+
+
 def test_options_of_the_sweep_win_over_the_defaults(called):
     (args,) = called({"study": SECTION}, "--jobs=7")
     assert args.jobs == 7

@@ -115,7 +115,7 @@ def with_paths(options: dict) -> dict:
 def make_data(data: str, options: dict, name: str = "") -> None:
     """Make a set, unless it is there, and have configs use it."""
     arguments = [f"--{key.replace('_', '-')}={options[key]}" for key in options if key != "folder"]
-    folder = Path(data, "-".join(filter(None, [options.get("folder"), name])))
+    folder = Path(data, "-".join(filter(None, [str(options.get("folder", "")), name])))
     if folder.suffix != ".npz":
         os.environ["MMDET_EQL_DATA"] = str(folder)
         if options:
