@@ -7,7 +7,6 @@ What is done is not done again, and what was stopped goes on where it was.
 """
 
 import argparse
-import contextlib
 import os
 import subprocess
 import sys
@@ -42,6 +41,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def run_study(args: argparse.Namespace) -> None:
+    from mmdet_eql.analysis.study_report import print_tables
     from mmdet_eql.runs.execution import final_checkpoint
     from mmdet_eql.runs.planning import labels_of
     from mmdet_eql.runs.study_file import read_study
@@ -55,7 +55,7 @@ def run_study(args: argparse.Namespace) -> None:
     sets = {name: with_paths({**study.data, **more}) for name, more in study.sets.items()}
     given = [f"--jobs={os.cpu_count()}", *args.of_sweep, *["--keep-detections"] * study.pictures]
     of_sweep = sweep.parse_args([str(file), *given])
-    check_labels(study, labels_of(read_entries(file, grid=of_sweep.grid)), file)
+    study.check_labels(labels_of(read_entries(file, grid=of_sweep.grid)), file)
     # Relative to the repository, so that paths in results are the same in all clones.
     work_dir = Path(args.work_dir or f"work_dirs/{study.folder or file.stem}")
     data = os.environ.get("MMDET_EQL_DATA")
@@ -95,7 +95,7 @@ def run_study(args: argparse.Namespace) -> None:
             start["val_evaluator.classwise"] = True
         runs = train(file, folder, given, {**start, **options})
         if runs is not None:
-            compare(study, runs, folder, file)
+            print_tables(study, runs, folder, file.stem)
 
 
 def with_paths(options: dict) -> dict:
@@ -172,88 +172,6 @@ def cache_features(config: str, first_stage: Path, out: Path, options) -> None:
         *("--launcher", "pytorch", *arguments),
     )
     write_text(made, wanted)
-
-
-def check_labels(study, known: list[str], file: Path) -> None:
-    """Refuse a study whose tables have runs that are not its own."""
-    from mmdet_eql.utils.errors import UserError
-
-    for name, labels in {**study.tables, "gradients": study.gradients}.items():
-        if unknown := [label for label in labels if label not in known]:
-            names = ", ".join(dict.fromkeys(known))
-            raise UserError(f"{file}: its {name} have {unknown[0]!r}; give some of {names}.")
-
-
-def compare(study, runs: list, folder: Path, file: Path) -> None:
-    """Print the tables, and write them, pages and pictures beside the runs."""
-    from mmdet_eql.analysis.gradient_plot import format_ratios, plot_gradients
-    from mmdet_eql.engine.gradient_file import load_gradient_record, pool_records
-    from mmdet_eql.runs.groups import group_runs, load_records, with_image_bins
-    from mmdet_eql.runs.page import format_page
-    from mmdet_eql.runs.planning import RESULT_NAME
-    from mmdet_eql.runs.tables import format_report
-    from mmdet_eql.utils.files import write_text
-
-    runs_of = {run.label: [each for each in runs if each.label == run.label] for run in runs}
-    check_labels(study, list(runs_of), file)
-    for name, labels in study.tables.items():
-        table, page = folder / f"{name}.md", folder / f"{name}.html"
-        chosen = {label: runs_of[label] for label in labels}
-        paths = [run.work_dir for of_label in chosen.values() for run in of_label]
-        # What is compared, written last.
-        compared = table.with_suffix(".compared")
-        made_from = [(str(path), (path / RESULT_NAME).stat().st_mtime) for path in paths]
-        results = repr((study.image_bins, study.pictures, made_from))
-        if not compared.exists() or compared.read_text(encoding="utf-8") != results:
-            with contextlib.redirect_stdout(None):  # counting training sets prints, too
-                records = load_records(paths)
-                if study.image_bins:
-                    records = [with_image_bins(record, study.image_bins) for record in records]
-                groups = group_runs(records)
-            report = format_report(groups, groups[0], "welch")
-            if study.pictures:
-                report += f"\n\n{draw(groups, chosen, table, file.stem)}"
-            write_text(table, report + "\n")
-            write_text(page, format_page(groups, groups[0], "welch", f"{file.stem}: {name}"))
-            write_text(compared, results)
-        pictures = [table.with_suffix(".png"), folder / "predictions"] * study.pictures
-        print("", table.read_text(encoding="utf-8"), table, page, *pictures, sep="\n", flush=True)
-    if study.gradients:
-        records = {
-            label.removesuffix("-gradients"): pool_records(
-                [load_gradient_record(run.work_dir) for run in runs_of[label]]
-            )
-            for label in study.gradients
-        }
-        plot_gradients(records, folder / "gradients.png")
-        print(f"\n{format_ratios(records)}\n\n{folder / 'gradients.png'}")
-
-
-def draw(groups: list, runs: dict, table: Path, title: str) -> str:
-    """Draw AP over frequency and detections; return intervals over the validation images."""
-    from mmdet.registry import DATASETS
-
-    from mmdet_eql.analysis.drawing import draw_predictions
-    from mmdet_eql.analysis.image_intervals import gain_table
-    from mmdet_eql.frequency import class_frequency_of
-    from mmdet_eql.runs.execution import DETECTIONS_NAME, final_checkpoint
-    from mmdet_eql.runs.plots import save_overview
-
-    save_overview(groups, table.with_suffix(".png"), title)
-    models = {
-        label: (of_label[0].cfg, final_checkpoint(of_label[0].work_dir))
-        for label, of_label in runs.items()
-    }
-    cfg = models[groups[0].label][0]
-    frequency = class_frequency_of(DATASETS.build(cfg.train_dataloader.dataset))
-    draw_predictions(models, frequency, table.with_name("predictions"))
-    detections = {
-        label: [run.work_dir / DETECTIONS_NAME for run in of_label]
-        for label, of_label in runs.items()
-    }
-    keys = ("train_ann_file", "max_detections")
-    given = {key: cfg.val_evaluator[key] for key in keys if key in cfg.val_evaluator}
-    return gain_table(cfg.val_evaluator.ann_file, detections, **given)
 
 
 def run(*arguments: str | Path) -> None:

@@ -6,6 +6,7 @@
     category_errors           the errors of one category in a results file
     error_page                these errors as an HTML page
     image_intervals           gains of runs with intervals over the validation images
+    study_report              the tables of a study, with pages and pictures
     data_check                all that can be wrong with a data set, images included
 
 Nothing is imported here, so that training does not load matplotlib.

@@ -15,7 +15,7 @@
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -92,6 +92,13 @@ class Study(_Section, frozen=True):
             raise ValueError("features are those of a first_stage, which is missing")
         if sorted({0, *self.image_bins}) != [0, *self.image_bins]:
             raise ValueError("image_bins are no ascending numbers of training images")
+
+    def check_labels(self, known: Collection[str], path: str | os.PathLike) -> None:
+        """Raise a UserError if a table or ``gradients`` has a run that is none of ``known``."""
+        for name, labels in {**self.tables, "gradients": self.gradients}.items():
+            if unknown := [label for label in labels if label not in known]:
+                names = ", ".join(dict.fromkeys(known))
+                raise UserError(f"{path}: its {name} have {unknown[0]!r}; give some of {names}.")
 
 
 def read_study(path: str | os.PathLike) -> Study:
