@@ -258,6 +258,8 @@ def read_image_list(path: str) -> list[int]:
 
 
 def _check_images(images: Sequence[int], ground_truth: LVISGroundTruth, ann_file: str) -> None:
+    if not len(images):
+        raise UserError("images is empty; give image ids, or None for all images.")
     unknown = set(images).difference(ground_truth.image_ids.tolist())
     if unknown:
         raise UserError(

@@ -244,6 +244,11 @@ def test_bad_lists_of_images(content, problem, boxes, files, tmp_path):
         compare_files(files[0], [files[1]], images=str(tmp_path / "list"))
 
 
+def test_an_empty_list_of_images(files):
+    with pytest.raises(UserError, match="images is empty; give image ids"):
+        compare_files(files[0], [files[1]], images=[])
+
+
 # --- wrong files ----------------------------------------------------------------------------------
 
 
