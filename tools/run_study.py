@@ -78,7 +78,8 @@ def run_study(args: argparse.Namespace) -> None:
         elif not first_run.is_done:
             print(f"{first_run.work_dir}: to do, and then what starts from it")
             return
-        start = {"load_from": str(final_checkpoint(first_run.work_dir))}
+        checkpoint = final_checkpoint(first_run.work_dir)
+        start = {"load_from": str(checkpoint)}
     for name, made_with in sets.items():
         folder = work_dir / name
         make_data(data, made_with, name)
@@ -86,7 +87,7 @@ def run_study(args: argparse.Namespace) -> None:
             out = first_run.work_dir / f"features-{Path(os.environ['MMDET_EQL_DATA']).name}"
             if not of_sweep.dry_run:
                 cfg = only_run(first_file, out, of_detector).cfg
-                cache_features(cfg.pretty_text, first_run.work_dir, out, study.features)
+                cache_features(cfg.pretty_text, checkpoint, out, study.features)
             elif not out.exists():
                 print(f"{out}: to do, and then what is trained on it")
                 continue
@@ -145,14 +146,12 @@ def only_run(file: Path, work_dir: Path, options: dict, processes: int = 1):
     return plan.runs[0]
 
 
-def cache_features(config: str, first_stage: Path, out: Path, options) -> None:
+def cache_features(config: str, checkpoint: Path, out: Path, options) -> None:
     """Compute what is missing of the features of the first stage, on the data in use."""
     from mmdet_eql.decoupled.feature_cache import sha256_of
-    from mmdet_eql.runs.execution import final_checkpoint
     from mmdet_eql.utils.errors import UserError
     from mmdet_eql.utils.files import write_text
 
-    checkpoint = final_checkpoint(first_stage)
     arguments = ["--dtype", options.dtype, *["--flips"] * options.flips]
     arguments += ["--rois", str(options.rois)] * (options.rois is not None)
     # What they are made of, written last.

@@ -1,6 +1,5 @@
 """The tables of a study (:mod:`mmdet_eql.runs.study_file`), with pages and pictures."""
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from mmdet_eql.analysis.image_intervals import gain_table
 from mmdet_eql.engine.gradient_file import load_gradient_record, pool_records
 from mmdet_eql.frequency import class_frequency_of
 from mmdet_eql.runs.execution import DETECTIONS_NAME, final_checkpoint
-from mmdet_eql.runs.groups import RunGroup, group_runs, load_records, with_image_bins
+from mmdet_eql.runs.groups import RunGroup, load_groups
 from mmdet_eql.runs.page import format_page
 from mmdet_eql.runs.planning import RESULT_NAME, SweepRun
 from mmdet_eql.runs.plots import save_overview
@@ -40,11 +39,7 @@ def print_tables(study: Study, runs: Sequence[SweepRun], folder: Path, title: st
         made_from = [(str(path), (path / RESULT_NAME).stat().st_mtime) for path in paths]
         results = repr((study.image_bins, study.pictures, made_from))
         if not compared.exists() or compared.read_text(encoding="utf-8") != results:
-            with contextlib.redirect_stdout(None):  # counting training sets prints, too
-                records = load_records(paths)
-                if study.image_bins:
-                    records = [with_image_bins(record, study.image_bins) for record in records]
-                groups = group_runs(records)
+            groups = load_groups(paths, study.image_bins)
             report = format_report(groups, groups[0], "welch")
             if study.pictures:
                 report += f"\n\n{_draw(groups, chosen, table, title)}"

@@ -152,9 +152,9 @@ _MAX_ID = 2**53
 
 def _decode(path: str, ground_truth: LVISGroundTruth, iou_type: str) -> LVISDetections:
     content = map_file(path)
-    first = next(iterate_pieces(content))
     kind, decode_masks = _BoxRecord, None
     if iou_type == "segm":
+        first = next(iterate_pieces(content))
         raw = msgspec.json.decode(first, type=list[dict[str, msgspec.Raw]])
         kind = _BoxRecord if _has_boxes(raw) else _Record
         decode_masks = msgspec.json.Decoder(list[_MaskRecord]).decode

@@ -1,5 +1,6 @@
 """Runs that differ in their seed alone, taken together; categories in bins by training images."""
 
+import contextlib
 import dataclasses
 import itertools
 import math
@@ -72,6 +73,18 @@ def load_records(paths: Iterable[str | os.PathLike]) -> list[RunRecord]:
                     stacklevel=2,
                 )
     return list(records.values())
+
+
+def load_groups(
+    paths: Iterable[str | os.PathLike], bounds: Sequence[int] | None = None
+) -> list[RunGroup]:
+    """Read runs (:func:`load_records`) and group them (:func:`group_runs`); with ``bounds``, they
+    have metrics of categories in bins, too (:func:`with_image_bins`)."""
+    with contextlib.redirect_stdout(None):  # counting training sets prints, too
+        records = load_records(paths)
+        if bounds:
+            records = [with_image_bins(record, bounds) for record in records]
+        return group_runs(records)
 
 
 def unfinished_runs(paths: Iterable[str | os.PathLike]) -> list[Path]:

@@ -6,7 +6,6 @@ Runs that differ in their seed alone are taken together. docs/sweeps.md tells ho
 """
 
 import argparse
-import contextlib
 import sys
 from pathlib import Path
 
@@ -41,13 +40,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def compare(args: argparse.Namespace) -> None:
-    from mmdet_eql.runs.groups import (
-        group_runs,
-        load_records,
-        parse_bounds,
-        unfinished_runs,
-        with_image_bins,
-    )
+    from mmdet_eql.runs.groups import load_groups, parse_bounds, unfinished_runs
     from mmdet_eql.runs.page import format_page
     from mmdet_eql.runs.tables import format_csv, format_report
     from mmdet_eql.utils.errors import UserError, print_warnings_as_sentences
@@ -55,16 +48,11 @@ def compare(args: argparse.Namespace) -> None:
 
     print_warnings_as_sentences()
     bounds = None if args.image_bins is None else parse_bounds(args.image_bins)
-    # Counting training sets prints, too.
-    with contextlib.redirect_stdout(None):
-        records = load_records(args.runs)
-        if bounds is not None:
-            records = [with_image_bins(record, bounds) for record in records]
-        groups = group_runs(records)
+    groups = load_groups(args.runs, bounds)
     if left_out := unfinished_runs(args.runs):
         names = ", ".join(folder.name for folder in left_out)
         print(f"left out, since they are not done: {names}", file=sys.stderr)
-    for record in records:
+    for record in (record for group in groups for record in group.records):
         if last := record.training.get("unfinished"):
             text = f"warning: {record.name}: its training is not done, but was validated at {last}"
             print(text, file=sys.stderr)
